@@ -1,0 +1,45 @@
+# Each target sets up what it needs: a virtual environment in .venv, remade when pyproject.toml changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# pip says nothing but errors: no notices about its cache, its version or the user.
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+.PHONY: demo test lint types bench ksy ksy-check clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	@$(BIN)/qcow2c dump examples/demo.qcow2
+
+test: $(READY)
+	@$(BIN)/python -m pytest -q --cov --cov-report=term
+
+lint: $(READY)
+	@$(BIN)/ruff check --quiet .
+
+types: $(READY)
+	@$(BIN)/mypy --no-error-summary
+
+bench: $(READY)
+	@$(BIN)/python -m bench
+
+# Compile formats/qcow2.ksy to the parser that is checked in; ksy-check: that doing so changes nothing.
+ksy:
+	@node formats/compile.mjs
+
+ksy-check:
+	@node formats/compile.mjs --check
+
+clean:
+	@rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml | $(BIN)/pip
+	@$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(BIN)/pip:
+	@echo 'qcow2c: setting up $(VENV) (once)' >&2
+	@$(PYTHON) -m venv --clear $(VENV)
