@@ -1,0 +1,56 @@
+"""What every test shares: the Hypothesis profiles and the real qemu programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# HYPOTHESIS_PROFILE=deep searches at random and for long; `ci` tries the same examples each time.
+# Neither has a deadline: one slow example on a busy machine is no defect; time limits have their own tests.
+settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
+settings.register_profile("deep", max_examples=5_000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def _program(name: str) -> Path:
+    """Path of a program of qemu-utils. Missing, it fails the test under CI and skips it elsewhere."""
+    found = shutil.which(name)
+    if found is not None:
+        return Path(found)
+    message = f"{name} is not installed (Debian package qemu-utils): nothing to compare with"
+    if os.environ.get("CI"):
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def qemu_img() -> Path:
+    """Path of the real qemu-img."""
+    return _program("qemu-img")
+
+
+@pytest.fixture(scope="session")
+def qemu_io() -> Path:
+    """Path of the real qemu-io."""
+    return _program("qemu-io")
+
+
+@pytest.fixture(scope="session")
+def requires_qemu(qemu_img: Path, qemu_io: Path) -> None:
+    """For `pytest.mark.usefixtures("requires_qemu")` where the test finds the programs by itself."""
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """Directory of pyproject.toml."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def examples(project_root: Path) -> Path:
+    """Directory of the demo image. Read only: a test that changes an image copies it first."""
+    return project_root / "examples"
