@@ -121,13 +121,15 @@ def imports_of(package: Path, path: str, files: dict[str, str]) -> Iterator[Impo
         return modules.get(name)
 
     for node in ast.walk(ast.parse((package / path).read_text(encoding="utf-8"), path)):
+        if not isinstance(node, ast.Import | ast.ImportFrom | ast.Call):
+            continue
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = absolute(node.module or "", node.level, path, files[path])
             names = [f"{base}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Call) and (called := named_by_call(node)) is not None:
+        elif (called := named_by_call(node)) is not None:
             if called == "?":
                 yield Import(path, node.lineno, "")
                 continue
