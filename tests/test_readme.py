@@ -1,8 +1,8 @@
 """README.md is true: each of its commands runs, each Python block runs, and prints what it is said to print.
 
 A ```sh block is a list of commands. One that ends in `# exit status N` leaves with N, any other with 0;
-`make X` is not run (it would run this test), but must be a target of the Makefile. A ```text block right below
-a block of commands or of Python holds what they print, in this order; a line `...` stands for any number of
+`make X` is not run (it would run this test), but must be a target of the Makefile. A ```text block below
+the commands or the Python holds what they print, in this order; a line `...` stands for any number of
 lines.
 """
 
