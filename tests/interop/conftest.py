@@ -1,0 +1,73 @@
+"""The real images, made once a session when first asked for, and qcow2c's commands run beside qemu-img's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from .images import BY_NAME
+from .workshop import RealImage, make_image
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: exit status, standard output, standard error."""
+
+    status: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def made(requires_qemu: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RealImage]:
+    """Return a function from a recipe's name to its image."""
+    folder = tmp_path_factory.mktemp("images")
+    images: dict[str, RealImage] = {}
+
+    def get(name: str) -> RealImage:
+        if name not in images:
+            images[name] = make_image(BY_NAME[name], folder)
+        return images[name]
+
+    return get
+
+
+@pytest.fixture
+def image(request: pytest.FixtureRequest, made: Callable[[str], RealImage]) -> RealImage:
+    """The real image named by the test's parameter (indirect)."""
+    return made(request.param)
+
+
+def run_qemu_img(folder: Path, *words: str) -> Outcome:
+    """Run qemu-img in a folder; a run of more than 20 seconds is an error."""
+    done = subprocess.run(["qemu-img", *words], cwd=folder, capture_output=True, timeout=20, check=False)
+    return Outcome(done.returncode, *(os.fsdecode(piece) for piece in (done.stdout, done.stderr)))
+
+
+@pytest.fixture
+def run_ours(
+    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """Return a function that runs qcow2c's command line in this process, in a folder."""
+
+    from qcow2c.cli import main
+
+    def run(folder: Path, *words: str) -> Outcome:
+        monkeypatch.chdir(folder)
+        capfdbinary.readouterr()
+        try:
+            status = main(list(words))
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        return Outcome(status, *(os.fsdecode(piece) for piece in capfdbinary.readouterr()))
+
+    return run

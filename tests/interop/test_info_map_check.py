@@ -1,0 +1,104 @@
+"""info, map and check: the output and exit status of the real qemu-img on the same image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.corpus.case import HostileCase
+from tests.corpus.hostile import CASES, make_case
+
+from .conftest import Outcome, run_qemu_img
+from .images import RECIPES
+from .test_read import UNASKABLE
+from .workshop import IMAGE, RealImage
+
+Run = Callable[..., Outcome]
+
+ALL = [recipe.name for recipe in RECIPES]
+OPEN = [recipe.name for recipe in RECIPES if not recipe.sealed]
+CHAINS = [name for name in ALL if "chain" in name or "over-raw" in name or "backing" in name]
+
+pytestmark = pytest.mark.usefixtures("requires_qemu")
+
+
+def check_both(image: RealImage, run_ours: Run, output: str) -> tuple[Outcome, Outcome]:
+    """Check one image with both programs; qemu-img wants the secret of a sealed one, and names it otherwise."""
+    theirs = run_qemu_img(image.folder, "check", f"--output={output}", *image.source())
+    return run_ours(image.folder, "check", f"--output={output}", IMAGE), theirs
+
+
+def without_name(report: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key != "filename"}
+
+
+@pytest.mark.parametrize("image", ALL, indirect=True)
+def test_info_as_json(image: RealImage, run_ours: Run) -> None:
+    theirs = run_qemu_img(image.folder, "info", "--output=json", IMAGE)
+    ours = run_ours(image.folder, "info", "--output=json", IMAGE)
+    assert (ours.json(), ours.status) == (theirs.json(), theirs.status)
+
+
+@pytest.mark.parametrize("image", ALL, indirect=True)
+def test_info_as_text(image: RealImage, run_ours: Run) -> None:
+    theirs = run_qemu_img(image.folder, "info", IMAGE)
+    ours = run_ours(image.folder, "info", IMAGE)
+    assert ours.out == theirs.out
+
+
+@pytest.mark.parametrize("image", CHAINS, indirect=True)
+def test_info_of_the_backing_chain(image: RealImage, run_ours: Run) -> None:
+    theirs = run_qemu_img(image.folder, "info", "--backing-chain", "--output=json", IMAGE)
+    ours = run_ours(image.folder, "info", "--backing-chain", "--output=json", IMAGE)
+    assert ours.json() == theirs.json()
+    theirs = run_qemu_img(image.folder, "info", "--backing-chain", "-U", IMAGE)
+    ours = run_ours(image.folder, "info", "--backing-chain", "-U", IMAGE)
+    assert ours.out == theirs.out
+
+
+@pytest.mark.parametrize("image", OPEN, indirect=True)
+def test_map_as_json(image: RealImage, run_ours: Run) -> None:
+    theirs = run_qemu_img(image.folder, "map", "--output=json", IMAGE)
+    ours = run_ours(image.folder, "map", "--output=json", IMAGE)
+    assert (ours.json(), ours.status) == (theirs.json(), theirs.status)
+    assert ours.out == theirs.out
+
+
+@pytest.mark.parametrize("image", OPEN, indirect=True)
+def test_map_as_text(image: RealImage, run_ours: Run) -> None:
+    theirs = run_qemu_img(image.folder, "map", IMAGE)
+    ours = run_ours(image.folder, "map", IMAGE)
+    assert (ours.out, ours.status) == (theirs.out, theirs.status)
+
+
+@pytest.mark.parametrize("image", ALL, indirect=True)
+def test_check_as_json(image: RealImage, run_ours: Run) -> None:
+    ours, theirs = check_both(image, run_ours, "json")
+    assert (without_name(ours.json()), ours.status) == (without_name(theirs.json()), theirs.status)
+
+
+@pytest.mark.parametrize("image", ALL, indirect=True)
+def test_check_as_text(image: RealImage, run_ours: Run) -> None:
+    ours, theirs = check_both(image, run_ours, "human")
+    assert (ours.out, ours.status) == (theirs.out, theirs.status)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if not case.heavy and case.name not in UNASKABLE],
+    ids=lambda case: case.name,
+)
+def test_check_of_a_damaged_image(case: HostileCase, tmp_path: Path, run_ours: Run) -> None:
+    """Wherever qemu-img can check a malformed image, the counts, the JSON and the exit status are the same."""
+    path = make_case(case, tmp_path)
+    theirs = run_qemu_img(path.parent, "check", "--output=json", "-f", "qcow2", path.name)
+    ours = run_ours(path.parent, "check", "--output=json", "-f", "qcow2", path.name)
+    if theirs.status in (0, 2, 3):
+        assert (ours.json(), ours.status) == (theirs.json(), theirs.status)
+        text = run_qemu_img(path.parent, "check", "-f", "qcow2", path.name)
+        assert run_ours(path.parent, "check", "-f", "qcow2", path.name).out == text.out
+    else:
+        assert ours.status in (0, 1, 2, 3)
