@@ -1,0 +1,37 @@
+"""qcow2c: read, check and take apart qcow2 disk images.
+
+The public names are few, and each is imported when it is first used, because start-up is a cost like any other.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qcow2c.dump import dump as dump
+    from qcow2c.errors import Qcow2Error as Qcow2Error
+    from qcow2c.image import Image as Image
+    from qcow2c.opening import open_image as open
+    from qcow2c.ops.check import check as check
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Image": ("qcow2c.image", "Image"),
+    "Qcow2Error": ("qcow2c.errors", "Qcow2Error"),
+    "check": ("qcow2c.ops.check", "check"),
+    "dump": ("qcow2c.dump", "dump"),
+    "open": ("qcow2c.opening", "open_image"),
+}
+
+__all__ = ["Image", "Qcow2Error", "check", "dump", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value  # A submodule of the same name must not hide the function.
+    return value

@@ -1,0 +1,67 @@
+"""Cluster compression: raw deflate and zstd. Owns decompression to exactly one cluster, and its bounds."""
+
+from __future__ import annotations
+
+import io
+import threading
+import zlib
+from collections.abc import Callable
+
+from qcow2c.errors import UnsupportedFeature
+from qcow2c.structs import CompressionType
+
+Decompressor = Callable[[bytes, int], bytes]
+"""Takes the sectors that hold the compressed data, and the cluster size; returns a cluster."""
+
+_MAX_WINDOW_BITS = -15
+"""Raw deflate. Writers keep to a 4 KiB window; a reader that allows the largest one reads every stream."""
+
+
+class DecompressionError(ValueError):
+    """The data does not decompress to a whole cluster."""
+
+
+def decompressor(method: int) -> Decompressor:
+    """Return the function for a compression type. Raises UnsupportedFeature."""
+    if method == CompressionType.ZLIB:
+        return inflate
+    if method == CompressionType.ZSTD:
+        return decompress_zstd
+    raise UnsupportedFeature(f"unknown compression type {method}", spec="Additional fields (version 3 and higher)")
+
+
+def inflate(data: bytes, cluster_size: int) -> bytes:
+    """Inflate raw deflate data to one cluster; what follows the cluster in the last sector is not looked at."""
+    try:
+        cluster = zlib.decompressobj(_MAX_WINDOW_BITS).decompress(data, cluster_size)
+    except zlib.error as exc:
+        raise DecompressionError(f"bad deflate data: {exc}") from exc
+    return _whole(cluster, cluster_size)
+
+
+_zstd = threading.local()
+
+
+def decompress_zstd(data: bytes, cluster_size: int) -> bytes:
+    """Decompress zstd frames, of which there may be several, to one cluster.
+
+    Memory is bounded by the cluster size and zstd's own limit on the window, not by what a frame declares.
+    """
+    import zstandard
+
+    context = getattr(_zstd, "context", None)
+    if context is None:
+        context = _zstd.context = zstandard.ZstdDecompressor()
+    try:
+        if zstandard.frame_content_size(data) == cluster_size:
+            return _whole(context.decompress(data, cluster_size, allow_extra_data=True), cluster_size)
+        with context.stream_reader(io.BytesIO(data), read_across_frames=True) as reader:
+            return _whole(reader.read(cluster_size), cluster_size)
+    except (zstandard.ZstdError, MemoryError) as exc:
+        raise DecompressionError(f"bad zstd data: {exc}") from exc
+
+
+def _whole(cluster: bytes, cluster_size: int) -> bytes:
+    if len(cluster) != cluster_size:
+        raise DecompressionError(f"the data ends after {len(cluster)} of {cluster_size} bytes")
+    return cluster

@@ -1,0 +1,94 @@
+"""The error tree, and where in a file an error lies. Owns no rule and prints nothing.
+
+Qcow2Error                      everything this package raises on purpose
+├── NotQcow2                    the bytes are no qcow2 image (magic, version, too short)
+├── UnsupportedFeature          valid, but of a kind that cannot be read (unknown incompatible feature, ...)
+├── CorruptMetadata             a structure breaks the specification or a limit
+│   └── LimitExceeded           ... by being larger than anything that is believed
+├── CorruptData                 a guest cluster that cannot be read (past the end of the file, bad compressed data)
+├── MissingKey                  guest data is encrypted and no key was given
+├── GateRefused                 an image names a file that the gate does not allow to be opened
+├── ChainError                  a loop in the backing chain, or too many layers
+├── StoreError                  the file itself: not found, not a regular file, I/O error, locked
+└── UsageError                  an argument of the caller that cannot be honoured (also a ValueError)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A byte range of a file: `offset` up to, not including, `offset + length`."""
+
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+    def __str__(self) -> str:
+        return f"bytes {self.offset:#x}..{max(self.offset, self.end - 1):#x}"
+
+
+class Qcow2Error(Exception):
+    """Root of the tree. `where`: byte range in the file; `guest`: on the virtual disk; `spec`: section."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: Span | None = None, guest: Span | None = None, spec: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.guest = guest
+        self.spec = spec
+
+    def __str__(self) -> str:
+        places = []
+        if self.where is not None:
+            places.append(f"file {self.where}")
+        if self.guest is not None:
+            places.append(f"guest {self.guest}")
+        return f"{self.message} ({', '.join(places)})" if places else self.message
+
+
+class NotQcow2(Qcow2Error):
+    """The bytes are no qcow2 image."""
+
+
+class UnsupportedFeature(Qcow2Error):
+    """The image is of a kind that this package, like QEMU, does not read."""
+
+
+class CorruptMetadata(Qcow2Error):
+    """A structure breaks the specification."""
+
+
+class LimitExceeded(CorruptMetadata):
+    """A count or length is above the bound up to which it is believed."""
+
+
+class CorruptData(Qcow2Error):
+    """A guest cluster cannot be read; `guest` and `where` say which and where it should be."""
+
+
+class MissingKey(Qcow2Error):
+    """Guest data is encrypted and no key was given."""
+
+
+class GateRefused(Qcow2Error):
+    """An image names a file that the gate does not allow to be opened."""
+
+
+class ChainError(Qcow2Error):
+    """The backing chain loops, or is deeper than the limit."""
+
+
+class StoreError(Qcow2Error):
+    """The file under the image cannot be used: missing, no regular file, locked, or an I/O error."""
+
+
+class UsageError(Qcow2Error, ValueError):
+    """An argument of the caller cannot be honoured."""

@@ -1,0 +1,46 @@
+"""`Finding` and `Severity`: what a rule says of one place in a file. Judges nothing itself."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from qcow2c.errors import CorruptMetadata, Qcow2Error, Span
+
+
+class Severity(enum.IntEnum):
+    NOTE = 0
+    """Worth saying; nothing is wrong."""
+    WARNING = 1
+    """The specification is broken where it does no harm to guest data, or where every reader looks away."""
+    ERROR = 2
+    """Corrupt: metadata can be looked at, but guest data is refused, except to salvage."""
+    FATAL = 3
+    """Nothing beyond the header can be trusted: the image is not opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one rule has to say of one place. `rule` is a stable name for programs."""
+
+    rule: str
+    severity: Severity
+    message: str
+    where: Span | None = None
+    spec: str = ""
+    error: type[Qcow2Error] = CorruptMetadata
+
+    def exception(self) -> Qcow2Error:
+        """Return the finding as an error of the tree."""
+        return self.error(self.message, where=self.where, spec=self.spec)
+
+
+def raise_first(findings: Iterable[Finding], at_least: Severity) -> list[Finding]:
+    """Raise the first finding that is at least so severe; return the others."""
+    passed = []
+    for finding in findings:
+        if finding.severity >= at_least:
+            raise finding.exception()
+        passed.append(finding)
+    return passed

@@ -1,0 +1,93 @@
+"""`Geometry`: the sizes that follow from a header, and index arithmetic. Frozen; reads nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NewType
+
+from qcow2c.structs import SECTOR_SIZE, SUBCLUSTERS_PER_CLUSTER, Version
+
+GuestOffset = NewType("GuestOffset", int)
+"""A byte of the virtual disk."""
+
+HostOffset = NewType("HostOffset", int)
+"""A byte of the image file, or of the external data file for guest data."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes in bytes, counts in entries; `*_bits` are binary logarithms."""
+
+    cluster_bits: int
+    refcount_order: int
+    extended_l2: bool = False
+    external_data: bool = False
+    """Guest clusters are in an external data file, so that host offset 0 is valid with the copied bit."""
+    version: int = Version.V3
+
+    @cached_property
+    def cluster_size(self) -> int:
+        return 1 << self.cluster_bits
+
+    @cached_property
+    def l2_entry_words(self) -> int:
+        """64-bit words of one L2 entry: the descriptor, and the subcluster bitmap of an extended one."""
+        return 2 if self.extended_l2 else 1
+
+    @cached_property
+    def has_zero_bit(self) -> bool:
+        """Whether an L2 entry's lowest bit means that the cluster reads as zeros."""
+        return self.version >= Version.V3 and not self.extended_l2
+
+    @cached_property
+    def l2_bits(self) -> int:
+        """log2 of the entries of an L2 table."""
+        return self.cluster_bits - (4 if self.extended_l2 else 3)
+
+    @cached_property
+    def l2_entries(self) -> int:
+        return 1 << self.l2_bits
+
+    @cached_property
+    def l2_coverage_bits(self) -> int:
+        """log2 of the guest bytes that one L2 table maps."""
+        return self.cluster_bits + self.l2_bits
+
+    @cached_property
+    def subclusters(self) -> int:
+        return SUBCLUSTERS_PER_CLUSTER if self.extended_l2 else 1
+
+    @cached_property
+    def subcluster_size(self) -> int:
+        return self.cluster_size // self.subclusters
+
+    @cached_property
+    def refcount_bits(self) -> int:
+        return 1 << self.refcount_order
+
+    @cached_property
+    def refcount_max(self) -> int:
+        return (1 << self.refcount_bits) - 1
+
+    @cached_property
+    def refcount_block_bits(self) -> int:
+        """log2 of the refcounts in one block."""
+        return self.cluster_bits + 3 - self.refcount_order
+
+    @cached_property
+    def words_per_cluster(self) -> int:
+        """64-bit words in a cluster: entries of one cluster of an L1, refcount or bitmap table."""
+        return self.cluster_size >> 3
+
+    def clusters(self, size: int) -> int:
+        """Return the clusters that `size` bytes need."""
+        return -(-size >> self.cluster_bits)
+
+    def l1_entries(self, disk_size: int) -> int:
+        """Return the L1 entries that a virtual disk needs."""
+        return -(-disk_size >> self.l2_coverage_bits)
+
+    def compressed_length(self, host_offset: int, additional_sectors: int) -> int:
+        """Return the most bytes that compressed data at `host_offset` can have: to the end of its last sector."""
+        return (additional_sectors + 1) * SECTOR_SIZE - host_offset % SECTOR_SIZE

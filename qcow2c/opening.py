@@ -1,0 +1,161 @@
+"""How images are opened: header rules, the gate, the data file, and the backing chain down to its end.
+
+Opening is read-only. No file is opened because an image says so, unless the gate allows it; a chain that loops or is
+too deep is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import Literal
+
+from qcow2c import rules
+from qcow2c.engine import Engine, Layer, RawLayer
+from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
+from qcow2c.findings import Finding, Severity, raise_first
+from qcow2c.gate import Gate, GateRequest, gate_for
+from qcow2c.header import Header
+from qcow2c.image import Image, Salvage
+from qcow2c.records import SnapshotTable, read_snapshots
+from qcow2c.storage import Source, Store, open_store
+from qcow2c.structs import FOREIGN_FORMATS, FORMAT_PROBE_BYTES, MAGIC, Limit
+
+Backing = Source | Store | Image | Literal[False] | None
+
+
+def open_image(
+    source: Source | Store,
+    *,
+    backing: Backing = None,
+    data_file: Source | Store | None = None,
+    gate: str | Gate = "directory",
+    on_error: Literal["raise", "zero"] = "raise",
+) -> Image:
+    """Open a qcow2 image read-only; `source` is a path, bytes, or a seekable binary file object.
+
+    `backing` replaces the backing file that the image names (False: none, unallocated clusters read as zeros), and
+    `data_file` the external data file. `gate` decides about files that images name: "directory" (relative names that
+    stay inside the image's directory), "deny", "any", or a callable. `on_error="zero"` is salvage mode: what cannot
+    be read is zeros, and is listed in `Image.salvaged`.
+
+    Raises NotQcow2, UnsupportedFeature, CorruptMetadata, GateRefused, ChainError, StoreError, UsageError.
+    """
+    if on_error not in ("raise", "zero"):
+        raise UsageError(f'on_error={on_error!r} is neither "raise" nor "zero"')
+    with ExitStack() as stack:
+        opener = _Opener(gate_for(gate), Salvage() if on_error == "zero" else None, stack)
+        store = opener.open_store(source)
+        header, notices, table = opener.load(store)
+        layer = opener.engine(store, header, backing, data_file, (store,))
+        image = Image(layer, name=store.name, opened=stack.pop_all(), notices=notices, snapshots=table.records)
+    return image
+
+
+def detect_format(store: Store) -> str:
+    """Return "qcow2", "raw", or the name of another known format, by the first bytes."""
+    start = store.pread(FORMAT_PROBE_BYTES, 0)
+    for offset, signature, name in FOREIGN_FORMATS:
+        if start[offset : offset + len(signature)] == signature:
+            return name
+    return "qcow2" if start[: len(MAGIC)] == MAGIC else "raw"
+
+
+def backing_format(header: Header, store: Store) -> str:
+    """Return the format of a backing file: as recorded, else as detected."""
+    if header.backing_format:
+        return header.backing_format.decode("utf-8", "backslashreplace")
+    return detect_format(store)
+
+
+def named_file(header: Header, image: Store, gate: Gate, role: str, name: bytes) -> str | os.PathLike[str]:
+    """Return the path that the gate allows for a name in an image. Raises GateRefused."""
+    return gate(GateRequest(role, os.fsdecode(name), image.path))
+
+
+class _Opener:
+    """What holds while a chain is opened: the gate, the salvage log, and what must be closed."""
+
+    def __init__(self, gate: Gate, salvage: Salvage | None, stack: ExitStack) -> None:
+        self._gate = gate
+        self._salvage = salvage
+        self._stack = stack
+        self._refused_from = Severity.FATAL if salvage is not None else Severity.ERROR
+
+    def open_store(self, source: Source | Store) -> Store:
+        store = open_store(source)
+        if store is not source:
+            self._stack.callback(store.close)
+        return store
+
+    def load(self, store: Store) -> tuple[Header, tuple[Finding, ...], SnapshotTable]:
+        """Return the header and the snapshot table, judged, and what the rules tolerate."""
+        header = Header.load(store)
+        notices = raise_first(rules.header_findings(header), self._refused_from)
+        table = read_snapshots(store, header)
+        if table.broken is not None:
+            notices += raise_first([table.broken], self._refused_from)
+        return header, tuple(notices), table
+
+    def engine(
+        self,
+        store: Store,
+        header: Header,
+        backing: Backing,
+        data_file: Source | Store | None,
+        chain: tuple[Store, ...],
+    ) -> Engine:
+        """Return the layer of a loaded image over whatever lies below it."""
+        return Engine.of_state(
+            store,
+            header,
+            header.l1_table_offset,
+            header.l1_size,
+            header.size,
+            data_store=self._data_store(store, header, data_file),
+            backing=self._backing_layer(store, header, backing, chain),
+            metadata=tuple(rules.metadata_spans(header)),
+            salvage=self._salvage,
+        )
+
+    def _data_store(self, store: Store, header: Header, data_file: Source | Store | None) -> Store | None:
+        if not header.external_data:
+            if data_file is not None:
+                raise UsageError(f"{store.name!r} has no external data file, but data_file= was given")
+            return None
+        if data_file is None:
+            if not header.data_file:
+                raise UsageError(f"{store.name!r} does not name its external data file: give it (data_file=)")
+            data_file = named_file(header, store, self._gate, "data file", header.data_file)
+        data_store = self.open_store(data_file)
+        if data_store.identity() == store.identity():
+            raise ChainError(f"{store.name!r} names itself as its external data file")
+        return data_store
+
+    def _backing_layer(self, store: Store, header: Header, backing: Backing, chain: tuple[Store, ...]) -> Layer | None:
+        if backing is False:
+            return None
+        if isinstance(backing, Image):
+            return backing.layer
+        if backing is None:
+            if not header.backing_file:
+                return None
+            backing = named_file(header, store, self._gate, "backing file", header.backing_file)
+        below = self.open_store(backing)
+        if any(below.identity() == above.identity() for above in chain):
+            raise ChainError(f"backing file {below.name!r} of {store.name!r} creates a loop")
+        if len(chain) > Limit.BACKING_CHAIN_DEPTH:
+            raise ChainError(f"the backing chain has more than {Limit.BACKING_CHAIN_DEPTH} layers, at {below.name!r}")
+        return self._layer(below, backing_format(header, below), (*chain, below))
+
+    def _layer(self, store: Store, image_format: str, chain: tuple[Store, ...]) -> Layer:
+        if image_format == "raw":
+            return RawLayer(store)
+        if image_format != "qcow2":
+            raise UnsupportedFeature(f"backing file {store.name!r} has format {image_format!r}, not qcow2 or raw")
+        try:
+            header, _notices, _table = self.load(store)
+        except Qcow2Error as exc:
+            exc.message = f"backing file {store.name!r}: {exc.message}"
+            raise
+        return self.engine(store, header, None, None, chain)

@@ -1,0 +1,222 @@
+"""L1, L2, extended L2 and bitmap tables: one entry as integers, many entries as arrays.
+
+Owns what an entry *means*; a Hypothesis property holds the two forms equal. It allocates nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from array import array
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from qcow2c import layout
+from qcow2c.errors import CorruptMetadata, Span
+from qcow2c.geometry import Geometry
+from qcow2c.storage import Store
+from qcow2c.structs import (
+    BITMAP_TABLE_ENTRY,
+    L1_ENTRY,
+    STANDARD_L2_ENTRY,
+    SUBCLUSTER_BITMAP,
+    Limit,
+    compressed_descriptor,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    U64Array = NDArray[np.uint64]
+    U8Array = NDArray[np.uint8]
+
+_L1 = layout.bits(L1_ENTRY)
+_L2 = layout.bits(STANDARD_L2_ENTRY)
+_SUBCLUSTERS = layout.bits(SUBCLUSTER_BITMAP)
+_BITMAP = layout.bits(BITMAP_TABLE_ENTRY)
+
+L1_OFFSET = _L1["l2_table_offset"].mask
+L1_COPIED = _L1["copied"].mask
+L1_RESERVED = _L1.reserved
+L2_OFFSET = _L2["host_cluster_offset"].mask
+L2_COPIED = _L2["copied"].mask
+L2_COMPRESSED = _L2["compressed"].mask
+L2_ZERO = _L2["zero"].mask
+L2_RESERVED = _L2.reserved
+BITMAP_OFFSET = _BITMAP["host_cluster_offset"].mask
+BITMAP_ALL_ONES = _BITMAP["all_ones"].mask
+BITMAP_RESERVED = _BITMAP.reserved
+SUBCLUSTERS_ALLOCATED = _SUBCLUSTERS["allocated"].mask
+SUBCLUSTERS_ZERO_SHIFT = _SUBCLUSTERS["reads_as_zeros"].shift
+
+
+class Kind(enum.IntEnum):
+    """What a cluster, or a subcluster, of the virtual disk is. The order carries no meaning."""
+
+    UNALLOCATED = 0
+    """Read from the backing file."""
+    UNALLOCATED_IN_CLUSTER = 1
+    """The same, but a host cluster is reserved for it (extended L2 only)."""
+    ZERO = 2
+    ZERO_ALLOCATED = 3
+    """Zero, with a host cluster reserved for it."""
+    DATA = 4
+    COMPRESSED = 5
+    INVALID = 6
+    """The subcluster bitmap contradicts itself or the descriptor."""
+
+
+HAS_HOST_CLUSTER = (Kind.UNALLOCATED_IN_CLUSTER, Kind.ZERO_ALLOCATED, Kind.DATA)
+"""The kinds whose descriptor holds a host cluster offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedExtent:
+    """Where compressed data is: `length` bytes at most, up to the end of the last sector."""
+
+    host_offset: int
+    length: int
+
+
+# --- one entry ------------------------------------------------------------------------------------------------------
+
+
+def kind_of(entry: int, bitmap: int, subcluster: int, geometry: Geometry) -> Kind:
+    """Return what one subcluster is; without extended L2 entries `bitmap` and `subcluster` are 0."""
+    if entry & L2_COMPRESSED:
+        return Kind.COMPRESSED
+    has_offset = bool(entry & L2_OFFSET) or (geometry.external_data and bool(entry & L2_COPIED))
+    if not geometry.extended_l2:
+        if entry & L2_ZERO:
+            return Kind.ZERO_ALLOCATED if entry & L2_OFFSET else Kind.ZERO
+        return Kind.DATA if has_offset else Kind.UNALLOCATED
+    allocated = bitmap & SUBCLUSTERS_ALLOCATED
+    zeros = bitmap >> SUBCLUSTERS_ZERO_SHIFT
+    if allocated & zeros if has_offset else allocated:
+        return Kind.INVALID
+    if zeros >> subcluster & 1:
+        return Kind.ZERO_ALLOCATED if has_offset else Kind.ZERO
+    if allocated >> subcluster & 1:
+        return Kind.DATA
+    return Kind.UNALLOCATED_IN_CLUSTER if has_offset else Kind.UNALLOCATED
+
+
+def equal_subclusters(bitmap: int, first: int, kind: Kind) -> int:
+    """Return how many subclusters from `first` on are of the same valid kind, given an extended entry's bitmap."""
+    allocated = bitmap & SUBCLUSTERS_ALLOCATED
+    zeros = bitmap >> SUBCLUSTERS_ZERO_SHIFT
+    if kind is Kind.DATA:
+        different = ~allocated
+    elif kind in (Kind.ZERO, Kind.ZERO_ALLOCATED):
+        different = ~zeros
+    else:
+        different = allocated | zeros
+    different = (different & SUBCLUSTERS_ALLOCATED) >> first
+    end = _SUBCLUSTERS["allocated"].width - first
+    return min((different & -different).bit_length() - 1, end) if different else end
+
+
+@cache
+def compressed_masks(cluster_bits: int) -> tuple[int, int, int]:
+    """Return the mask of the host offset, and mask and shift of the additional sectors."""
+    bits = layout.bits(compressed_descriptor(cluster_bits))
+    sectors = bits["additional_sectors"]
+    return bits["host_offset"].mask, sectors.mask, sectors.shift
+
+
+def compressed_extent(entry: int, geometry: Geometry) -> CompressedExtent:
+    """Return where the compressed data of a descriptor lies."""
+    offset_mask, sectors_mask, sectors_shift = compressed_masks(geometry.cluster_bits)
+    host_offset = entry & offset_mask
+    return CompressedExtent(
+        host_offset, geometry.compressed_length(host_offset, (entry & sectors_mask) >> sectors_shift)
+    )
+
+
+def compressed_offset_is_valid(entry: int, geometry: Geometry) -> bool:
+    """Tell whether the bits of a compressed descriptor's offset beyond the highest host offset are zero."""
+    return entry & compressed_masks(geometry.cluster_bits)[0] < Limit.HOST_OFFSET_END
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def read_words(store: Store, at: int, entries: int, what: str) -> array[int]:
+    """Return `entries` 64-bit words at byte `at`, in native order. Raises CorruptMetadata if the file ends before."""
+    data = store.pread(entries * 8, at)
+    if len(data) < entries * 8:
+        raise CorruptMetadata(
+            f"{what} leaves the file, which has {store.size()} bytes", where=Span(at, entries * 8), spec=L1_SPEC
+        )
+    return layout.words(data)
+
+
+L1_SPEC = "Cluster mapping"
+
+
+# --- many entries ---------------------------------------------------------------------------------------------------
+
+
+def native(data: bytes | bytearray | memoryview) -> U64Array:
+    """Return big-endian 64-bit words as an array of native uint64, shape (len(data) // 8,)."""
+    import numpy as np
+
+    words = np.frombuffer(data, dtype=">u8", count=len(data) // 8)
+    return words.astype(np.uint64)
+
+
+def kinds(entries: U64Array, bitmaps: U64Array | None, geometry: Geometry) -> U8Array:
+    """Return the Kind of each subcluster, dtype uint8, shape (n,) or, with extended L2 entries, (n, 32)."""
+    import numpy as np
+
+    offset, copied = np.uint64(L2_OFFSET), np.uint64(L2_COPIED)
+    has_offset = (entries & offset) != 0
+    compressed = (entries & np.uint64(L2_COMPRESSED)) != 0
+    with_data = has_offset | ((entries & copied) != 0) if geometry.external_data else has_offset
+    if bitmaps is None:
+        zero = (entries & np.uint64(L2_ZERO)) != 0
+        found = np.where(with_data, np.uint8(Kind.DATA), np.uint8(Kind.UNALLOCATED))
+        found[zero & ~has_offset] = Kind.ZERO
+        found[zero & has_offset] = Kind.ZERO_ALLOCATED
+        found[compressed] = Kind.COMPRESSED
+        return found
+    allocated = bitmaps & np.uint64(SUBCLUSTERS_ALLOCATED)
+    zeros = bitmaps >> np.uint64(SUBCLUSTERS_ZERO_SHIFT)
+    index = np.arange(geometry.subclusters, dtype=np.uint64)
+    is_allocated = (allocated[:, None] >> index) & np.uint64(1) != 0
+    is_zero = (zeros[:, None] >> index) & np.uint64(1) != 0
+    with_offset = with_data[:, None]
+    table = np.where(with_offset, np.uint8(Kind.UNALLOCATED_IN_CLUSTER), np.uint8(Kind.UNALLOCATED))
+    result: U8Array = np.broadcast_to(table, is_zero.shape).copy()
+    result[is_allocated] = Kind.DATA
+    result[is_zero & with_offset] = Kind.ZERO_ALLOCATED
+    result[is_zero & ~with_offset] = Kind.ZERO
+    result[invalid_bitmaps(entries, bitmaps, geometry)] = Kind.INVALID
+    result[compressed] = Kind.COMPRESSED
+    return result
+
+
+def invalid_bitmaps(entries: U64Array, bitmaps: U64Array, geometry: Geometry) -> NDArray[np.bool_]:
+    """Return for each extended entry whether its bitmap contradicts itself or its descriptor; shape (n,)."""
+    import numpy as np
+
+    has_offset = (entries & np.uint64(L2_OFFSET)) != 0
+    if geometry.external_data:
+        has_offset |= (entries & np.uint64(L2_COPIED)) != 0
+    allocated = bitmaps & np.uint64(SUBCLUSTERS_ALLOCATED)
+    both = allocated & (bitmaps >> np.uint64(SUBCLUSTERS_ZERO_SHIFT))
+    return np.where(has_offset, both, allocated) != 0
+
+
+def compressed_extents(entries: U64Array, geometry: Geometry) -> tuple[U64Array, U64Array]:
+    """Return host offsets and lengths in bytes of compressed descriptors, each of shape (n,)."""
+    import numpy as np
+
+    from qcow2c.structs import SECTOR_SIZE
+
+    offset_mask, sectors_mask, sectors_shift = compressed_masks(geometry.cluster_bits)
+    offsets = entries & np.uint64(offset_mask)
+    sectors = (entries & np.uint64(sectors_mask)) >> np.uint64(sectors_shift)
+    sector = np.uint64(SECTOR_SIZE)
+    return offsets, (sectors + np.uint64(1)) * sector - offsets % sector
