@@ -37,9 +37,10 @@ from qcow2c.structs import (
     Version,
 )
 
-V2_LENGTH = HEADER_V2.sizeof()
-V3_LENGTH = V2_LENGTH + HEADER_V3_TAIL.sizeof()
-KNOWN_LENGTH = V3_LENGTH + HEADER_ADDITIONAL.sizeof()
+V2_LENGTH: int = HEADER_V2.sizeof()
+V3_LENGTH: int = V2_LENGTH + HEADER_V3_TAIL.sizeof()
+KNOWN_LENGTH: int = V3_LENGTH + HEADER_ADDITIONAL.sizeof()
+_EXTENSION_HEADER_SIZE: int = EXTENSION_HEADER.sizeof()
 
 FEATURE_FIELDS = {
     FeatureType.INCOMPATIBLE: ("incompatible_features", INCOMPATIBLE_FEATURES),
@@ -60,12 +61,12 @@ class Extension:
 
     @property
     def data_offset(self) -> int:
-        return self.offset + EXTENSION_HEADER.sizeof()
+        return self.offset + _EXTENSION_HEADER_SIZE
 
     @property
     def span(self) -> Span:
         """Header, data and padding."""
-        return Span(self.offset, EXTENSION_HEADER.sizeof() + aligned(self.length))
+        return Span(self.offset, _EXTENSION_HEADER_SIZE + aligned(self.length))
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,9 +291,9 @@ def _extensions(store: Store, header: Header) -> Iterator[Extension]:
     end = header.extensions_end
     area = store.pread(max(0, end - header.header_length), header.header_length)
     position = 0
-    while position + EXTENSION_HEADER.sizeof() <= len(area):
+    while position + _EXTENSION_HEADER_SIZE <= len(area):
         found = layout.values(EXTENSION_HEADER, area, position)
-        data_start = position + EXTENSION_HEADER.sizeof()
+        data_start = position + _EXTENSION_HEADER_SIZE
         data = area[data_start : data_start + found["length"]]
         yield Extension(found["type"], header.header_length + position, found["length"], data)
         if found["type"] == ExtensionType.END:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from qcow2c import layout
+from qcow2c.geometry import Geometry
+from qcow2c.storage import Store
 from qcow2c.structs import REFCOUNT_TABLE_ENTRY, refcount_group
 
 if TYPE_CHECKING:
@@ -28,13 +31,13 @@ def refcount(block: bytes, index: int, refcount_order: int) -> int:
 
 
 def refcounts(blocks: bytes | bytearray | memoryview, refcount_order: int) -> NDArray[np.unsignedinteger[Any]]:
-    """Return all refcounts of adjacent blocks, in order, in the least unsigned dtype that holds them; shape (n,)."""
+    """Return all refcounts of adjacent blocks, in order, in their own width and byte order; shape (n,)."""
     import numpy as np
 
     shifts, mask = _sub_byte(refcount_order)
     if not shifts:
         width = refcount_group(refcount_order).sizeof()
-        return np.frombuffer(blocks, dtype=f">u{width}").astype(f"=u{width}")
+        return np.frombuffer(blocks, dtype=f">u{width}")
     packed = np.frombuffer(blocks, dtype=np.uint8)
     unpacked = packed[:, None] >> np.array(shifts, dtype=np.uint8)
     unpacked &= np.uint8(mask)
@@ -50,3 +53,84 @@ def _sub_byte(refcount_order: int) -> tuple[tuple[int, ...], int]:
     bits = layout.bits(group)
     ordered = [bits[f"refcount_{index}"] for index in range(len(bits.members))]
     return tuple(member.shift for member in ordered), (1 << ordered[0].width) - 1
+
+
+class Refcounts:
+    """The refcounts of an image by arrays, read through its refcount table; shape of `table` (entries,), uint64.
+
+    Blocks that cannot be (misaligned) are told apart from blocks that are not (all refcounts 0). What a block has past
+    the end of the file is zeros.
+    """
+
+    def __init__(self, store: Store, geometry: Geometry, table: NDArray[np.uint64]) -> None:
+        import numpy as np
+
+        self._store = store
+        self._geometry = geometry
+        self._offsets = table & np.uint64(BLOCK_OFFSET)
+        self.dtype = (
+            np.dtype(np.uint32)
+            if geometry.refcount_bits > 32
+            else refcounts(b"", geometry.refcount_order).dtype.newbyteorder("=")
+        )
+        """Wider refcounts are cut off at the largest value of 32 bits, which stands for itself and all above."""
+
+    @property
+    def covered(self) -> int:
+        """How many clusters, from the first, the refcount table can describe."""
+        return len(self._offsets) << self._geometry.refcount_block_bits
+
+    def window(self, first: int, count: int) -> NDArray[np.unsignedinteger[Any]]:
+        """Return the refcounts of clusters `first` to `first + count`, both multiples of a block; shape (count,)."""
+        import numpy as np
+
+        bits = self._geometry.refcount_block_bits
+        found = np.zeros(count, dtype=self.dtype)
+        offsets = self._offsets[first >> bits : -(-(first + count) >> bits)]
+        for index in np.flatnonzero(offsets).tolist():
+            block = self._block(int(offsets[index]))
+            start = index << bits
+            if block is not None:
+                found[start : start + len(block)] = block[: max(0, count - start)]
+        return found
+
+    def unreadable(self, first: int, count: int) -> NDArray[np.bool_]:
+        """Return which clusters have a refcount block that cannot be: it is not cluster-aligned; shape (count,)."""
+        import numpy as np
+
+        bits = self._geometry.refcount_block_bits
+        offsets = self._offsets[first >> bits : -(-(first + count) >> bits)]
+        broken = np.zeros(count, dtype=bool)
+        for index in np.flatnonzero(offsets % np.uint64(self._geometry.cluster_size)).tolist():
+            broken[index << bits : (index + 1) << bits] = True
+        return broken
+
+    def at(self, clusters: NDArray[np.uint64]) -> NDArray[np.unsignedinteger[Any]]:
+        """Return the refcounts of any clusters, in the order given; shape (n,). Each block is read once."""
+        import numpy as np
+
+        bits = np.uint64(self._geometry.refcount_block_bits)
+        found = np.zeros(len(clusters), dtype=self.dtype)
+        known = np.flatnonzero(clusters >> bits < np.uint64(len(self._offsets)))
+        offsets = self._offsets[clusters[known] >> bits]
+        order = np.argsort(offsets, kind="stable")
+        edges = [0, *(np.flatnonzero(np.diff(offsets[order])) + 1).tolist(), len(order)]
+        for start, end in pairwise(edges):
+            if start == end or not offsets[order[start]]:
+                continue
+            block = self._block(int(offsets[order[start]]))
+            rows = known[order[start:end]]
+            if block is not None:
+                found[rows] = block[clusters[rows] & np.uint64((1 << int(bits)) - 1)]
+        return found
+
+    def _block(self, offset: int) -> NDArray[np.unsignedinteger[Any]] | None:
+        import numpy as np
+
+        size = self._geometry.cluster_size
+        if offset % size:
+            return None
+        decoded = refcounts(self._store.pread(size, offset).ljust(size, b"\0"), self._geometry.refcount_order)
+        if self._geometry.refcount_bits > 32:
+            decoded = np.minimum(decoded, np.iinfo(np.uint32).max).astype(np.uint32)
+        return decoded

@@ -206,7 +206,8 @@ def invalid_bitmaps(entries: U64Array, bitmaps: U64Array, geometry: Geometry) ->
         has_offset |= (entries & np.uint64(L2_COPIED)) != 0
     allocated = bitmaps & np.uint64(SUBCLUSTERS_ALLOCATED)
     both = allocated & (bitmaps >> np.uint64(SUBCLUSTERS_ZERO_SHIFT))
-    return np.where(has_offset, both, allocated) != 0
+    invalid: NDArray[np.bool_] = np.where(has_offset, both, allocated) != 0
+    return invalid
 
 
 def compressed_extents(entries: U64Array, geometry: Geometry) -> tuple[U64Array, U64Array]:

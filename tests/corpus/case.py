@@ -18,7 +18,7 @@ class HostileCase:
     `expect` is what `info` does: exit status 1, exit status 0, or not ruled. `check` is the verdict of `check`
     (exit status 1, 0, 2, 3), or not ruled. `heavy` cases need a process of their own with the memory and time
     measured. `allowed` names the neighbours that the gate lets a reader of guest data open; dump, check and a
-    plain info may open none.
+    plain info may open none. `askable` is false where the real qemu-img waits for ever.
     """
 
     name: str
@@ -27,6 +27,7 @@ class HostileCase:
     check: Verdict = "any"
     heavy: bool = False
     allowed: frozenset[str] = frozenset()
+    askable: bool = True
 
 
 def error(name: str, seed: str, *edits: Edit) -> HostileCase:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from .images import BY_NAME
 from .workshop import RealImage, make_image
 

@@ -13,7 +13,6 @@ from tests.corpus.hostile import CASES, make_case
 
 from .conftest import Outcome, run_qemu_img
 from .images import RECIPES
-from .test_read import UNASKABLE
 from .workshop import IMAGE, RealImage
 
 Run = Callable[..., Outcome]
@@ -88,7 +87,7 @@ def test_check_as_text(image: RealImage, run_ours: Run) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if not case.heavy and case.name not in UNASKABLE],
+    [case for case in CASES if case.askable and not case.heavy],
     ids=lambda case: case.name,
 )
 def test_check_of_a_damaged_image(case: HostileCase, tmp_path: Path, run_ours: Run) -> None:

@@ -121,15 +121,28 @@ class RealImage:
         return ["-f", "qcow2", IMAGE]
 
     def guest_data(self, snapshot: str = "") -> bytes:
-        """Return the whole disk, or that of a snapshot, by qemu-img convert."""
+        """Return the whole disk, or that of a snapshot cut or filled to the active size, by qemu-img convert."""
         if snapshot not in self._raw:
             choice = ["-l", f"snapshot.name={snapshot}"] if snapshot else []
-            target = self.folder / "converted.raw"
-            words = ["qemu-img", "convert", *choice, *self.source(), "-O", "raw", str(target)]
-            subprocess.run(words, cwd=self.folder, check=True)
-            self._raw[snapshot] = target.read_bytes()
-            target.unlink()
+            self._raw[snapshot] = self._converted(*choice, *self.source())
         return self._raw[snapshot]
+
+    def applied_snapshot(self, snapshot: str) -> bytes:
+        """Return a snapshot's disk at its own size: qemu-img goes back to it in a copy and converts that."""
+        copy = self.folder / "copy.qcow2"
+        copy.write_bytes(self.path.read_bytes())
+        subprocess.run(["qemu-img", "snapshot", "-a", snapshot, copy.name], cwd=self.folder, check=True)
+        content = self._converted("-f", "qcow2", copy.name)
+        copy.unlink()
+        return content
+
+    def _converted(self, *source: str) -> bytes:
+        target = self.folder / "converted.raw"
+        words = ["qemu-img", "convert", *source, "-O", "raw", target.name]
+        subprocess.run(words, cwd=self.folder, check=True)
+        content = target.read_bytes()
+        target.unlink()
+        return content
 
 
 def make_image(recipe: Recipe, parent: Path) -> RealImage:

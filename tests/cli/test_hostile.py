@@ -1,0 +1,151 @@
+"""Hostile images on the command line: no crash, no hang, no foreign file, bounded memory, one line of error."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.corpus.case import HostileCase
+from tests.corpus.hostile import CASES, make_case
+
+HERE = Path(__file__).resolve().parent
+SECONDS = 10
+MEMORY_MIB = 256
+STATUSES = {"info": {0, 1}, "map": {0, 1}, "check": {0, 1, 2, 3, 63}, "dump": {0, 1}}
+OUTPUTS = {
+    "info": ("human", "json"),
+    "map": ("human", "json"),
+    "check": ("human", "json"),
+    "dump": ("text", "json", "jsonl"),
+}
+OPENS = {"error": {1}, "opens": {0}, "any": {0, 1}}
+VERDICTS = {"error": {1}, "clean": {0}, "corrupt": {2}, "leaks": {3}, "any": {0, 1, 2, 3}}
+LIGHT = [case for case in CASES if not case.heavy]
+HEAVY = [case for case in CASES if case.heavy]
+
+
+class Worker:
+    """A process that runs one command after the other and reports what it opened."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "audited.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def run(self, folder: Path, *argv: str) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"argv": argv, "cwd": str(folder)}).encode() + b"\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, f"the process died on {argv}"
+        report: dict[str, Any] = json.loads(line)
+        return report
+
+    def stop(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(SECONDS)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    started = Worker()
+    yield started
+    started.stop()
+
+
+def controls(text: str) -> set[str]:
+    """Return the control, format and undecodable characters of a text, apart from line ends and tabs."""
+    return {
+        hex(ord(char))
+        for char in set(text) - {"\n", "\t"}
+        if unicodedata.category(char) in ("Cc", "Cf", "Cs")
+    }
+
+
+def assert_answer(command: str, output: str, status: int | None, out: str, err: str) -> None:
+    """What holds for every answer of every command."""
+    assert "Traceback" not in err
+    assert status in STATUSES[command], err
+    assert not controls(out)
+    assert not controls(err)
+    if status == 1:
+        assert re.fullmatch(r"qcow2c: .*\n", err)
+    else:
+        assert err.count("\n") <= 3
+    if output not in {"text", "human"} and status != 1:
+        pieces = out.splitlines() if output == "jsonl" else [out]
+        assert all(json.loads(piece) is not None for piece in pieces)
+
+
+def allowed_files(case: HostileCase, path: Path, command: str) -> set[str]:
+    names = case.allowed if command == "map" else frozenset()
+    return {str(path), *(str(path.parent / name) for name in names)}
+
+
+@pytest.mark.parametrize("case", LIGHT, ids=lambda case: case.name)
+def test_commands_answer_and_open_nothing_else(case: HostileCase, worker: Worker, tmp_path: Path) -> None:
+    path = make_case(case, tmp_path)
+    for command, outputs in OUTPUTS.items():
+        for output in outputs:
+            report = worker.run(path.parent, command, f"--output={output}", str(path))
+            assert_answer(command, output, report["status"], report["out"], report["err"])
+            assert {name for _, name in report["touched"]} <= allowed_files(case, path, command)
+            assert not report["writing"]
+            if command == "info":
+                assert report["status"] in OPENS[case.expect], report["err"]
+            if command == "check":
+                assert report["status"] in VERDICTS[case.check], report["err"]
+
+
+def test_all_light_cases_together_stay_in_bounds(worker: Worker, tmp_path: Path) -> None:
+    report = worker.run(tmp_path, "--version")
+    assert report["status"] == 0
+    assert report["peak_mib"] <= MEMORY_MIB
+
+
+@pytest.mark.parametrize("output", ["human", "json"])
+@pytest.mark.parametrize("case", HEAVY, ids=lambda case: case.name)
+def test_heavy_case_is_answered_in_time_and_memory(case: HostileCase, output: str, tmp_path: Path) -> None:
+    path = make_case(case, tmp_path)
+    for command in OUTPUTS:
+        wanted = "text" if (command, output) == ("dump", "human") else output
+        report_path, errors = tmp_path / "report", tmp_path / "errors"
+        words = [sys.executable, "-m", "qcow2c", command, f"--output={wanted}", str(path)]
+        size, head = 0, b""
+        with errors.open("wb") as err:
+            process = subprocess.Popen(
+                [sys.executable, "-S", str(HERE / "measured.py"), str(report_path), str(SECONDS), *words],
+                stdout=subprocess.PIPE,
+                stderr=err,
+                cwd=Path(__file__).parents[2],
+            )
+            assert process.stdout is not None
+            while piece := process.stdout.read1(1 << 20):
+                size += len(piece)
+                head += piece if len(head) < 1 << 24 else b""
+            process.wait()
+        report = json.loads(report_path.read_text())
+        assert report["status"] is not None, f"{command} took more than {SECONDS} s, {size} bytes printed"
+        assert report["peak_mib"] <= MEMORY_MIB, command
+        complete = size == len(head)
+        assert_answer(
+            command,
+            wanted if complete else "text",
+            report["status"],
+            os.fsdecode(head),
+            os.fsdecode(errors.read_bytes()[:100_000]),
+        )
