@@ -66,7 +66,7 @@ LAYERS = (
     Layer(6, "ops/map.py"),
     Layer(6, "ops/check.py"),
     Layer(6, "dump.py", below=3),
-    Layer(6, "verify.py", below=3, also=("agreement.py", "witnesses.py")),
+    Layer(6, "verify.py", below=3, also=("agreement.py", "witnesses.py", "_kaitai/")),
     Layer(6, "agreement.py", below=3, also=("witnesses.py",)),
     Layer(6, "witnesses.py", below=3, also=("_kaitai/",)),
     Layer(6, "render/", below=3, also=("render/",)),
