@@ -111,15 +111,11 @@ class Engine:
         self._clusters: dict[int, bytes] = {}
         self._clusters_limit = max(1, _CLUSTER_CACHE_BYTES >> self.geometry.cluster_bits)
         self._lock = threading.Lock()
-        # Hoisted for `locate`: a plain cluster has nothing but a cluster-aligned offset and the copied bit.
-        cluster_bits = self.geometry.cluster_bits
-        self._cluster_bits = cluster_bits
         self._cluster_mask = self.geometry.cluster_size - 1
-        self._l2_bits = self.geometry.l2_bits
         self._l2_mask = self.geometry.l2_entries - 1
-        self._plain_offset = L2_OFFSET & ~self._cluster_mask
-        self._special = ~(self._plain_offset | L2_COPIED)
-        self._locatable = not (self.geometry.extended_l2 or self.geometry.external_data or header.encrypted)
+        # A plain cluster has nothing but a cluster-aligned offset and the copied bit.
+        self._special = ~(L2_OFFSET & ~self._cluster_mask | L2_COPIED)
+        self.locate = self._locator()
 
     @classmethod
     def of_state(
@@ -142,20 +138,32 @@ class Engine:
 
     # --- mapping ---
 
-    def locate(self, guest_offset: int, length: int) -> int:
-        """Return where bytes within one plain data cluster are in the data store, or -1 where that is not so simple.
+    def _locator(self) -> Callable[[int, int], int]:
+        """Return `locate(guest_offset, length)`: where bytes within one plain data cluster are in the data store.
 
-        The way of small reads: no object is made, and an entry with any unusual bit goes the long way.
+        It is the way of small reads, with everything at hand and no object made. It returns -1 where the answer is
+        not so simple: a table that is not loaded, an entry with any unusual bit, a range over the cluster's end.
         """
-        cluster = guest_offset >> self._cluster_bits
-        table = self._l2_tables.get(cluster >> self._l2_bits)
-        if table is None or not self._locatable:
-            return -1
-        entry = table[0][cluster & self._l2_mask]
-        inside = guest_offset & self._cluster_mask
-        if entry & self._special or not entry or inside + length > self._cluster_mask + 1:
-            return -1
-        return (entry & self._plain_offset) + inside
+        geometry = self.geometry
+        if geometry.extended_l2 or geometry.external_data or self.header.encrypted:
+            return lambda _guest_offset, _length: -1
+        cached = self._l2_tables.get
+        cluster_bits, coverage_bits, l2_mask = geometry.cluster_bits, geometry.l2_coverage_bits, self._l2_mask
+        cluster_size, cluster_mask = geometry.cluster_size, self._cluster_mask
+        special, plain_offset, disk_size = self._special, L2_OFFSET & ~self._cluster_mask, self.disk_size
+
+        def locate(guest_offset: int, length: int) -> int:
+            table = cached(guest_offset >> coverage_bits)
+            if table is None:
+                return -1
+            entry = table[0][guest_offset >> cluster_bits & l2_mask]
+            inside = guest_offset & cluster_mask
+            if entry & special or inside + length > cluster_size or guest_offset + length > disk_size:
+                return -1
+            host_offset = entry & plain_offset
+            return host_offset + inside if host_offset and length > 0 else -1
+
+        return locate
 
     def runs(self, guest_offset: int, length: int) -> Iterator[Run]:
         """Yield what `length` bytes at `guest_offset` are, in order and without gaps.

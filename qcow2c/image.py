@@ -159,6 +159,7 @@ class Image(io.RawIOBase):
         """Close every file that opening this image opened."""
         if not self.closed:
             super().close()
+            self._locate = lambda _guest_offset, _length: -1  # Small reads, too, find out that it is closed.
             self._opened.close()
 
     def _check_open(self) -> None:
