@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against qemu-img, measured side by side in one run."""
