@@ -43,7 +43,7 @@ class Figures:
 def timed(command: list[str]) -> float:
     """Return the seconds of a whole process; its output is read and thrown away."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - start
 
 

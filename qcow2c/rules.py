@@ -304,7 +304,7 @@ def _state(header: Header) -> Iterator[Finding]:
     if header.l1_size and end > header.file_size:
         message = f"the active L1 table leaves the file, which has {header.file_size} bytes"
         where = Span(header.l1_table_offset, header.l1_size * 8)
-        yield Finding("header.l1_past_end", Severity.ERROR, message, where, "Header")
+        yield Finding("header.l1_past_end", Severity.WARNING, message, where, "Header")
 
 
 # --- records --------------------------------------------------------------------------------------------------------
