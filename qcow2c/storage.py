@@ -174,7 +174,12 @@ class FileObject(Store):
 
     def _pread_checked(self, length: int, offset: int) -> bytes:
         with self._lock:
-            self._file.seek(offset)
+            try:
+                self._file.seek(offset)
+            except OSError:  # Some files refuse positions far beyond their end.
+                if offset < self._file.seek(0, io.SEEK_END):
+                    raise
+                return b""
             parts = []
             while True:
                 part = self._file.read(length)

@@ -1,0 +1,162 @@
+"""Stores: what is opened, what is refused, and reads at every edge."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from qcow2c.errors import Span, StoreError, UsageError
+from qcow2c.storage import FileObject, LocalFile, Memory, Store, open_store
+
+CONTENT = bytes(range(256)) * 20
+
+
+@pytest.fixture(params=["path", "string", "file", "bytesio", "bytes", "bytearray", "memoryview"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    path = tmp_path / "content"
+    path.write_bytes(CONTENT)
+    sources = {
+        "path": path,
+        "string": str(path),
+        "file": open(path, "rb"),  # noqa: SIM115 - closed with the process
+        "bytesio": io.BytesIO(CONTENT),
+        "bytes": CONTENT,
+        "bytearray": bytearray(CONTENT),
+        "memoryview": memoryview(CONTENT),
+    }
+    chosen = sources.pop(request.param)
+    if request.param != "file":
+        sources["file"].close()
+    else:
+        request.addfinalizer(chosen.close)
+    return open_store(chosen)
+
+
+def test_every_store_reads_the_same(store: Store) -> None:
+    assert store.size() == len(CONTENT)
+    for length, offset in ((10, 0), (100, 5000), (1, 5119), (0, 7), (50, 5100), (5, 5120), (5, 1 << 62)):
+        assert store.pread(length, offset) == CONTENT[offset : offset + length]
+        buffer = bytearray(b"?" * length)
+        count = store.readinto_at(memoryview(buffer), offset)
+        assert bytes(buffer) == CONTENT[offset : offset + length].ljust(length, b"?")
+        assert count == len(CONTENT[offset : offset + length])
+    assert store.pread(5, 1 << 64) == b""
+    assert store.readinto_at(memoryview(bytearray(5)), 1 << 64) == 0
+    assert b"".join(store.pread(s.length, s.offset) for s, _ in store.extents(3, 5120)) == CONTENT[3:]
+    assert store.identity() == store.identity()
+    assert list(store.extents(5, 5)) == []
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "FIFO"),
+        (lambda path: path.mkdir(), "directory"),
+        (lambda path: socket.socket(socket.AF_UNIX).bind(str(path)), "socket"),
+        (lambda path: path.symlink_to("/dev/null"), "character device"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_only_regular_files_are_opened(tmp_path: Path, make: object, kind: str) -> None:
+    path = tmp_path / "x"
+    make(path)  # type: ignore[operator]
+    with pytest.raises(StoreError, match=kind):
+        LocalFile(path)
+
+
+@pytest.mark.parametrize("name", ["missing", "nul\0byte"])
+def test_a_name_that_cannot_be_opened_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match="Could not open"):
+        LocalFile(tmp_path / name)
+
+
+def test_a_local_file_is_opened_read_only(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"abc")
+    store = LocalFile(path)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(store._fd, b"x")
+    store.close()
+    with pytest.raises(StoreError) as caught:
+        store.pread(1, 2)
+    assert caught.value.where == Span(2, 1)
+    with pytest.raises(StoreError):
+        store.readinto_at(memoryview(bytearray(1)), 0)
+
+
+def test_holes_of_a_sparse_file_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(32 << 20)
+        file.write(b"x" * (1 << 20))
+    store = LocalFile(path)
+    found = list(store.extents(0, 1 << 40))
+    assert sum(span.length for span, _ in found) == 64 << 20
+    assert [span.offset for span, _ in found][1:] == [span.end for span, _ in found][:-1]
+    assert (Span(32 << 20, 1 << 20), True) in found
+    assert sum(span.length for span, is_data in found if is_data) == 1 << 20
+    allocated = store.allocated_size()
+    assert allocated is not None and 1 << 20 <= allocated < 2 << 20
+    assert list(store.extents(40 << 20, 64 << 20)) == [(Span(40 << 20, 24 << 20), False)]
+    store.close()
+
+
+def test_stores_of_one_file_are_identical_and_of_two_are_not(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "c").write_bytes(b"")
+    one, link, other = (LocalFile(tmp_path / name) for name in "abc")
+    assert one.identity() == link.identity() != other.identity()
+    assert Memory(b"").identity() != Memory(b"").identity()
+    for store in (one, link, other):
+        store.close()
+
+
+class Dribble(io.BytesIO):
+    """A raw file that returns one byte at a time."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(min(1, size or 0))
+
+
+def test_a_file_object_that_reads_in_pieces_is_read_whole() -> None:
+    assert FileObject(Dribble(CONTENT)).pread(300, 7) == CONTENT[7:307]
+
+
+class Stuck(io.BytesIO):
+    def seekable(self) -> bool:
+        return False
+
+
+class Failing(io.BytesIO):
+    def read(self, size: int | None = -1) -> bytes:
+        if size:
+            raise OSError(5, "Input/output error")
+        return b""
+
+
+def test_file_objects_that_cannot_be_read_are_refused() -> None:
+    with pytest.raises(StoreError, match="cannot seek"):
+        FileObject(Stuck(b""))
+    with pytest.raises(StoreError, match="not bytes"):
+        open_store(io.StringIO("text"))  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match="no readable"):
+        closed = io.BytesIO()
+        closed.close()
+        FileObject(closed)
+    with pytest.raises(StoreError, match="Input/output error"):
+        FileObject(Failing(b"abc")).pread(1, 0)
+    with pytest.raises(UsageError, match="list"):
+        open_store([1])  # type: ignore[arg-type]
+
+
+def test_a_store_is_its_own_source() -> None:
+    store = Memory(b"")
+    assert open_store(store) is store
+    assert store.allocated_size() is None
