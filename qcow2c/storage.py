@@ -176,7 +176,7 @@ class FileObject(Store):
         with self._lock:
             try:
                 self._file.seek(offset)
-            except OSError:  # Some files refuse positions far beyond their end.
+            except (OSError, ValueError, OverflowError):  # Some files refuse positions far beyond their end.
                 if offset < self._file.seek(0, io.SEEK_END):
                     raise
                 return b""
