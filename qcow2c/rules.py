@@ -65,7 +65,7 @@ def _bounded_fields(header: Header) -> Iterator[Finding]:
             continue
         value = getattr(header, member.name)
         if value not in valid:
-            bound = f"{min(valid)}..{max(valid)}"
+            bound = f"{valid[0]}..{valid[-1]}"
             yield _at(
                 f"header.{member.name}",
                 member.name,
@@ -239,7 +239,7 @@ def _bitmaps(header: Header, extension: Extension) -> Iterator[Finding]:
     for member in layout.fields(BITMAPS_EXTENSION):
         value, valid = getattr(found, member.name), member.doc.valid
         if valid is not None and value not in valid:
-            message = f"bitmaps extension: {member.name} {value} is out of bounds, {min(valid)}..{max(valid)}"
+            message = f"bitmaps extension: {member.name} {value} is out of bounds, {valid[0]}..{valid[-1]}"
             yield _in(extension, f"extension.bitmaps.{member.name}", message, Severity.WARNING)
     if found.bitmap_directory_offset % header.cluster_size:
         message = f"bitmap directory offset {found.bitmap_directory_offset:#x} is not cluster-aligned"
@@ -320,7 +320,7 @@ def snapshot_findings(header: Header, record: SnapshotRecord) -> Iterator[Findin
         value, valid = getattr(record, name), layout.field(SNAPSHOT_HEADER, name).doc.valid
         if value not in valid:
             severity = Severity.ERROR if name == "l1_size" else Severity.WARNING
-            message = f"{label}: {name} {value} is out of bounds, 0..{max(valid)}"
+            message = f"{label}: {name} {value} is out of bounds, 0..{valid[-1]}"
             yield Finding(f"snapshot.{name}", severity, message, record.span, "Snapshots", LimitExceeded)
     if header.version >= Version.V3 and len(record.extra_data) < Limit.V3_SNAPSHOT_EXTRA_BYTES:
         message = (
@@ -340,7 +340,7 @@ def bitmap_findings(header: Header, record: BitmapRecord) -> Iterator[Finding]:
     for name in ("bitmap_table_size", "type", "granularity_bits"):
         value, valid = getattr(record, name), layout.field(BITMAP_DIRECTORY_HEADER, name).doc.valid
         if value not in valid:
-            problems.append((name, f"{name} {value} is out of bounds, {min(valid)}..{max(valid)}"))
+            problems.append((name, f"{name} {value} is out of bounds, {valid[0]}..{valid[-1]}"))
     if not 0 < len(record.name) <= Limit.BITMAP_NAME_BYTES:
         problems.append(("name_size", f"name of {len(record.name)} bytes, not 1..{Limit.BITMAP_NAME_BYTES}"))
     if not record.bitmap_table_offset or record.bitmap_table_offset % header.cluster_size:
