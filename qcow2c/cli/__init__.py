@@ -1,0 +1,108 @@
+"""The command line: finds the command, and turns errors into one line and an exit status.
+
+One file a command, imported only when it is asked for; each has `add_arguments(parser)`, `run(arguments) -> int`, and
+a docstring that is its help. Nothing here knows the format.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qcow2c.cli import text
+from qcow2c.errors import Qcow2Error
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+COMMANDS = {
+    "info": "what an image is: sizes, features, snapshots, bitmaps",
+    "map": "which bytes of the disk hold data, and where",
+    "check": "compare references with refcounts, find corruption",
+    "dump": "every structure, field by field",
+}
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""Exit status where the reader of our output has gone: what a shell shows for the signal."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status. Prints errors as one line on standard error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Nobody reads on: what is still buffered must not raise again when the interpreter ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(words: list[str]) -> int:
+    command = words[0] if words else ""
+    if command in ("-h", "--help"):
+        text.write(_usage())
+        return 0
+    if command in ("-V", "--version"):
+        from qcow2c import __version__
+
+        text.write(f"qcow2c {__version__}\n")
+        return 0
+    if command not in COMMANDS:
+        text.complain(f"unknown command {command!r}" if command else "no command given", hint="qcow2c --help")
+        return 1
+    try:
+        arguments = _arguments(command, words[1:])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return _answer(arguments)
+
+
+def _arguments(command: str, words: list[str]) -> Namespace:
+    """Return the arguments of a command. Raises SystemExit with 0 after help, with 1 after a complaint."""
+    from argparse import ArgumentParser, RawDescriptionHelpFormatter
+    from importlib import import_module
+    from typing import NoReturn
+
+    class Parser(ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            text.complain(f"{command}: {message}", hint=f"{self.prog} --help")
+            raise SystemExit(1)
+
+    module = import_module(f"qcow2c.cli.{command}")
+    parser = Parser(prog=f"qcow2c {command}", description=module.__doc__, formatter_class=RawDescriptionHelpFormatter)
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    return parser.parse_args(words)
+
+
+def _answer(arguments: Namespace) -> int:
+    """Run a command, with whatever goes wrong as one line."""
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except Qcow2Error as error:
+        reason, status = str(error), error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason, status = error.strerror or str(error), 1
+    except MemoryError:
+        reason, status = "not enough memory", 1
+    text.complain(f"{arguments.image}: {reason}")
+    return status
+
+
+def _usage() -> str:
+    lines = ["usage: qcow2c COMMAND [OPTIONS] IMAGE", "", "Read, check and take apart qcow2 disk images.", ""]
+    lines += [f"  {name:8}{purpose}" for name, purpose in COMMANDS.items()]
+    lines += ["", "'qcow2c COMMAND --help' shows the options and examples of a command."]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,298 @@
+"""`info`: what qemu-img info says of an image, in the form and order of its JSON.
+
+It looks at metadata only, and opens no second file unless asked for the backing chain. It never imports numpy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from qcow2c import rules
+from qcow2c.errors import ChainError, UnsupportedFeature
+from qcow2c.findings import Severity, raise_first
+from qcow2c.header import Header
+from qcow2c.storage import Source, Store, open_store
+from qcow2c.structs import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
+
+if TYPE_CHECKING:
+    from qcow2c.gate import Gate
+    from qcow2c.records import SnapshotRecord
+
+Facts = dict[str, Any]
+
+_ID_BYTES, _NAME_BYTES, _FORMAT_BYTES = 127, 255, 15
+"""QEMU cuts a snapshot's ID and name, and the name of a format, to these lengths."""
+
+_COMPAT = {Version.V2: "0.10", Version.V3: "1.1"}
+
+# QEMU prints dictionaries in the order of their hash table: one order for each object.
+IMAGE_KEYS = (
+    "backing-filename-format",
+    "snapshots",
+    "virtual-size",
+    "filename",
+    "cluster-size",
+    "format",
+    "actual-size",
+    "format-specific",
+    "full-backing-filename",
+    "encrypted",
+    "backing-filename",
+    "dirty-flag",
+)
+QCOW2_KEYS = (
+    "compat",
+    "compression-type",
+    "lazy-refcounts",
+    "bitmaps",
+    "refcount-bits",
+    "data-file",
+    "encrypt",
+    "data-file-raw",
+    "corrupt",
+    "extended-l2",
+)
+ENCRYPT_KEYS = (
+    "ivgen-alg",
+    "hash-alg",
+    "cipher-alg",
+    "uuid",
+    "ivgen-hash-alg",
+    "format",
+    "cipher-mode",
+    "slots",
+    "payload-offset",
+    "master-key-iters",
+)
+SLOT_KEYS = ("active", "iters", "key-offset", "stripes")
+SNAPSHOT_KEYS = (
+    "icount",
+    "vm-clock-nsec",
+    "name",
+    "date-sec",
+    "date-nsec",
+    "vm-clock-sec",
+    "id",
+    "vm-state-size",
+)
+BITMAP_KEYS = ("flags", "name", "granularity")
+
+
+def info(
+    source: Source | Store,
+    *,
+    backing_chain: bool = False,
+    gate: str | Gate = "directory",
+    image_format: str | None = None,
+) -> Facts | list[Facts]:
+    """Return what qemu-img info --output=json prints: one dict, or with `backing_chain` a list, the top image first.
+
+    Text that is no UTF-8 has surrogate escapes. `image_format` is "qcow2", "raw", or None: qcow2 by its magic, or raw.
+    Raises NotQcow2, UnsupportedFeature, CorruptMetadata, StoreError; with `backing_chain` GateRefused, ChainError.
+    """
+    store = open_store(source)
+    try:
+        top, header = _describe(store, store.name, image_format)
+        return [top, *_below(store, top, header, gate)] if backing_chain else top
+    finally:
+        if store is not source:
+            store.close()
+
+
+def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate) -> Iterator[Facts]:
+    """Yield the layers below an image, each opened only while it is looked at."""
+    from qcow2c.gate import GateRequest, gate_for
+
+    seen, path = {store.identity()}, store.path
+    while header is not None and "backing-filename" in facts:
+        request = GateRequest("backing file", os.fsdecode(_c_string(header.backing_file)), path)
+        below = open_store(gate_for(gate)(request))
+        try:
+            if below.identity() in seen:
+                raise ChainError(f"Backing file {below.name!r} creates an infinite loop")
+            if len(seen) > Limit.BACKING_CHAIN_DEPTH:
+                message = f"the backing chain has more than {Limit.BACKING_CHAIN_DEPTH} layers, at {below.name!r}"
+                raise ChainError(message)
+            seen.add(below.identity())
+            name, path = facts["full-backing-filename"], below.path
+            facts, header = _describe(below, name, facts.get("backing-filename-format"))
+        finally:
+            below.close()
+        yield facts
+
+
+def _describe(store: Store, name: str, image_format: str | None) -> tuple[Facts, Header | None]:
+    """Return the facts of one image, and its header if it is qcow2."""
+    if image_format is None:
+        image_format = "qcow2" if store.pread(len(MAGIC), 0) == MAGIC else _other_format(store)
+    if image_format == "raw":
+        return _raw_facts(store, name), None
+    if image_format != "qcow2":
+        raise UnsupportedFeature(f"image {store.name!r} has format {image_format!r}, not qcow2 or raw")
+    header = Header.load(store)
+    raise_first(rules.header_findings(header), Severity.FATAL)
+    return _qcow2_facts(store, name, header), header
+
+
+def _other_format(store: Store) -> str:
+    from qcow2c.opening import detect_format
+
+    return detect_format(store)
+
+
+def _raw_facts(store: Store, name: str) -> Facts:
+    size = -(-store.size() // SECTOR_SIZE) * SECTOR_SIZE
+    facts = {"virtual-size": size, "filename": name, "format": "raw", "dirty-flag": False}
+    allocated = store.allocated_size()
+    if allocated is not None:
+        facts["actual-size"] = allocated
+    return _ordered(facts, IMAGE_KEYS)
+
+
+def _qcow2_facts(store: Store, name: str, header: Header) -> Facts:
+    facts: Facts = {
+        "filename": name,
+        "format": "qcow2",
+        "virtual-size": header.size // SECTOR_SIZE * SECTOR_SIZE,
+        "cluster-size": header.cluster_size,
+        "dirty-flag": header.dirty,
+        "format-specific": {"type": "qcow2", "data": _specific(store, header)},
+    }
+    allocated = store.allocated_size()
+    if allocated is not None:
+        # The data file is not looked at, no more than qemu-img does.
+        facts["actual-size"] = allocated
+    if header.encrypted:
+        facts["encrypted"] = True
+    backing = _text(header.backing_file)
+    if backing:
+        facts["backing-filename"] = backing
+        facts["full-backing-filename"] = full_name(name, backing)
+        backing_format = _text(header.backing_format, _FORMAT_BYTES)
+        if backing_format:
+            facts["backing-filename-format"] = backing_format
+    snapshots = _snapshots(store, header)
+    if snapshots:
+        facts["snapshots"] = snapshots
+    return _ordered(facts, IMAGE_KEYS)
+
+
+def full_name(image: str, name: str) -> str:
+    """Return the name of another file as seen from where the image's own name is: both stay text, as QEMU has it."""
+    head, colon, _ = name.partition(":")
+    if name.startswith("/") or (colon and "/" not in head):
+        return name
+    return image[: image.rfind("/") + 1] + name
+
+
+def _specific(store: Store, header: Header) -> Facts:
+    facts: Facts = {
+        "compat": _COMPAT[Version(header.version)],
+        "compression-type": CompressionType(header.compression_type).name.lower(),
+        "refcount-bits": header.geometry.refcount_bits,
+    }
+    if header.version >= Version.V3:
+        facts["lazy-refcounts"] = header.lazy_refcounts
+        facts["corrupt"] = header.corrupt
+        facts["extended-l2"] = header.extended_l2
+        bitmaps = _bitmaps(store, header)
+        if bitmaps:
+            facts["bitmaps"] = bitmaps
+        if header.data_file is not None:
+            facts["data-file"] = _text(header.data_file)
+        if header.external_data:
+            facts["data-file-raw"] = header.data_file_raw
+    encrypt = _encryption(store, header)
+    if encrypt is not None:
+        facts["encrypt"] = encrypt
+    return _ordered(facts, QCOW2_KEYS)
+
+
+def _encryption(store: Store, header: Header) -> Facts | None:
+    if header.crypt_method == CryptMethod.AES:
+        return {"format": "aes"}
+    if header.crypt_method != CryptMethod.LUKS or header.encryption_header is None:
+        return None
+    from qcow2c.crypto import read_luks_header
+
+    luks = read_luks_header(store, header.encryption_header)
+    slots = []
+    for slot in luks.slots:
+        facts = {"active": slot.active, "key-offset": slot.key_offset}
+        if slot.active:
+            facts |= {"iters": slot.iterations, "stripes": slot.stripes}
+        slots.append(_ordered(facts, SLOT_KEYS))
+    found: Facts = {
+        "format": "luks",
+        "cipher-alg": luks.cipher,
+        "cipher-mode": luks.cipher_mode,
+        "ivgen-alg": luks.iv_generator,
+        "hash-alg": luks.hash,
+        "payload-offset": luks.payload_offset,
+        "master-key-iters": luks.iterations,
+        "uuid": luks.uuid,
+        "slots": slots,
+    }
+    if luks.iv_hash is not None:
+        found["ivgen-hash-alg"] = luks.iv_hash
+    return _ordered(found, ENCRYPT_KEYS)
+
+
+def _snapshots(store: Store, header: Header) -> list[Facts]:
+    if not header.nb_snapshots:
+        return []
+    from qcow2c.records import read_snapshots
+
+    table = read_snapshots(store, header)
+    if table.broken is not None:
+        raise table.broken.exception()
+    return [_snapshot(record) for record in table.records]
+
+
+def _snapshot(record: SnapshotRecord) -> Facts:
+    seconds, nanoseconds = divmod(record.vm_clock_nsec, 10**9)
+    facts = {
+        "id": _text(record.id_str, _ID_BYTES),
+        "name": _text(record.name, _NAME_BYTES),
+        "vm-state-size": record.vm_state_size,
+        "date-sec": record.date_sec,
+        "date-nsec": record.date_nsec,
+        "vm-clock-sec": seconds,
+        "vm-clock-nsec": nanoseconds,
+    }
+    if record.icount is not None:
+        facts["icount"] = record.icount
+    return _ordered(facts, SNAPSHOT_KEYS)
+
+
+def _bitmaps(store: Store, header: Header) -> list[Facts]:
+    """Return the bitmaps. Raises CorruptMetadata where one breaks a rule, as there is no answer then."""
+    if header.bitmaps is None or not header.bitmaps_consistent:
+        return []
+    from qcow2c.records import read_bitmaps
+
+    directory = read_bitmaps(store, header)
+    if directory.broken is not None:
+        raise directory.broken.exception()
+    found = []
+    for record in directory.records:
+        raise_first(rules.bitmap_findings(header, record), Severity.WARNING)
+        flags = [name for name, is_set in (("in-use", record.in_use), ("auto", record.auto)) if is_set]
+        facts = {"flags": flags, "name": _text(record.name), "granularity": 1 << record.granularity_bits}
+        found.append(_ordered(facts, BITMAP_KEYS))
+    return found
+
+
+def _ordered(facts: Facts, keys: tuple[str, ...]) -> Facts:
+    return {key: facts[key] for key in keys if key in facts}
+
+
+def _c_string(data: bytes | None, limit: int | None = None) -> bytes:
+    """Return the bytes before the first NUL, as a C program sees them, at most `limit`."""
+    return (data or b"").partition(b"\0")[0][:limit]
+
+
+def _text(data: bytes | None, limit: int | None = None) -> str:
+    return _c_string(data, limit).decode("utf-8", "surrogateescape")
