@@ -47,7 +47,7 @@ class Watch:
         if not self.active or not event.startswith(WATCHED) or event in QUIET:
             return
         what = arguments[0] if arguments else ""
-        if isinstance(what, int):
+        if what is None or isinstance(what, int):
             return
         name = (
             os.path.abspath(os.fsdecode(what))

@@ -27,6 +27,8 @@ OUTPUTS = {
     "check": ("human", "json"),
     "dump": ("text", "json", "jsonl"),
 }
+# The image is said to be qcow2, so that what is none is an error; dump takes nothing else.
+AS_QCOW2 = {"info": ("-f", "qcow2"), "map": ("-f", "qcow2"), "check": ("-f", "qcow2"), "dump": ()}
 OPENS = {"error": {1}, "opens": {0}, "any": {0, 1}}
 VERDICTS = {"error": {1}, "clean": {0}, "corrupt": {2}, "leaks": {3}, "any": {0, 1, 2, 3}}
 LIGHT = [case for case in CASES if not case.heavy]
@@ -84,6 +86,8 @@ def assert_answer(command: str, output: str, status: int | None, out: str, err: 
     assert not controls(err)
     if status == 1:
         assert re.fullmatch(r"qcow2c: .*\n", err)
+    elif command == "check":
+        assert re.fullmatch(r"((ERROR|Leaked) .*\n){0,20}(\.\.\. and \d+ more\n)?", err)
     else:
         assert err.count("\n") <= 3
     if output not in {"text", "human"} and status != 1:
@@ -101,20 +105,15 @@ def test_commands_answer_and_open_nothing_else(case: HostileCase, worker: Worker
     path = make_case(case, tmp_path)
     for command, outputs in OUTPUTS.items():
         for output in outputs:
-            report = worker.run(path.parent, command, f"--output={output}", str(path))
+            report = worker.run(path.parent, command, *AS_QCOW2[command], f"--output={output}", str(path))
             assert_answer(command, output, report["status"], report["out"], report["err"])
             assert {name for _, name in report["touched"]} <= allowed_files(case, path, command)
             assert not report["writing"]
+            assert report["peak_mib"] <= MEMORY_MIB
             if command == "info":
                 assert report["status"] in OPENS[case.expect], report["err"]
             if command == "check":
                 assert report["status"] in VERDICTS[case.check], report["err"]
-
-
-def test_all_light_cases_together_stay_in_bounds(worker: Worker, tmp_path: Path) -> None:
-    report = worker.run(tmp_path, "--version")
-    assert report["status"] == 0
-    assert report["peak_mib"] <= MEMORY_MIB
 
 
 @pytest.mark.parametrize("output", ["human", "json"])
@@ -124,7 +123,7 @@ def test_heavy_case_is_answered_in_time_and_memory(case: HostileCase, output: st
     for command in OUTPUTS:
         wanted = "text" if (command, output) == ("dump", "human") else output
         report_path, errors = tmp_path / "report", tmp_path / "errors"
-        words = [sys.executable, "-m", "qcow2c", command, f"--output={wanted}", str(path)]
+        words = [sys.executable, "-m", "qcow2c", command, *AS_QCOW2[command], f"--output={wanted}", str(path)]
         size, head = 0, b""
         with errors.open("wb") as err:
             process = subprocess.Popen(

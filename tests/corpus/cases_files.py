@@ -6,6 +6,7 @@ import os
 import random
 import struct
 from pathlib import Path
+from typing import Literal
 
 from .case import HostileCase
 from .patch import cut, literal, patched, seed_bytes
@@ -81,10 +82,13 @@ LENGTHS = {
     "zlib": (20480, 24577),
 }
 
-TRUNCATED = [
-    HostileCase(f"cut-{seed}-at-{length}", patched(seed, cut(length)))
-    for seed, lengths in LENGTHS.items()
-    for length in lengths
-]
+
+def truncated(seed: str, length: int) -> HostileCase:
+    """A header that is not all there is an error, whatever lies behind it."""
+    verdict: Literal["error", "any"] = "error" if length < (72 if seed == "v2" else 104) else "any"
+    return HostileCase(f"cut-{seed}-at-{length}", patched(seed, cut(length)), expect=verdict, check=verdict)
+
+
+TRUNCATED = [truncated(seed, length) for seed, lengths in LENGTHS.items() for length in lengths]
 
 CASES: list[HostileCase] = [*FILES, *TRUNCATED]

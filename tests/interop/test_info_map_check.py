@@ -91,11 +91,16 @@ def test_check_as_text(image: RealImage, run_ours: Run) -> None:
     ids=lambda case: case.name,
 )
 def test_check_of_a_damaged_image(case: HostileCase, tmp_path: Path, run_ours: Run) -> None:
-    """Wherever qemu-img can check a malformed image, the counts, the JSON and the exit status are the same."""
+    """Wherever qemu-img can check a malformed image, the counts, the JSON and the exit status are the same.
+
+    But what breaks a clear rule is an error here, even where QEMU reads zeros past the end of a header.
+    """
     path = make_case(case, tmp_path)
     theirs = run_qemu_img(path.parent, "check", "--output=json", "-f", "qcow2", path.name)
     ours = run_ours(path.parent, "check", "--output=json", "-f", "qcow2", path.name)
-    if theirs.status in (0, 2, 3):
+    if case.check == "error":
+        assert ours.status == 1
+    elif theirs.status in (0, 2, 3):
         assert (ours.json(), ours.status) == (theirs.json(), theirs.status)
         text = run_qemu_img(path.parent, "check", "-f", "qcow2", path.name)
         assert run_ours(path.parent, "check", "-f", "qcow2", path.name).out == text.out
