@@ -20,6 +20,7 @@ from qcow2c import tables
 from qcow2c.geometry import Geometry
 from qcow2c.refcounts import Refcounts
 from qcow2c.references import L2Batch, L2Tables, Walk
+from qcow2c.structs import SECTOR_SIZE
 from qcow2c.table_rules import EntryRule, l2_rules, suspects
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ class Sweep:
             self._select()
             self._breaks = self._breaks_between(self.offsets)
         self.packed = self._flat[self._packed_rows]
+        # QEMU compares no copied bits of a table at offset 0, which no table can be at.
+        self._compared = np.where(batch.offsets != 0, batch.active, np.uint64(0))
         total = self._totals = batch.active + batch.snapshot
         self.uniform_weight = int(total[0]) if len(total) and (total == total[0]).all() else None
 
@@ -236,7 +239,7 @@ class Sweep:
 
     def copied_mismatches(self, window: Window) -> int:
         """Return how many active entries have a copied bit that contradicts the refcounts in the window."""
-        if not self.count or not self._batch.active.any():
+        if not self.count or not self._compared.any():
             return 0
         if self._geometry.external_data:
             return 0 if window.first else self.mismatches(np.arange(self.count), np.True_)
@@ -267,7 +270,7 @@ class Sweep:
         rows = positions if self.rows is None else self.rows[positions]
         copied = (self._flat[rows] & np.uint64(tables.L2_COPIED)) != 0
         wrong = rows[copied != expected] // self._per_table
-        return int(self._batch.active[wrong].sum())
+        return int(self._compared[wrong].sum())
 
     def reach(self) -> U64Array:
         """Return for each table the first and the last host cluster that it refers to; shape (tables, 2)."""
@@ -300,7 +303,9 @@ class Accounting:
         self._tables = walk.stored_tables()
         self._reach = np.zeros((len(self._tables.offsets), 2), dtype=np.uint64)
         """For each table the first and the last cluster that it refers to: later windows skip tables by it."""
-        self.end = self.geometry.clusters(walk.size)
+        self._size = -(-walk.size // SECTOR_SIZE) * SECTOR_SIZE
+        """Length of the file in whole sectors, as QEMU sees it."""
+        self.end = self.geometry.clusters(self._size)
         """Clusters that are compared: those of the file, and one that something reaches into beyond its end."""
         self._end = self.end + 2
         self._bound = sum(int(part.weights.sum()) for part in self.metadata) * self.geometry.l2_entries
@@ -326,7 +331,7 @@ class Accounting:
 
     def _is_past_end(self, offsets: U64Array, lengths: U64Array) -> NDArray[np.bool_]:
         """Return which spans leave the file by a cluster or more; the last cluster of a file may be cut short."""
-        room = np.uint64(self.walk.size + self.geometry.cluster_size - 1)
+        room = np.uint64(self._size + self.geometry.cluster_size - 1)
         past: NDArray[np.bool_] = (offsets > room) | (lengths > room - np.minimum(offsets, room))
         return past
 
@@ -390,7 +395,7 @@ class Accounting:
         size = self.geometry.cluster_size
         if not sweep.count:
             return
-        if sweep.misaligned or sweep.end > self.geometry.clusters(self.walk.size) * size:
+        if sweep.misaligned or sweep.end > self.geometry.clusters(self._size) * size:
             lengths = np.full(sweep.count, size, dtype=np.uint64)
             self._count_spans(window, sweep.offsets, lengths, sweep.weights(), tally)
         else:

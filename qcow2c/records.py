@@ -22,6 +22,7 @@ from qcow2c.structs import (
     Limit,
 )
 
+_SNAPSHOT_HEADER_SIZE: int = SNAPSHOT_HEADER.sizeof()
 _FLAGS = layout.bits(BITMAP_FLAGS)
 _EXTRA = layout.fields(SNAPSHOT_EXTRA_DATA)
 _NO_ICOUNT = layout.field(SNAPSHOT_EXTRA_DATA, "icount").all_ones
@@ -134,7 +135,7 @@ def _snapshots(window: _Window, header: Header) -> Iterator[SnapshotRecord]:
     if header.nb_snapshots > Limit.SNAPSHOTS:
         where = Span(header.snapshots_offset, 0)
         raise _Broken(f"{header.nb_snapshots} snapshots exceed {Limit.SNAPSHOTS}", where, LimitExceeded)
-    offset, fixed = header.snapshots_offset, SNAPSHOT_HEADER.sizeof()
+    offset, fixed = header.snapshots_offset, _SNAPSHOT_HEADER_SIZE
     for index in range(header.nb_snapshots):
         offset = aligned(offset)
         known: dict[str, Any] = layout.values(SNAPSHOT_HEADER, window.read(fixed, offset))
@@ -153,7 +154,7 @@ def _snapshots(window: _Window, header: Header) -> Iterator[SnapshotRecord]:
 
 
 def _snapshot(data: bytes, offset: int, known: dict[str, Any], header: Header) -> SnapshotRecord:
-    extra_at = SNAPSHOT_HEADER.sizeof()
+    extra_at = _SNAPSHOT_HEADER_SIZE
     id_at = extra_at + known["extra_data_size"]
     name_at = id_at + known["id_str_size"]
     extra = data[extra_at:id_at]

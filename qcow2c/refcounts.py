@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qcow2c import layout
 from qcow2c.geometry import Geometry
 from qcow2c.storage import Store
-from qcow2c.structs import REFCOUNT_TABLE_ENTRY, refcount_group
+from qcow2c.structs import REFCOUNT_TABLE_ENTRY, Limit, refcount_group
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,13 +95,15 @@ class Refcounts:
         return found
 
     def unreadable(self, first: int, count: int) -> NDArray[np.bool_]:
-        """Return which clusters have a refcount block that cannot be: it is not cluster-aligned; shape (count,)."""
+        """Return which clusters have an impossible refcount block: misaligned, or beyond any file; shape (count,)."""
         import numpy as np
 
         bits = self._geometry.refcount_block_bits
         offsets = self._offsets[first >> bits : -(-(first + count) >> bits)]
         broken = np.zeros(count, dtype=bool)
-        for index in np.flatnonzero(offsets % np.uint64(self._geometry.cluster_size)).tolist():
+        impossible = offsets % np.uint64(self._geometry.cluster_size) != 0
+        impossible |= offsets >= np.uint64(Limit.SIGNED_OFFSET_END)
+        for index in np.flatnonzero(impossible).tolist():
             broken[index << bits : (index + 1) << bits] = True
         return broken
 
@@ -128,7 +130,7 @@ class Refcounts:
         import numpy as np
 
         size = self._geometry.cluster_size
-        if offset % size:
+        if offset % size or offset >= Limit.SIGNED_OFFSET_END:
             return None
         decoded = refcounts(self._store.pread(size, offset).ljust(size, b"\0"), self._geometry.refcount_order)
         if self._geometry.refcount_bits > 32:

@@ -68,15 +68,13 @@ class Owner(enum.IntEnum):
 class References:
     """References of one owner: host byte offsets, lengths in bytes, and how often each counts; shapes (n,).
 
-    `state` is the snapshot's index, ACTIVE, or None where several states may share the structure; `index` is the
-    bitmap's index for what belongs to a bitmap.
+    Snapshots' L1 tables come in the order of their states; `index` is the bitmap's for what belongs to a bitmap.
     """
 
     owner: Owner
     offsets: U64Array
     lengths: U64Array
     weights: U64Array
-    state: int | None = None
     index: int | None = None
 
 
@@ -254,10 +252,14 @@ class Walk:
         """Yield what the header, the snapshot table and the bitmap directory name, and the L2 tables."""
         header, geometry = self.header, self.geometry
         yield _one(Owner.HEADER, 0, geometry.cluster_size)
-        for state in self.states():
-            if state.walkable and state.l1_entries:
-                owner = Owner.L1_TABLE if state.index == ACTIVE else Owner.SNAPSHOT_L1_TABLE
-                yield _one(owner, state.l1_offset, state.l1_entries * 8, state=state.index)
+        walkable = [state for state in self.states() if state.walkable and state.l1_entries]
+        for owner, chosen in (
+            (Owner.L1_TABLE, [state for state in walkable if state.index == ACTIVE]),
+            (Owner.SNAPSHOT_L1_TABLE, [state for state in walkable if state.index != ACTIVE]),
+        ):
+            offsets = np.array([state.l1_offset for state in chosen], dtype=np.uint64)
+            lengths = np.array([state.l1_entries * 8 for state in chosen], dtype=np.uint64)
+            yield References(owner, offsets, lengths, _filled(len(chosen), 1))
         if self.snapshots.size:
             yield _one(Owner.SNAPSHOT_TABLE, header.snapshots_offset, self.snapshots.size)
         if header.refcount_table_clusters:
@@ -267,12 +269,9 @@ class Walk:
             yield _one(Owner.ENCRYPTION_HEADER, header.encryption_header.offset, header.encryption_header.length)
         yield from self._bitmap_references()
         found = self.l2_tables()
-        for owner, chosen in (
-            (Owner.L2_TABLE, found.active > 0),
-            (Owner.SNAPSHOT_L2_TABLE, found.active == 0),
-        ):
-            weights = (found.active + found.snapshot)[chosen]
-            yield References(owner, found.offsets[chosen], _filled(len(weights), geometry.cluster_size), weights)
+        for owner, rows in ((Owner.L2_TABLE, found.active > 0), (Owner.SNAPSHOT_L2_TABLE, found.active == 0)):
+            weights = (found.active + found.snapshot)[rows]
+            yield References(owner, found.offsets[rows], _filled(len(weights), geometry.cluster_size), weights)
 
     def _bitmap_references(self) -> Iterator[References]:
         extension = self.header.bitmaps

@@ -167,7 +167,7 @@ def _tables(header: Header) -> Iterator[Finding]:
         ("snapshots_offset", header.nb_snapshots * SNAPSHOT_HEADER.sizeof()),
     ):
         offset = getattr(header, name)
-        if offset % header.cluster_size or offset + length > Limit.SIGNED_OFFSET_END:
+        if offset % header.cluster_size or offset + length >= Limit.SIGNED_OFFSET_END:
             yield _at(f"header.{name}", name, f"{name} {offset:#x} is not cluster-aligned or too large")
     if header.external_data and header.nb_snapshots:
         message = f"{header.nb_snapshots} snapshots in an image with an external data file"

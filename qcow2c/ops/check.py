@@ -34,6 +34,9 @@ MAX_MISMATCHES = 10_000
 
 _CHUNK = 1 << 20
 
+_OVERLAP_DEPTH = 4096
+"""How many clusters of one table, from its start, are looked at for overlaps: all, but of the largest L1 tables."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
@@ -316,15 +319,16 @@ class _Check:
         """List metadata clusters with more references than their own structure has."""
         bits = np.uint64(self._geometry.cluster_bits)
         for part in metadata:
-            if part.owner is Owner.BITMAP_DATA or not len(part.offsets):
-                continue
             inside = (part.lengths > 0) & (part.offsets < np.uint64(self._store.size()))
-            first = part.offsets[inside] >> bits
-            last = (part.offsets[inside] + part.lengths[inside] - np.uint64(1)) >> bits
-            for begin, final, weight in zip(first.tolist(), last.tolist(), part.weights[inside].tolist(), strict=True):
-                start, end = max(begin, window.first), min(final + 1, window.end)
-                if start >= end or len(self._result.overlaps) >= MAX_MISMATCHES:
-                    continue
-                counts = window.references[start - window.first : end - window.first]
-                for row in np.flatnonzero(counts > weight).tolist():
-                    self._result.overlaps.append(Overlap(start + row, part.owner, int(counts[row])))
+            if part.owner is Owner.BITMAP_DATA or not inside.any():
+                continue
+            offsets, lengths, weights = part.offsets[inside], part.lengths[inside], part.weights[inside]
+            first = (offsets >> bits).view(np.int64)
+            last = np.minimum((offsets + lengths - np.uint64(1)) >> bits, np.uint64(window.end)).view(np.int64)
+            for step in range(min(int((last - first).max()) + 1, _OVERLAP_DEPTH)):
+                clusters = first + step
+                rows = np.flatnonzero((clusters <= last) & (clusters >= window.first) & (clusters < window.end))
+                counts = window.references[clusters[rows] - window.first]
+                shared = np.flatnonzero(counts > weights[rows])[: MAX_MISMATCHES - len(self._result.overlaps)]
+                for cluster, count in zip(clusters[rows[shared]].tolist(), counts[shared].tolist(), strict=True):
+                    self._result.overlaps.append(Overlap(cluster, part.owner, count))
