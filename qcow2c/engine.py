@@ -103,7 +103,7 @@ class Engine:
         self._l1 = l1_table
         self._l1_entries = l1_entries
         self._l1_offset = l1_offset
-        self._metadata = metadata
+        self.metadata = metadata
         self._rules = l2_rules(self.geometry)
         self._decompress = codecs.decompressor(header.compression_type)
         self._l2_tables: dict[int, L2Table] = {}
@@ -131,12 +131,17 @@ class Engine:
         below = {
             "data_store": self.data_store,
             "backing": self.backing,
-            "metadata": self._metadata,
+            "metadata": self.metadata,
             "salvage": self.salvage,
         }
         return Engine.of_state(self.store, self.header, l1_offset, l1_entries, disk_size, **below)
 
     # --- mapping ---
+
+    @property
+    def l1_table(self) -> array[int]:
+        """The L1 entries that the file holds; not to be changed."""
+        return self._l1
 
     def _locator(self) -> Callable[[int, int], int]:
         """Return `locate(guest_offset, length)`: where bytes within one plain data cluster are in the data store.
@@ -274,7 +279,7 @@ class Engine:
             raise CorruptMetadata(f"L1 entry {entry:#018x}: {rule.message}", where=where, guest=guest, spec=rule.spec)
         if not at:
             return None
-        for name, span in self._metadata:
+        for name, span in self.metadata:
             if at < span.end and span.offset < at + geometry.cluster_size:
                 message = f"L1 entry {entry:#018x}: the L2 table overlaps the {name}"
                 raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")

@@ -71,7 +71,9 @@ def any_file(request: GateRequest) -> str:
 def join(request: GateRequest) -> str:
     """Return the name as a path: relative to the directory of the image that has it, as QEMU does."""
     name = _without_scheme(request.name)
-    return os.path.join(request.image.parent, name) if request.image is not None else name
+    # Path says "." where there is no directory: the name then stays as it is, as QEMU shows it.
+    directory = "" if request.image is None else str(request.image.parent)
+    return name if directory in ("", ".") else os.path.join(directory, name)
 
 
 def _without_scheme(name: str) -> str:
