@@ -75,7 +75,7 @@ def _write_human(disk: DiskMap, start: int, max_length: int | None) -> None:
 def _write_data(columns: Columns, names: list[str]) -> None:
     from qcow2c.ops.map import DATA, OFFSET, ZERO
 
-    lines = []
+    lines: list[str] = []
     for at, length, depth, flags, offset in zip(*columns, strict=True):
         if flags & DATA and not flags & OFFSET:
             text.write("".join(lines))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
 
 from qcow2c.engine import Engine, Layer, RawLayer
-from qcow2c.errors import UnsupportedFeature
+from qcow2c.errors import CorruptMetadata, UnsupportedFeature
 from qcow2c.gate import Gate
 from qcow2c.image import Image
 from qcow2c.opening import detect_format, open_image
@@ -31,6 +32,8 @@ from qcow2c.tables import Kind
 
 ARRAYS_FROM = 1 << 19
 """Entries of L2 tables, subclusters counted, from which on arrays are worth the import of numpy."""
+
+__all__ = ["DATA", "OFFSET", "PRESENT", "ZERO", "Columns", "DiskMap", "Extent", "extents", "opened"]
 
 _BATCH = 4096
 """Runs in one batch of the plain way."""
@@ -130,21 +133,20 @@ def entries(layer: MappedLayer | None, start: int, end: int) -> int:
 def plain_columns(top: MappedLayer, start: int, end: int) -> Iterator[Columns]:
     """Yield the runs of a range in batches, without arrays."""
     batch: list[_Run] = []
-    try:
-        for run in _merged(_runs(top, start, end)):
-            batch.append(run)
-            if len(batch) == _BATCH:
-                yield as_columns(batch)
-                batch = []
-    except GeneratorExit:
-        raise
-    except Exception:
-        # What was found before the error is told first.
-        if batch:
-            yield as_columns(batch)
-        raise
-    if batch:
+    broken: CorruptMetadata | None = None
+    runs = _merged(_runs(top, start, end))
+    while broken is None:
+        try:
+            batch.extend(islice(runs, _BATCH - len(batch)))
+        except CorruptMetadata as exc:
+            broken = exc
+        if not batch:
+            break
         yield as_columns(batch)
+        batch = []
+    # What was found before the error was told first.
+    if broken is not None:
+        raise broken
 
 
 def as_columns(runs: list[_Run]) -> Columns:
@@ -182,12 +184,17 @@ def _runs_below(below: MappedLayer, depth: int, start: int, end: int, place: int
 def _merged(runs: Iterator[_Run]) -> Iterator[_Run]:
     """Join runs that go on in the same way, in the file too."""
     start = length = depth = flags = offset = 0
-    for at, part, level, kinds, place in runs:
-        if length and level == depth and kinds == flags and (place == offset + length or not flags & OFFSET):
-            length += part
-            continue
+    try:
+        for at, part, level, kinds, place in runs:
+            if length and level == depth and kinds == flags and (place == offset + length or not flags & OFFSET):
+                length += part
+                continue
+            if length:
+                yield start, length, depth, flags, offset
+            start, length, depth, flags, offset = at, part, level, kinds, place
+    except CorruptMetadata:
         if length:
             yield start, length, depth, flags, offset
-        start, length, depth, flags, offset = at, part, level, kinds, place
+        raise
     if length:
         yield start, length, depth, flags, offset

@@ -49,6 +49,12 @@ class Runs(NamedTuple):
     offsets: Ints
     end: int
 
+    def rows(self, first: int, last: int) -> Runs:
+        """Return some of the runs, in a row."""
+        end = int(self.starts[last]) if last < len(self.starts) else self.end
+        part = slice(first, last)
+        return Runs(self.starts[part], self.flags[part], self.depths[part], self.offsets[part], end)
+
 
 class _Plan:
     """One layer, prepared: its L1 table, and the holes of its file where they matter."""
@@ -211,7 +217,7 @@ def columns(top: MappedLayer, start: int, end: int) -> Iterator[Columns]:
         runs = _composed(plan, start, stop)
         bad = np.flatnonzero(runs.flags & BROKEN)
         if len(bad):
-            runs = Runs(*(column[: bad[0]] for column in runs[:4]), int(runs.starts[bad[0]]))
+            runs = runs.rows(0, int(bad[0]))
         pending = _merged(runs if pending is None else _joined(pending, runs))
         if len(bad):
             if len(pending.starts):
@@ -219,8 +225,9 @@ def columns(top: MappedLayer, start: int, end: int) -> Iterator[Columns]:
             _complain(top, pending.end)
         # The last run may go on in the next window.
         if len(pending.starts) > 1:
-            yield _columns(Runs(*(column[:-1] for column in pending[:4]), int(pending.starts[-1])))
-            pending = Runs(*(column[-1:] for column in pending[:4]), pending.end)
+            last = len(pending.starts) - 1
+            yield _columns(pending.rows(0, last))
+            pending = pending.rows(last, last + 1)
         start = stop
     if pending is not None:
         yield _columns(pending)
@@ -283,15 +290,22 @@ def _cut(runs: Runs, start: int) -> Runs:
     """Return the runs without what lies before `start` or from their end on."""
     first = max(0, int(np.searchsorted(runs.starts, start, side="right")) - 1)
     last = int(np.searchsorted(runs.starts, runs.end, side="left"))
-    starts, flags, depths, offsets = (column[first:last].copy() for column in runs[:4])
-    if flags[0] & OFFSET or offsets[0]:
-        offsets[0] += max(0, start - int(starts[0]))
-    starts[0] = max(start, int(starts[0]))
-    return Runs(starts, flags, depths, offsets, runs.end)
+    starts, offsets = runs.starts[first:last].copy(), runs.offsets[first:last].copy()
+    before = max(0, start - int(starts[0]))
+    starts[0] += before
+    if runs.flags[first] & OFFSET:
+        offsets[0] += before
+    return Runs(starts, runs.flags[first:last], runs.depths[first:last], offsets, runs.end)
 
 
 def _joined(one: Runs, other: Runs) -> Runs:
-    return Runs(*(np.concatenate(pair) for pair in zip(one[:4], other[:4], strict=True)), other.end)
+    return Runs(
+        np.concatenate((one.starts, other.starts)),
+        np.concatenate((one.flags, other.flags)),
+        np.concatenate((one.depths, other.depths)),
+        np.concatenate((one.offsets, other.offsets)),
+        other.end,
+    )
 
 
 def _merged(runs: Runs) -> Runs:
