@@ -80,6 +80,12 @@ class Refcounts:
         """How many clusters, from the first, the refcount table can describe."""
         return len(self._offsets) << self._geometry.refcount_block_bits
 
+    def described_clusters(self) -> NDArray[np.int64]:
+        """Return the first cluster that each refcount block describes, ascending."""
+        import numpy as np
+
+        return np.flatnonzero(self._offsets) << self._geometry.refcount_block_bits
+
     def window(self, first: int, count: int) -> NDArray[np.unsignedinteger[Any]]:
         """Return the refcounts of clusters `first` to `first + count`, both multiples of a block; shape (count,)."""
         import numpy as np
