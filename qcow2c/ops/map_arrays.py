@@ -17,7 +17,7 @@ from qcow2c.errors import LimitExceeded, Span
 from qcow2c.ops.layer_map import BELOW, DATA, OFFSET, ZERO, Columns, MappedLayer, raw_runs
 from qcow2c.records import BitmapDirectory, SnapshotTable
 from qcow2c.references import L2Tables, Walk
-from qcow2c.table_rules import L1_RULES, l2_rules, suspects
+from qcow2c.table_rules import L1_RULES, EntryRule, l2_rules, suspects
 from qcow2c.tables import HAS_HOST_CLUSTER, Kind
 
 if TYPE_CHECKING:
@@ -138,11 +138,17 @@ class _Plan:
         batch = self.walk.batch(found, 0, len(l1))
         entries = batch.entries.reshape(-1)
         bitmaps = None if batch.bitmaps is None else batch.bitmaps.reshape(-1)
+        suspected = suspects(l2_rules(geometry), int(np.bitwise_or.reduce(entries)), geometry)
+        plain = not suspected and bitmaps is None and not geometry.external_data
+        chosen = self._firsts(entries) if plain else np.arange(len(entries))
+        entries = entries[chosen]
         kinds = tables.kinds(entries, bitmaps, geometry)
         hosts = (entries & np.uint64(tables.L2_OFFSET)).view(np.int64)
-        guests = (rows.astype(np.int64)[:, None] << geometry.l2_bits) + np.arange(geometry.l2_entries, dtype=np.int64)
-        guests = guests.reshape(-1) << geometry.cluster_bits
-        broken = self._broken_l2(entries, bitmaps, hosts, guests)
+        index = chosen & (geometry.l2_entries - 1)
+        guests = (
+            (rows.astype(np.int64)[chosen >> geometry.l2_bits] << geometry.l2_bits) + index
+        ) << geometry.cluster_bits
+        broken = self._broken_l2(suspected, entries, bitmaps, hosts, guests)
         if broken is not None:
             kinds[broken] = len(Kind)
         if bitmaps is not None:
@@ -152,15 +158,36 @@ class _Plan:
         # What is in the file goes on where guest and host move together; the rest, where the kind is the same.
         distance = np.where(_HAS_HOST[kinds], hosts - guests, 0)
         changes = (kinds[1:] != kinds[:-1]) | (distance[1:] != distance[:-1])
+        # Behind a table that is missing, and where only firsts are left, all begins anew; it is joined later.
         changes |= guests[1:] - guests[:-1] != geometry.subcluster_size
         firsts = np.concatenate(([0], np.flatnonzero(changes) + 1))
         kinds = kinds[firsts]
         return guests[firsts], kinds, np.where(_HAS_HOST[kinds], hosts[firsts], 0)
 
-    def _broken_l2(self, entries: U64Array, bitmaps: U64Array | None, hosts: Ints, guests: Ints) -> Bools | None:
-        """Return which entries break a rule, or None where none can."""
+    def _firsts(self, entries: U64Array) -> NDArray[np.intp]:
+        """Return where runs may begin in tables of nothing but offsets and copied bits, which no rule suspects.
+
+        Most tables of big images are such, and most of their entries are the last one's successor, or nothing at all.
+        """
+        is_none = entries == 0
+        goes_on = entries[1:] - entries[:-1] == np.uint64(self.geometry.cluster_size)
+        goes_on &= (entries[:-1] & np.uint64(tables.L2_OFFSET)) != 0
+        goes_on |= is_none[1:] & is_none[:-1]
+        begins = np.ones(len(entries), dtype=bool)
+        np.logical_not(goes_on, out=begins[1:])
+        begins[:: self.geometry.l2_entries] = True
+        return np.flatnonzero(begins)
+
+    def _broken_l2(
+        self,
+        suspected: tuple[EntryRule, ...],
+        entries: U64Array,
+        bitmaps: U64Array | None,
+        hosts: Ints,
+        guests: Ints,
+    ) -> Bools | None:
+        """Return which entries break one of the suspected rules, or None where none can."""
         geometry = self.geometry
-        suspected = suspects(l2_rules(geometry), int(np.bitwise_or.reduce(entries)), geometry)
         if not suspected and not geometry.external_data:
             return None
         broken = np.zeros(len(entries), dtype=bool)
