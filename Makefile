@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILER := formats/node_modules/.package-lock.json
 
 # pip says nothing but errors: no notices about its cache, its version or the user.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -26,14 +27,14 @@ bench: $(READY)
 	@$(BIN)/python -m bench
 
 # Compile formats/qcow2.ksy to the parser that is checked in; ksy-check: that doing so changes nothing.
-ksy:
+ksy: $(COMPILER)
 	@node formats/compile.mjs
 
-ksy-check:
+ksy-check: $(COMPILER)
 	@node formats/compile.mjs --check
 
 clean:
-	@rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf $(VENV) formats/node_modules .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml | $(BIN)/pip
@@ -43,3 +44,7 @@ $(READY): pyproject.toml | $(BIN)/pip
 $(BIN)/pip:
 	@echo 'qcow2c: setting up $(VENV) (once)' >&2
 	@$(PYTHON) -m venv --clear $(VENV)
+
+$(COMPILER): formats/package.json formats/package-lock.json
+	@cd formats && npm ci --loglevel=error --no-audit --no-fund --no-update-notifier >/dev/null
+	@touch $@
