@@ -1,0 +1,307 @@
+"""`dump`: what is in an image, byte by byte, as a tree of nodes that is made while it is walked.
+
+It works on damaged, truncated and hostile images: it shows what is there, says what is wrong where it is wrong, and
+goes on. It opens one file, reads it in pieces of bounded size, and prints nothing (see `render/`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from qcow2c import rules
+from qcow2c.dump_header import (
+    bare_header,
+    bitmap_nodes,
+    encryption_nodes,
+    extension_nodes,
+    feature_nodes,
+    header_node,
+    snapshot_nodes,
+)
+from qcow2c.dump_tables import bitmap_table_nodes, l1_nodes, l2_nodes, refcount_nodes
+from qcow2c.dump_trace import guest_nodes, host_nodes
+from qcow2c.errors import (
+    ChainError,
+    LimitExceeded,
+    NotQcow2,
+    Qcow2Error,
+    Span,
+    StoreError,
+    UnsupportedFeature,
+    UsageError,
+)
+from qcow2c.findings import Finding, Severity
+from qcow2c.gate import GateRequest, gate_for
+from qcow2c.header import Header
+from qcow2c.nodes import Findings, Node, size_text
+from qcow2c.ownership import Use, extents
+from qcow2c.references import Walk
+from qcow2c.storage import Source, Store, open_store
+from qcow2c.structs import MAGIC, Limit
+
+SECTIONS = (
+    "header", "features", "extensions", "encryption", "snapshots", "bitmaps", "l1", "l2", "refcounts", "map", "findings"
+)  # fmt: skip
+"""The parts of a dump, in their order."""
+
+MAX_FINDINGS = 100
+"""How many findings of one rule the summary lists; the rest is counted."""
+
+
+class Dump:
+    """The tree of one image. `close()` closes the file if the dump opened it; use it as a context manager."""
+
+    def __init__(self, source: Source | Store, sections: Iterable[str] | None = None, *, verify: bool = False) -> None:
+        chosen = tuple(sections or SECTIONS)
+        for section in chosen:
+            if section not in SECTIONS:
+                raise UsageError(f"unknown section {section!r}, not one of {', '.join(SECTIONS)}")
+        self.sections = [section for section in SECTIONS if section in chosen]
+        self.store = open_store(source)
+        self._owned = self.store is not source
+        self._verify = verify
+        self._summary: dict[str, list[Finding]] = {}
+        self._counts: dict[str, int] = {}
+        self.worst = Severity.NOTE
+        """The gravest finding of all nodes that were walked so far."""
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Dump:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, if this dump opened it."""
+        if self._owned:
+            self.store.close()
+
+    def _load(self) -> None:
+        self.header: Header | None = None
+        self.walk: Walk | None = None
+        self._unreadable: Finding | None = None
+        self._header_findings: list[Finding] = []
+        try:
+            header = Header.load(self.store)
+        except (NotQcow2, UnsupportedFeature) as exc:
+            if self.store.pread(len(MAGIC), 0) != MAGIC:
+                raise
+            self._unreadable = Finding("header.unreadable", Severity.FATAL, exc.message, exc.where, exc.spec)
+            return
+        self.header = header
+        self._header_findings = list(rules.header_findings(header))
+        if _has_geometry(header):
+            # What exceeds a limit is a finding; the walk sees no more of it than the limit.
+            self.walk = Walk(self.store, _bounded(header))
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 2 where something is wrong with what was walked so far."""
+        return 2 if self.worst >= Severity.ERROR else 0
+
+    # --- the tree ---
+
+    def question(self, *, host_offset: int | None = None, guest_offset: int | None = None) -> Node:
+        """Return the tree that answers what a byte of the file is, and where a byte of the disk comes from; or `root`.
+
+        Raises UsageError for a byte outside the file, and where no table can be believed.
+        """
+        if host_offset is None and guest_offset is None:
+            return self.root
+        walk = self.walk
+        if walk is None:
+            raise UsageError("the header does not say where anything is")
+        answers: list[Node] = []
+        if host_offset is not None:
+            span = Span(host_offset, 1)
+            inner = (section for section in self._nodes() if section.name not in ("map", "findings", "features"))
+            make = partial(host_nodes, walk, host_offset, inner)
+            answers.append(Node(f"offset {host_offset:#x}", span, make_children=partial(self._guarded, make)))
+        if guest_offset is not None:
+            make = partial(guest_nodes, walk, guest_offset)
+            answers.append(Node(f"guest offset {guest_offset:#x}", make_children=partial(self._guarded, make)))
+        return replace(self.root, make_children=lambda: answers)
+
+    @property
+    def root(self) -> Node:
+        """The whole file."""
+        size = self.store.size()
+        return Node(
+            "file", Span(0, size), self.store.name, f"{size} bytes, {size_text(size)}", make_children=self._nodes
+        )
+
+    def _nodes(self) -> Iterator[Node]:
+        self._summary.clear()
+        self._counts.clear()
+        makers = self._makers()
+        for section in self.sections:
+            if section == "findings":
+                yield self._findings_node()
+            elif section in makers:
+                yield Node(section, make_children=partial(self._guarded, makers[section]))
+        if self._verify:
+            yield Node("verify", make_children=partial(self._guarded, self._verification))
+
+    def _makers(self) -> dict[str, Callable[[], Iterator[Node]]]:
+        header, walk = self.header, self.walk
+        if header is None:
+            unreadable = self._unreadable
+            assert unreadable is not None, "a header is loaded, or there is a finding why not"
+            return {"header": lambda: iter([bare_header(self.store, unreadable)])}
+        makers: dict[str, Callable[[], Iterator[Node]]] = {
+            "header": lambda: self._header(header),
+            "features": lambda: feature_nodes(header),
+        }
+        if header.has_valid_cluster_bits:
+            makers["extensions"] = lambda: extension_nodes(header, Findings(self._header_findings))
+            makers["encryption"] = lambda: encryption_nodes(self.store, header)
+        if walk is not None:
+            makers |= {
+                "snapshots": lambda: snapshot_nodes(self.store, walk.header, walk.snapshots),
+                "bitmaps": lambda: self._bitmaps(walk),
+                "l1": lambda: l1_nodes(walk),
+                "l2": lambda: l2_nodes(walk),
+                "refcounts": lambda: refcount_nodes(walk),
+                "map": lambda: self._map(walk),
+            }
+        return makers
+
+    def _header(self, header: Header) -> Iterator[Node]:
+        findings = Findings(self._header_findings)
+        yield header_node(self.store, header, findings)
+        for extension in header.extensions:
+            findings.at(extension.span)  # Shown at the extension.
+        for finding in findings.rest():
+            yield Node("finding", finding.where, None, finding.message, spec=finding.spec, findings=(finding,))
+
+    def _bitmaps(self, walk: Walk) -> Iterator[Node]:
+        yield from bitmap_nodes(self.store, walk.header, walk.bitmaps)
+        yield from bitmap_table_nodes(walk)
+
+    def _map(self, walk: Walk) -> Iterator[Node]:
+        header = walk.header
+        ends = [header.header_length, *(extension.span.end for extension in header.extensions)]
+        if header.backing_file:
+            ends.append(header.backing_file_offset + len(header.backing_file))
+        header_end = min(max(ends), header.cluster_size)
+        for extent in extents(walk, header_end):
+            owner = extent.owner.name.lower()
+            name = owner if extent.use is Use.OWNED else extent.use.value
+            words = {Use.SLACK: f"unused rest of the {owner}", Use.OVERLAP: f"{owner} and something else"}
+            findings: tuple[Finding, ...] = ()
+            if extent.use in (Use.OVERLAP, Use.LEAK):
+                grave = Severity.ERROR if extent.use is Use.OVERLAP else Severity.WARNING
+                message = f"{extent.use.value} of {size_text(extent.length)}"
+                findings = (Finding(f"map.{extent.use.value}", grave, message, Span(extent.offset, extent.length)),)
+            meaning = words.get(extent.use, "") or size_text(extent.length)
+            yield Node(name, Span(extent.offset, extent.length), extent.use.value, meaning, findings=findings)
+
+    def _verification(self) -> Iterator[Node]:
+        from qcow2c.verify import verify  # The second parser is needed only here.
+
+        result = verify(self.store)
+        yield Node("two parsers", None, result.agrees, result.summary())
+        for note in result.notes:
+            yield Node("note", None, None, str(note))
+
+    # --- findings ---
+
+    def _guarded(self, make: Callable[[], Iterator[Node]]) -> Iterator[Node]:
+        """Yield the nodes of a section; what stops its walk becomes a finding, and the dump goes on."""
+        try:
+            for node in make():
+                yield self._noted(node)
+        except (Qcow2Error, RecursionError) as exc:
+            if isinstance(exc, StoreError):
+                raise
+            where = exc.where if isinstance(exc, Qcow2Error) else None
+            grave = Severity.ERROR
+            rule = "dump.limit" if isinstance(exc, LimitExceeded) else "dump.stopped"
+            finding = Finding(rule, grave, str(getattr(exc, "message", exc)), where)
+            yield self._noted(Node("stopped", where, None, finding.message, findings=(finding,)))
+
+    def _noted(self, node: Node) -> Node:
+        for finding in node.findings:
+            self.worst = max(self.worst, finding.severity)
+            self._counts[finding.rule] = self._counts.get(finding.rule, 0) + node.count
+            listed = self._summary.setdefault(finding.rule, [])
+            if len(listed) < MAX_FINDINGS:
+                listed.append(finding)
+        inner = node.make_children
+        if inner is None:
+            return node
+        return replace(node, make_children=lambda: map(self._noted, inner()))
+
+    def _findings_node(self) -> Node:
+        """The summary of what the sections walked before this one had to say."""
+
+        def children() -> Iterator[Node]:
+            for rule, listed in self._summary.items():
+                for finding in listed:
+                    yield Node(rule, finding.where, finding.severity.name.lower(), finding.message, spec=finding.spec)
+                more = self._counts[rule] - len(listed)
+                if more > 0:
+                    yield Node(rule, None, more, f"{more} more of this rule")
+
+        return Node("findings", make_children=children)
+
+
+def dump(source: Source | Store, sections: Iterable[str] | None = None, *, verify: bool = False) -> Dump:
+    """Take an image apart: the tree is `Dump.root`, made while it is walked.
+
+    `sections` picks parts of SECTIONS; `verify` adds the comparison with a second, independent parser.
+    Raises NotQcow2 where not even the magic is there, StoreError, UsageError; damage is findings, not errors.
+    """
+    return Dump(source, sections, verify=verify)
+
+
+def chain(path: str, gate: str) -> Iterator[Store]:
+    """Yield the image at `path` and each qcow2 file below it, as far as the gate allows; each is closed afterwards.
+
+    Raises GateRefused, ChainError, StoreError.
+    """
+    seen: list[object] = []
+    image: str | None = path
+    policy = gate_for(gate)
+    while image is not None:
+        store = open_store(image)
+        try:
+            if store.identity() in seen:
+                raise ChainError(f"backing file {store.name!r} creates a loop")
+            if len(seen) > Limit.BACKING_CHAIN_DEPTH:
+                raise ChainError(f"the backing chain has more than {Limit.BACKING_CHAIN_DEPTH} layers")
+            seen.append(store.identity())
+            if len(seen) > 1 and store.pread(len(MAGIC), 0) != MAGIC:
+                return  # A raw file has no structures.
+            yield store
+            try:
+                name = Header.load(store).backing_file
+            except (NotQcow2, UnsupportedFeature):
+                return
+            image = os.fspath(policy(GateRequest("backing file", os.fsdecode(name), store.path))) if name else None
+        finally:
+            store.close()
+
+
+def _has_geometry(header: Header) -> bool:
+    """Whether sizes can be computed from the header at all."""
+    if not header.has_valid_cluster_bits or header.refcount_order not in Limit.REFCOUNT_ORDER:
+        return False
+    return not header.extended_l2 or header.cluster_bits in Limit.EXTENDED_L2_CLUSTER_BITS
+
+
+def _bounded(header: Header) -> Header:
+    return replace(
+        header,
+        l1_size=min(header.l1_size, Limit.L1_TABLE_BYTES // 8),
+        nb_snapshots=min(header.nb_snapshots, Limit.SNAPSHOTS),
+        refcount_table_clusters=min(header.refcount_table_clusters, Limit.REFCOUNT_TABLE_BYTES >> header.cluster_bits),
+    )
