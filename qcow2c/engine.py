@@ -207,7 +207,10 @@ class Engine:
             entry = table.entries[index]
             if next_host and entry & L2_OFFSET != next_host:
                 break
-            following, count = self._subclusters(table, index, 0, guest_offset + found)
+            try:
+                following, count = self._subclusters(table, index, 0, guest_offset + found)
+            except CorruptMetadata:
+                break  # What is sound is not lost for what follows it: the next run begins there, and says so.
             if following is not kind:
                 break
             found += count * geometry.subcluster_size

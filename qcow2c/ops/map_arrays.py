@@ -235,12 +235,12 @@ def _holes(engine: Engine) -> tuple[Ints, Bools] | None:
 # --- the chain ------------------------------------------------------------------------------------------------------
 
 
-def columns(top: MappedLayer, start: int, end: int) -> Iterator[Columns]:
+def columns(top: MappedLayer, start: int, end: int, *, window_entries: int = WINDOW_ENTRIES) -> Iterator[Columns]:
     """Yield the runs of a range in batches. Raises as the engine at the first entry that breaks a rule."""
     plan = _planned(top)
     pending: Runs | None = None
     while start < end:
-        stop = _window_end(plan, start, end)
+        stop = _window_end(plan, start, end, window_entries)
         runs = _composed(plan, start, stop)
         bad = np.flatnonzero(runs.flags & BROKEN)
         if len(bad):
@@ -264,12 +264,12 @@ def _planned(mapped: MappedLayer) -> _Plan:
     return _Plan(mapped, None if mapped.below is None else _planned(mapped.below))
 
 
-def _window_end(plan: _Plan, start: int, end: int) -> int:
-    """Return the end of a window in which no layer has more than WINDOW_ENTRIES entries."""
+def _window_end(plan: _Plan, start: int, end: int, entries: int) -> int:
+    """Return the end of a window in which no layer has more than so many entries."""
     at: _Plan | None = plan
     while at is not None:
         if at.unit and start < at.mapped.size:
-            end = min(end, start // at.unit * at.unit + WINDOW_ENTRIES * at.unit)
+            end = min(end, start // at.unit * at.unit + entries * at.unit)
         at = at.below
     return end
 
