@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from tests.corpus.case import HostileCase
-from tests.corpus.hostile import CASES, make_case
+from tests.corpus.hostile import BY_NAME, CASES, make_case
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 10
 MEMORY_MIB = 256
-STATUSES = {"info": {0, 1}, "map": {0, 1}, "check": {0, 1, 2, 3, 63}, "dump": {0, 1}}
+STATUSES = {"info": {0, 1}, "map": {0, 1}, "check": {0, 1, 2, 3, 63}, "dump": {0, 1, 2}}
 OUTPUTS = {
     "info": ("human", "json"),
     "map": ("human", "json"),
@@ -114,6 +114,35 @@ def test_commands_answer_and_open_nothing_else(case: HostileCase, worker: Worker
                 assert report["status"] in OPENS[case.expect], report["err"]
             if command == "check":
                 assert report["status"] in VERDICTS[case.check], report["err"]
+
+
+CHAINED = [case for case in LIGHT if case.name.startswith(("backing-", "data-file-"))]
+
+
+@pytest.mark.parametrize("command", ["info", "dump"])
+@pytest.mark.parametrize("case", CHAINED, ids=lambda case: case.name)
+def test_a_backing_chain_is_followed_through_the_gate_only(
+    case: HostileCase, command: str, worker: Worker, tmp_path: Path
+) -> None:
+    path = make_case(case, tmp_path)
+    report = worker.run(path.parent, command, "--backing-chain", "--output=json", str(path))
+    assert_answer(command, "json", report["status"], report["out"], report["err"])
+    assert {name for _, name in report["touched"]} <= allowed_files(case, path, "map")
+    assert not report["writing"]
+
+
+ENDLESS = ["backing-itself", "backing-two-cycle", "backing-cycle-through-symlink", "backing-chain-of-500"]
+
+
+@pytest.mark.parametrize("words", [("info", "--backing-chain"), ("map",)], ids=["info", "map"])
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_loop_or_an_endless_chain_is_an_error(
+    name: str, words: tuple[str, ...], worker: Worker, tmp_path: Path
+) -> None:
+    path = make_case(BY_NAME[name], tmp_path)
+    report = worker.run(path.parent, *words, str(path))
+    assert_answer(words[0], "human", report["status"], report["out"], report["err"])
+    assert report["status"] == 1
 
 
 @pytest.mark.parametrize("output", ["human", "json"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.corpus.case import HostileCase
-from tests.corpus.hostile import CASES, make_case
+from tests.corpus.hostile import BY_NAME, CASES, make_case
 
 from .conftest import Outcome, run_qemu_img
 from .images import RECIPES
@@ -106,3 +106,24 @@ def test_check_of_a_damaged_image(case: HostileCase, tmp_path: Path, run_ours: R
         assert run_ours(path.parent, "check", "-f", "qcow2", path.name).out == text.out
     else:
         assert ours.status in (0, 1, 2, 3)
+
+
+FOREIGN = [
+    "empty-file",
+    "text-file",
+    "all-zeros",
+    "all-ones",
+    "random-bytes",
+    "gzip-of-an-image",
+    "cut-v3-at-3",
+]
+
+
+@pytest.mark.parametrize("command", ["info", "map", "check"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_no_image_is_probed_as_raw(name: str, command: str, tmp_path: Path, run_ours: Run) -> None:
+    path = make_case(BY_NAME[name], tmp_path)
+    for output in ("human", "json"):
+        theirs = run_qemu_img(path.parent, command, f"--output={output}", path.name)
+        ours = run_ours(path.parent, command, f"--output={output}", path.name)
+        assert (ours.out, ours.status) == (theirs.out, theirs.status)
