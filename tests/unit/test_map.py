@@ -1,0 +1,158 @@
+"""map: runs of data, zeros and nothing, across layers, and the bounds on hostile tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qcow2c import layout, structs
+from qcow2c.errors import CorruptMetadata, LimitExceeded, UnsupportedFeature
+from qcow2c.opening import open_image
+from qcow2c.ops import map as mapping
+from qcow2c.ops import map_arrays
+from qcow2c.ops.layer_map import MappedLayer, has_preallocated_metadata, mapped_layers
+from qcow2c.ops.map import Extent, extents, opened
+from qcow2c.storage import LocalFile
+from tests.building import L1_COPIED, L2_COPIED, L2_ZERO, Builder
+
+
+def assert_both_ways_agree(top: MappedLayer) -> None:
+    """The runs are the same; the batches need not be."""
+    one, many = mapping.plain_columns(top, 0, top.size), map_arrays.columns(top, 0, top.size)
+    assert [row for batch in many for row in zip(*batch, strict=True)] == [
+        row for batch in one for row in zip(*batch, strict=True)
+    ]
+
+
+def test_each_kind_of_cluster_is_told() -> None:
+    builder = Builder(5 * 4096)
+    place = builder.data(0, b"data")
+    builder.entry(1, L2_ZERO)
+    reserved = builder.put(b"")
+    builder.entry(2, place + 8192 | L2_ZERO | L2_COPIED)
+    builder.compressed(3, b"compressed")
+    assert reserved > place
+    with open_image(builder.build()) as image:
+        assert list(extents(image)) == [
+            Extent(0, 4096, 0, present=True, zero=False, data=True, offset=place),
+            Extent(4096, 4096, 0, present=True, zero=True, data=False, offset=None),
+            Extent(8192, 4096, 0, present=True, zero=True, data=False, offset=place + 8192),
+            Extent(12288, 4096, 0, present=True, zero=False, data=True, offset=None),
+            Extent(16384, 4096, 0, present=False, zero=True, data=False, offset=None),
+        ]
+        assert [extent.start for extent in extents(image, 5000, 4000)] == [5000, 8192]
+
+
+def test_past_a_short_backing_file_are_zeros_of_the_overlay() -> None:
+    base = Builder(4096)
+    base.data(0, b"base")
+    with open_image(base.build()) as below, open_image(Builder(8192).build(), backing=below) as image:
+        found = [(extent.start, extent.depth, extent.data, extent.zero) for extent in extents(image)]
+    assert found == [(0, 1, True, False), (4096, 0, False, True)]
+
+
+def test_encrypted_data_has_no_offset() -> None:
+    builder = Builder(4096, crypt_method=1)
+    builder.data(0, b"secret")
+    with open_image(builder.build()) as image:
+        assert [extent.offset for extent in extents(image)] == [None]
+
+
+def test_a_raw_file_is_mapped_with_its_holes(tmp_path: Path) -> None:
+    path = tmp_path / "raw"
+    with path.open("wb") as file:
+        file.seek(1 << 20)
+        file.write(bytes([1]) * 4096)
+        file.truncate((2 << 20) + 100)
+    with opened(path) as disk:
+        assert disk.size == (2 << 20) + 512
+        (columns,) = disk.columns()
+    assert columns.starts == [0, 1 << 20, (1 << 20) + 4096]
+    assert columns.offsets == columns.starts
+
+
+def test_another_format_is_refused() -> None:
+    with pytest.raises(UnsupportedFeature, match="vmdk"), opened(b"KDMV" + bytes(508)):
+        pass
+
+
+def test_a_layer_of_another_type_is_refused() -> None:
+    class Elsewhere:
+        disk_size = 512
+
+        def read_into(self, buffer: memoryview, guest_offset: int) -> None:
+            """Nobody reads it."""
+
+    with pytest.raises(UnsupportedFeature, match="Elsewhere"):
+        mapped_layers(Elsewhere())
+
+
+@pytest.mark.parametrize("refcount_order", range(7))
+def test_preallocated_metadata_shows_the_holes_of_the_file(tmp_path: Path, refcount_order: int) -> None:
+    builder = Builder(64 << 12, refcount_order=refcount_order)
+    builder.table(0)
+    for cluster in range(64):
+        builder.data(cluster, b"\1" if cluster == 40 else b"")
+    image = builder.build()
+    path = tmp_path / "image"
+    with path.open("wb") as file:
+        for offset in range(0, len(image), 4096):
+            piece = image[offset : offset + 4096]
+            file.seek(offset)
+            if any(piece):
+                file.write(piece)
+        file.truncate(len(image))
+    with open_image(path) as opened_image:
+        assert has_preallocated_metadata(opened_image.layer)
+        found = list(extents(opened_image))
+        top = mapped_layers(opened_image.layer)
+        assert_both_ways_agree(top)
+    assert [(extent.start >> 12, extent.length >> 12, extent.zero) for extent in found] == [
+        (0, 40, True),
+        (40, 1, False),
+        (41, 23, True),
+    ]
+    path.write_bytes(image)
+    with open_image(path) as filled:
+        assert not has_preallocated_metadata(filled.layer)
+
+
+def test_an_impossible_refcount_block_ends_the_count(tmp_path: Path) -> None:
+    builder = Builder()
+    builder.fields["refcount_table_offset"] = builder.put((513 * 512).to_bytes(8, "big"))
+    path = tmp_path / "image"
+    path.write_bytes(builder.build())
+    with path.open("ab") as file:
+        file.truncate(10 << 20)
+    with open_image(LocalFile(path)) as image:
+        assert not has_preallocated_metadata(image.layer)
+
+
+def test_an_l1_table_that_names_one_l2_table_a_thousand_times_is_refused() -> None:
+    builder = Builder(4 << 30, cluster_bits=12)
+    offset = builder.put(b"")
+    builder.l1 = [offset | L1_COPIED] * len(builder.l1)
+    with open_image(builder.build()) as image, pytest.raises(LimitExceeded, match="again and again"):
+        list(extents(image))
+
+
+def test_what_precedes_a_broken_entry_is_told_first() -> None:
+    builder = Builder(1 << 20)
+    builder.data(0, b"data")
+    builder.entry(2, 1 << 60)
+    with open_image(builder.build()) as image:
+        found = extents(image)
+        assert [next(found).start, next(found).start] == [0, 4096]
+        with pytest.raises(CorruptMetadata, match="reserved bits"):
+            next(found)
+
+
+def test_a_raw_external_data_file_is_mapped_in_place() -> None:
+    data_file = layout.bits(structs.INCOMPATIBLE_FEATURES)["data_file"].mask
+    builder = Builder(8192, incompatible=data_file)
+    builder.entry(0, L2_COPIED)
+    with open_image(builder.build(), data_file=bytes(8192)) as image:
+        top = mapped_layers(image.layer)
+        assert_both_ways_agree(top)
+        assert next(extents(image)).offset == 0
