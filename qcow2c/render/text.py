@@ -74,7 +74,7 @@ def _value(node: Node) -> str:
     if node.value is None or node.value is True:
         return ""
     if isinstance(node.value, int):
-        wide = node.span is not None and node.name.startswith("[")
+        wide = node.span is not None and node.name.endswith("]")
         step = f" +{node.step:#x}" if node.step else ""
         return f"{node.value:#018x}{step}" if wide else str(node.value)
     shown = printable(str(node.value))
