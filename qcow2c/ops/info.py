@@ -25,6 +25,9 @@ Facts = dict[str, Any]
 _ID_BYTES, _NAME_BYTES, _FORMAT_BYTES = 127, 255, 15
 """QEMU cuts a snapshot's ID and name, and the name of a format, to these lengths."""
 
+_REFUSED = ("header.crypt_method", "header.no_refcount_table", "extension.bitmaps")
+"""Rules, by the start of their names, of what info would have to tell of, or what QEMU refuses to open."""
+
 _COMPAT = {Version.V2: "0.10", Version.V3: "1.1"}
 
 # QEMU prints dictionaries in the order of their hash table: one order for each object.
@@ -132,7 +135,10 @@ def _describe(store: Store, name: str, image_format: str | None) -> tuple[Facts,
     if image_format != "qcow2":
         raise UnsupportedFeature(f"image {store.name!r} has format {image_format!r}, not qcow2 or raw")
     header = Header.load(store)
-    raise_first(rules.header_findings(header), Severity.FATAL)
+    for finding in raise_first(rules.header_findings(header), Severity.FATAL):
+        # Not fatal to everything, but to what is asked here, as to qemu-img.
+        if finding.severity >= Severity.WARNING and finding.rule.startswith(_REFUSED):
+            raise finding.exception()
     return _qcow2_facts(store, name, header), header
 
 

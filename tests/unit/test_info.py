@@ -122,6 +122,11 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         info(overlay(tmp_path / "top", "disk", b"vmdk"), backing_chain=True)
 
 
+def test_an_unknown_encryption_is_an_error() -> None:
+    with pytest.raises(UnsupportedFeature, match="crypt_method 3"):
+        info(Builder(crypt_method=3).build())
+
+
 def test_a_broken_snapshot_table_is_an_error() -> None:
     builder = Builder()
     builder.snapshot(b"one", extra_data=bytes(2000))
