@@ -247,7 +247,12 @@ class Agreement:
         chosen = spread(tables, ENTRIES // page_entries)
         if len(chosen) < len(tables):
             where = Span(tables[0].offset, tables[0].entries * kind.entry_bytes)
-            self.note(NoteKind.SAMPLED, tables[0].path, where, f"{len(chosen)} of {len(tables)} such tables compared")
+            self.note(
+                NoteKind.SAMPLED,
+                tables[0].path,
+                where,
+                f"{len(chosen)} of {len(tables)} such tables compared",
+            )
         for table in chosen:
             yield from self._table(kind, table, max(ENTRIES // (len(chosen) * page_entries), 1))
 

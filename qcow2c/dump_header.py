@@ -41,6 +41,9 @@ from qcow2c.structs import (
     Version,
 )
 
+DETAILED_RECORDS = 1024
+"""How many snapshots are shown field by field; of those beyond there is one node each."""
+
 Fixed = {
     ExtensionType.BITMAPS: BITMAPS_EXTENSION,
     ExtensionType.ENCRYPTION_HEADER: ENCRYPTION_HEADER_POINTER,
@@ -192,7 +195,7 @@ def snapshot_nodes(store: Store, header: Header, table: SnapshotTable) -> Iterat
         yield Node(
             f"snapshot {index}", record.span, name, words, hex=exact, spec="Snapshots",
             findings=tuple(rules.snapshot_findings(header, record)),
-            make_children=partial(_snapshot_fields, store, record),
+            make_children=partial(_snapshot_fields, store, record) if index < DETAILED_RECORDS else None,
         )  # fmt: skip
     if table.broken is not None:
         yield Node("broken", table.broken.where, None, table.broken.message, findings=(table.broken,))

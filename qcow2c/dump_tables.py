@@ -22,7 +22,15 @@ from qcow2c.nodes import Node, size_text
 from qcow2c.refcounts import BLOCK_OFFSET, refcounts
 from qcow2c.references import ACTIVE, State, Walk
 from qcow2c.structs import SECTOR_SIZE, Limit
-from qcow2c.table_rules import BITMAP_TABLE_RULES, L1_RULES, REFCOUNT_TABLE_RULES, EntryRule, broken_rules, l2_rules
+from qcow2c.table_rules import (
+    BITMAP_TABLE_RULES,
+    L1_RULES,
+    REFCOUNT_TABLE_RULES,
+    EntryRule,
+    broken_rules,
+    l2_rules,
+    suspects,
+)
 from qcow2c.tables import Kind
 
 if TYPE_CHECKING:
@@ -81,6 +89,8 @@ def entry_nodes(
     table: Table, words: U64Array, bitmaps: U64Array | None, at: int, geometry: Geometry, first_index: int = 0
 ) -> Iterator[Node]:
     """Yield a node for each run of a table at byte `at`, named by the indices of its entries."""
+    seen = int(np.bitwise_or.reduce(words)) if len(words) else 0
+    breakable = suspects(table.rules, seen, geometry)
     for first, count, step in runs(words, bitmaps, geometry.cluster_size):
         word = int(words[first])
         bitmap = int(bitmaps[first]) if bitmaps is not None else 0
@@ -94,12 +104,14 @@ def entry_nodes(
             spec=table.spec,
             count=count,
             step=step,
-            findings=tuple(_entry_findings(table, word, bitmap, span, geometry)),
+            findings=tuple(_entry_findings(breakable, word, bitmap, span, geometry)) if breakable else (),
         )
 
 
-def _entry_findings(table: Table, word: int, bitmap: int, span: Span, geometry: Geometry) -> Iterator[Finding]:
-    for rule in broken_rules(table.rules, word, bitmap, geometry):
+def _entry_findings(
+    rules: tuple[EntryRule, ...], word: int, bitmap: int, span: Span, geometry: Geometry
+) -> Iterator[Finding]:
+    for rule in broken_rules(rules, word, bitmap, geometry):
         severity = Severity.ERROR if rule.counted else Severity.WARNING
         yield Finding(rule.rule, severity, f"entry {word:#018x}: {rule.message}", span, rule.spec)
 
@@ -177,13 +189,15 @@ def past_end(what: str, span: Span, size: int) -> tuple[Finding, ...]:
     return (Finding("table.past_end", Severity.ERROR, message, span),)
 
 
-def state_name(walk: Walk, state: State) -> str:
+def state_name(state: State) -> str:
+    """Return "active", or which snapshot of the table it is."""
     return "active" if state.index == ACTIVE else f"snapshot {state.index}"
 
 
 def l1_nodes(walk: Walk) -> Iterator[Node]:
     """Yield the L1 table of each state."""
     table = Table(8, L1_RULES, l1_words, "Cluster mapping")
+    seen: dict[tuple[int, int], str] = {}
     for state in walk.states():
         entries = min(state.l1_entries, Limit.L1_TABLE_BYTES // 8)
         span = Span(state.l1_offset, entries * 8)
@@ -193,15 +207,17 @@ def l1_nodes(walk: Walk) -> Iterator[Node]:
             held = max(0, min(entries, -(-(walk.size - state.l1_offset) // 8)))
             yield from entry_nodes(table, walk.words(state.l1_offset, held), None, state.l1_offset, walk.geometry)
 
+        same = seen.setdefault((state.l1_offset, entries), state_name(state))
+        shown = same == state_name(state)
         yield Node(
-            f"L1 table of {state_name(walk, state)}",
+            f"L1 table of {state_name(state)}",
             span,
             entries,
-            f"{entries} entries, maps up to {coverage}",
+            f"{entries} entries, maps up to {coverage}" if shown else f"the L1 table of {same}",
             unit="entries",
             spec=table.spec,
             findings=past_end("L1 table", span, walk.size),
-            make_children=children,
+            make_children=children if shown else None,
         )
 
 
@@ -258,12 +274,18 @@ def refcount_nodes(walk: Walk) -> Iterator[Node]:
         findings=past_end("refcount table", span, walk.size),
         make_children=lambda: entry_nodes(table, words, None, header.refcount_table_offset, geometry),
     )
-    seen: set[int] = set()
-    for index in np.flatnonzero(words & np.uint64(BLOCK_OFFSET)).tolist():
-        at = int(words[index]) & BLOCK_OFFSET
-        if at in seen or at >= walk.size or at % geometry.cluster_size:
-            continue
-        seen.add(at)
+    indices = np.flatnonzero(words & np.uint64(BLOCK_OFFSET))
+    offsets = words[indices] & np.uint64(BLOCK_OFFSET)
+    whole = (offsets % np.uint64(geometry.cluster_size) == 0) & (offsets < np.uint64(walk.size))
+    indices, offsets = indices[whole], offsets[whole]
+    stored = walk.stored(offsets)
+    empty = int(np.count_nonzero(~stored))
+    if empty:
+        yield Node("empty refcount blocks", None, empty, "in holes of the file: all their refcounts are 0")
+    indices, offsets = indices[stored], offsets[stored]
+    _, first_of_each = np.unique(offsets, return_index=True)
+    for row in np.sort(first_of_each).tolist():
+        at, index = int(offsets[row]), int(indices[row])
         first = index << geometry.refcount_block_bits
         last = first + (1 << geometry.refcount_block_bits) - 1
         yield Node(

@@ -121,7 +121,7 @@ def _referrer(kind: str, at: int, index: int, word: int, states: str) -> Node:
 def state_label(walk: Walk, state: State) -> str:
     """Return how a state is called: "active", or the snapshot's index and name."""
     if state.index < 0:
-        return state_name(walk, state)
+        return state_name(state)
     name, _ = text_of(walk.snapshots.records[state.index].name)
     return f"snapshot {state.index} ({name})"
 

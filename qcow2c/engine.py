@@ -11,11 +11,12 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from qcow2c import codecs, layout
 from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
 from qcow2c.header import Header
+from qcow2c.layer import Layer, fill_zeros
 from qcow2c.storage import Store
 from qcow2c.table_rules import L1_RULES, broken_rules, l2_rules
 from qcow2c.tables import (
@@ -34,19 +35,6 @@ L2_CACHE_BYTES = 64 << 20
 
 _CLUSTER_CACHE_BYTES = 4 << 20
 """Bound of the decompressed clusters that one engine keeps: small reads often hit the same one again."""
-
-_ZEROS = bytes(1 << 20)
-
-
-class Layer(Protocol):
-    """Anything that a qcow2 layer can lie on."""
-
-    disk_size: int
-    """Length in bytes; what lies beyond reads as zeros."""
-
-    def read_into(self, buffer: memoryview, guest_offset: int) -> None:
-        """Fill `buffer` from `guest_offset`, with zeros beyond the end."""
-        ...
 
 
 class Run(NamedTuple):
@@ -396,22 +384,3 @@ class Engine:
         if self.salvage is None or error.guest is None:
             raise error from cause
         self.salvage(error.guest, error)
-
-
-class RawLayer:
-    """A raw file as a layer: its bytes, and zeros beyond them."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.disk_size = store.size()
-
-    def read_into(self, buffer: memoryview, guest_offset: int) -> None:
-        """Fill `buffer` from the file. Raises StoreError."""
-        fill_zeros(buffer[self.store.readinto_at(buffer, guest_offset) :])
-
-
-def fill_zeros(buffer: memoryview) -> None:
-    """Zero a buffer of any length without making another of that length."""
-    for start in range(0, len(buffer), len(_ZEROS)):
-        part = buffer[start : start + len(_ZEROS)]
-        part[:] = _ZEROS[: len(part)]

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qcow2c import rules
-from qcow2c.engine import Engine, Layer
+from qcow2c.engine import Engine
 from qcow2c.errors import LimitExceeded, Span, UsageError
 from qcow2c.findings import Finding, Severity, raise_first
 from qcow2c.geometry import Geometry
+from qcow2c.layer import Layer
 from qcow2c.records import SnapshotRecord
 
 

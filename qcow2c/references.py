@@ -36,7 +36,7 @@ BATCH_BYTES = 4 << 20
 """Bytes of L2 tables that are read and handled together: big enough for I/O, small enough for the caches."""
 
 MAX_L2_TABLES = 1 << 23
-"""Bound of distinct L2 tables, four times what one L1 table can name with 64 KiB of them being real."""
+"""Bound of distinct L2 tables, twice what the largest L1 table can name."""
 
 _MAX_EXTENTS = 1 << 20
 
@@ -148,9 +148,13 @@ class Walk:
 
     def words(self, at: int, entries: int) -> U64Array:
         """Return `entries` words at byte `at`, zeros past the end of the file."""
-        held = max(0, min(entries, (self.size - at) // 8))
         found = np.zeros(entries, dtype=np.uint64)
-        found[:held] = tables.native(self.store.pread(held * 8, at))
+        if at < self.size:
+            buffer = memoryview(found.data).cast("B")
+            done = self.store.readinto_at(buffer[: max(0, self.size - at)], at)
+            found[done // 8 :] = 0  # A torn last word counts as not there.
+            if np.little_endian:
+                found.byteswap(inplace=True)
         return found
 
     # --- L2 tables ---
@@ -174,10 +178,8 @@ class Walk:
                 weights[key] = active + is_active, snapshot + (not is_active)
         self._bound_tables(sum(entries * 8 for _, entries in weights), "L1")
         for (offset, entries), (active, snapshot) in weights.items():
-            words = self.words(offset, entries)
-            named, times = np.unique(words[words != 0] & np.uint64(tables.L1_OFFSET), return_counts=True)
-            counts = times.astype(np.uint64)
-            parts.append((named, counts * np.uint64(active), counts * np.uint64(snapshot)))
+            named, times = _distinct(self.words(offset, entries))
+            parts.append((named, _times(times, active), _times(times, snapshot)))
             pending += len(named)
             if pending > MAX_L2_TABLES:
                 parts = [_merged(parts)]
@@ -206,11 +208,16 @@ class Walk:
     def stored_tables(self) -> L2Tables:
         """Return the L2 tables that may hold anything but zeros: not those in holes and past the end."""
         found = self.l2_tables()
-        keep = found.offsets < np.uint64(self.size)
-        allocated = self.store.allocated_size()
-        if allocated is not None and len(found.offsets) << self.geometry.cluster_bits > allocated:
-            keep &= self._in_data(found.offsets)
+        keep = self.stored(found.offsets)
         return found if keep.all() else L2Tables(found.offsets[keep], found.active[keep], found.snapshot[keep])
+
+    def stored(self, offsets: U64Array) -> NDArray[np.bool_]:
+        """Return which clusters at `offsets` may hold anything but zeros; their order is free, shape (n,)."""
+        keep: NDArray[np.bool_] = offsets < np.uint64(self.size)
+        allocated = self.store.allocated_size()
+        if allocated is not None and len(offsets) << self.geometry.cluster_bits > allocated:
+            keep &= self._in_data(offsets)
+        return keep
 
     def _in_data(self, offsets: U64Array) -> NDArray[np.bool_]:
         """Return which of the clusters at `offsets` touch data of the file, as far as its holes are known."""
@@ -270,8 +277,12 @@ class Walk:
         yield from self._bitmap_references()
         found = self.l2_tables()
         for owner, rows in ((Owner.L2_TABLE, found.active > 0), (Owner.SNAPSHOT_L2_TABLE, found.active == 0)):
-            weights = (found.active + found.snapshot)[rows]
-            yield References(owner, found.offsets[rows], _filled(len(weights), geometry.cluster_size), weights)
+            offsets, weights = found.offsets, found.active if owner is Owner.L2_TABLE else found.snapshot
+            if owner is Owner.L2_TABLE and found.snapshot.any():
+                weights = found.active + found.snapshot
+            if not rows.all():
+                offsets, weights = offsets[rows], weights[rows]
+            yield References(owner, offsets, _filled(len(offsets), geometry.cluster_size), weights)
 
     def _bitmap_references(self) -> Iterator[References]:
         extension = self.header.bitmaps
@@ -338,8 +349,27 @@ class Walk:
             yield from self.data(self.batch(found, start, end))
 
 
+def _times(counts: U64Array, factor: int) -> U64Array:
+    """Multiply, without another array where that can be."""
+    if factor == 1:
+        return counts
+    return counts * np.uint64(factor) if factor else _filled(len(counts), 0)
+
+
+def _distinct(words: U64Array) -> tuple[U64Array, U64Array]:
+    """Return the distinct L2 table offsets of L1 entries, ascending, and how many entries name each."""
+    words = words[words != 0]
+    words &= np.uint64(tables.L1_OFFSET)
+    words.sort()
+    starts = np.flatnonzero(np.concatenate((np.ones(min(1, len(words)), dtype=bool), words[1:] != words[:-1])))
+    times = np.diff(starts, append=len(words)).view(np.uint64)
+    return words[starts], times
+
+
 def _merged(parts: list[tuple[U64Array, U64Array, U64Array]]) -> tuple[U64Array, U64Array, U64Array]:
     """Add up the counts of equal offsets."""
+    if len(parts) == 1:
+        return parts[0]
     if not parts:
         empty = np.zeros(0, dtype=np.uint64)
         return empty, empty, empty
@@ -358,4 +388,5 @@ def _one(owner: Owner, offset: int, length: int, **of: Any) -> References:
 
 
 def _filled(count: int, value: int) -> U64Array:
-    return np.full(count, value, dtype=np.uint64)
+    """Return the same value many times, in the memory of one."""
+    return np.broadcast_to(np.uint64(value), count)

@@ -320,7 +320,11 @@ class Walk:
         read = partial(bit_values if layout.is_bits(group) else layout.values, group)
         name = f"RefcountGroup{geometry.refcount_bits}"
         kind = TableKind(
-            "RefcountBlockPage", name, lambda table, page: (table.offset, size, table.entries, page), size, read
+            "RefcountBlockPage",
+            name,
+            lambda table, page: (table.offset, size, table.entries, page),
+            size,
+            read,
         )
         self._tables(kind, [Table(f"refcount_block@{offset:#x}", offset, groups) for offset in offsets])
 

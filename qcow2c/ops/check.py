@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c import rules
-from qcow2c.accounting import Accounting, Window
+from qcow2c.accounting import Accounting
 from qcow2c.errors import LimitExceeded
 from qcow2c.findings import Severity, raise_first
 from qcow2c.header import Header
@@ -21,6 +21,7 @@ from qcow2c.records import read_bitmaps, read_snapshots
 from qcow2c.references import ACTIVE, Owner, References, Walk
 from qcow2c.storage import Source, Store, open_store
 from qcow2c.structs import SECTOR_SIZE, Limit
+from qcow2c.sweep import Window
 from qcow2c.table_rules import BITMAP_TABLE_RULES, L1_RULES, REFCOUNT_TABLE_RULES, EntryRule
 from qcow2c.tables import L1_COPIED, L1_OFFSET
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 MAX_MISMATCHES = 10_000
 """How many clusters with a wrong refcount, and how many overlaps, a result lists."""
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 _OVERLAP_DEPTH = 4096
 """How many clusters of one table, from its start, are looked at for overlaps: all, but of the largest L1 tables."""
@@ -187,7 +188,10 @@ class _Check:
                 self._found(rule, times)
 
     def _broken(self, words: U64Array, rule: EntryRule) -> int:
-        return int(np.count_nonzero(rule.broken(words, 0, self._geometry)))
+        found = 0
+        for start in range(0, len(words), _CHUNK):
+            found += int(np.count_nonzero(rule.broken(words[start : start + _CHUNK], 0, self._geometry)))
+        return found
 
     def _judge_bitmaps(self, walk: Walk) -> None:
         if walk.bitmaps.broken is not None:
@@ -308,27 +312,41 @@ class _Check:
 
     def _l1_copied(self, accounting: Accounting) -> int:
         """Return how many active L1 entries have a copied bit that contradicts the refcount of the L2 table."""
-        words = self._active_l1[(self._active_l1 & np.uint64(L1_OFFSET)) != 0]
-        clusters = (words & np.uint64(L1_OFFSET)) >> np.uint64(self._geometry.cluster_bits)
-        copied = (words & np.uint64(L1_COPIED)) != 0
-        return int(np.count_nonzero((accounting.refcounts.at(clusters) == 1) != copied))
+        found = 0
+        for start in range(0, len(self._active_l1), _CHUNK):
+            words = self._active_l1[start : start + _CHUNK]
+            words = words[(words & np.uint64(L1_OFFSET)) != 0]
+            clusters = (words & np.uint64(L1_OFFSET)) >> np.uint64(self._geometry.cluster_bits)
+            copied = (words & np.uint64(L1_COPIED)) != 0
+            found += int(np.count_nonzero((accounting.refcounts.at(clusters) == 1) != copied))
+        return found
 
     # --- beyond QEMU ---
 
     def _find_overlaps(self, metadata: list[References], window: Window) -> None:
         """List metadata clusters with more references than their own structure has."""
-        bits = np.uint64(self._geometry.cluster_bits)
         for part in metadata:
-            inside = (part.lengths > 0) & (part.offsets < np.uint64(self._store.size()))
-            if part.owner is Owner.BITMAP_DATA or not inside.any():
+            if part.owner is Owner.BITMAP_DATA:
                 continue
-            offsets, lengths, weights = part.offsets[inside], part.lengths[inside], part.weights[inside]
-            first = (offsets >> bits).view(np.int64)
-            last = np.minimum((offsets + lengths - np.uint64(1)) >> bits, np.uint64(window.end)).view(np.int64)
-            for step in range(min(int((last - first).max()) + 1, _OVERLAP_DEPTH)):
-                clusters = first + step
-                rows = np.flatnonzero((clusters <= last) & (clusters >= window.first) & (clusters < window.end))
-                counts = window.references[clusters[rows] - window.first]
-                shared = np.flatnonzero(counts > weights[rows])[: MAX_MISMATCHES - len(self._result.overlaps)]
-                for cluster, count in zip(clusters[rows[shared]].tolist(), counts[shared].tolist(), strict=True):
-                    self._result.overlaps.append(Overlap(cluster, part.owner, count))
+            for start in range(0, len(part.offsets), _CHUNK):
+                rows = slice(start, start + _CHUNK)
+                self._find_shared(part.owner, part.offsets[rows], part.lengths[rows], part.weights[rows], window)
+
+    def _find_shared(
+        self, owner: Owner, offsets: U64Array, lengths: U64Array, weights: U64Array, window: Window
+    ) -> None:
+        inside = (lengths > 0) & (offsets < np.uint64(self._store.size()))
+        if not inside.any():
+            return
+        bits = np.uint64(self._geometry.cluster_bits)
+        offsets, lengths, weights = offsets[inside], lengths[inside], weights[inside]
+        first = (offsets >> bits).view(np.int64)
+        last = np.minimum((offsets + lengths - np.uint64(1)) >> bits, np.uint64(window.end)).view(np.int64)
+        for step in range(min(int((last - first).max()) + 1, _OVERLAP_DEPTH)):
+            clusters = first + step
+            rows = np.flatnonzero((clusters <= last) & (clusters >= window.first) & (clusters < window.end))
+            counts = window.references[clusters[rows] - window.first]
+            shared = np.flatnonzero(counts > weights[rows])[: MAX_MISMATCHES - len(self._result.overlaps)]
+            for cluster, count in zip(clusters[rows[shared]].tolist(), counts[shared].tolist(), strict=True):
+                if not any(known.cluster == cluster and known.owner is owner for known in self._result.overlaps[-4:]):
+                    self._result.overlaps.append(Overlap(cluster, owner, count))

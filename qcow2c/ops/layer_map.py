@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from qcow2c import layout
-from qcow2c.engine import Engine, Layer, RawLayer
+from qcow2c.engine import Engine
 from qcow2c.errors import UnsupportedFeature
 from qcow2c.geometry import Geometry
+from qcow2c.layer import Layer, RawLayer
 from qcow2c.refcounts import BLOCK_OFFSET, refcount
 from qcow2c.storage import Store
 from qcow2c.structs import SECTOR_SIZE

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
-from qcow2c.engine import Engine, Layer, RawLayer
+from qcow2c.engine import Engine
 from qcow2c.errors import CorruptMetadata, UnsupportedFeature
 from qcow2c.gate import Gate
 from qcow2c.image import Image
+from qcow2c.layer import Layer, RawLayer
 from qcow2c.opening import detect_format, open_image
 from qcow2c.ops.layer_map import (
     BELOW,

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from qcow2c import tables
-from qcow2c.engine import Engine, RawLayer
+from qcow2c.engine import Engine
 from qcow2c.errors import LimitExceeded, Span
+from qcow2c.layer import RawLayer
 from qcow2c.ops.layer_map import BELOW, DATA, OFFSET, ZERO, Columns, MappedLayer, raw_runs
 from qcow2c.records import BitmapDirectory, SnapshotTable
 from qcow2c.references import L2Tables, Walk
+from qcow2c.storage import Store
 from qcow2c.table_rules import L1_RULES, EntryRule, l2_rules, suspects
 from qcow2c.tables import HAS_HOST_CLUSTER, Kind
 
@@ -79,7 +81,8 @@ class _Plan:
             message = f"the L1 table names the same L2 tables again and again: {repeated} bytes of them"
             where = Span(engine.header.l1_table_offset, len(self.l1_table) * 8)
             raise LimitExceeded(message, where=where, spec="Cluster mapping")
-        self.holes = _holes(engine) if self.mapped.preallocated else None
+        self.holes = _holes(engine.data_store) if self.mapped.preallocated else None
+        self._table_holes = _holes(engine.store)
 
     # --- one window of one layer ---
 
@@ -96,7 +99,8 @@ class _Plan:
         l1 = self.l1_table[first:last]
         missing = last - first - len(l1)
         broken = self._broken_l1(mapped.layer, l1)
-        present = ((l1 & np.uint64(tables.L1_OFFSET)) != 0) & ~broken
+        # A table in a hole of the file is all zeros, as if it were not there: no need to read millions of them.
+        present = ((l1 & np.uint64(tables.L1_OFFSET)) != 0) & ~broken & ~self._in_holes(l1)
         kinds = np.where(broken, np.uint8(len(Kind)), np.uint8(Kind.UNALLOCATED))
         rows = np.flatnonzero(present)
         # L1 entries without a table are runs themselves.
@@ -130,6 +134,17 @@ class _Plan:
             after = max(0, span.offset - self.geometry.cluster_size + 1)
             broken |= named & (at >= np.uint64(after)) & (at < np.uint64(span.end))
         return broken
+
+    def _in_holes(self, l1: U64Array) -> Bools:
+        """Return which entries name an L2 table that lies in a hole as a whole."""
+        if self._table_holes is None:
+            return np.zeros(len(l1), dtype=bool)
+        edges, is_hole = self._table_holes
+        at = (l1 & np.uint64(tables.L1_OFFSET)).view(np.int64)
+        index = np.searchsorted(edges, at, side="right") - 1
+        ends = np.append(edges[1:], np.iinfo(np.int64).max)
+        found: Bools = is_hole[index] & (at + self.geometry.cluster_size <= ends[index])
+        return found
 
     def _tables(self, engine: Engine, l1: U64Array, rows: NDArray[np.intp]) -> tuple[Ints, Bytes, Ints]:
         """Return starts, kinds (len(Kind) for broken entries) and host offsets of the runs of some L2 tables."""
@@ -221,10 +236,10 @@ class _Plan:
 _HAS_HOST = np.array([kind in HAS_HOST_CLUSTER for kind in Kind] + [False])
 
 
-def _holes(engine: Engine) -> tuple[Ints, Bools] | None:
-    """Return where data and holes of the data file begin, and which are holes; None where there are too many."""
-    size, edges, is_hole = engine.data_store.size(), [0], [True]
-    for span, is_data in engine.data_store.extents(0, size):
+def _holes(store: Store) -> tuple[Ints, Bools] | None:
+    """Return where data and holes of a file begin, and which are holes; None where there are too many."""
+    size, edges, is_hole = store.size(), [0], [True]
+    for span, is_data in store.extents(0, size):
         edges.append(span.offset)
         is_hole.append(not is_data)
         if len(edges) > _MAX_HOLES:

@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qcow2c import layout, structs
-from qcow2c.engine import RawLayer
 from qcow2c.errors import CorruptMetadata
 from qcow2c.image import Image
+from qcow2c.layer import RawLayer
 from qcow2c.opening import open_image
 from qcow2c.ops import map_arrays
 from qcow2c.ops.layer_map import Columns, MappedLayer, mapped_layers

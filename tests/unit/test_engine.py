@@ -10,10 +10,11 @@ import zstandard
 
 import qcow2c
 from qcow2c import layout, structs
-from qcow2c.engine import Engine, RawLayer, fill_zeros
+from qcow2c.engine import Engine
 from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
 from qcow2c.header import Header
 from qcow2c.image import Salvage
+from qcow2c.layer import RawLayer, fill_zeros
 from qcow2c.storage import Memory
 from qcow2c.tables import Kind
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate

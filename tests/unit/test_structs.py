@@ -128,7 +128,7 @@ def offences(source: str) -> list[str]:
     found = []
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and type(node.value) is int and node.value > 255:
+        if isinstance(node, ast.Constant) and type(node.value) is int and node.value > 65535:
             text = lines[node.lineno - 1][node.col_offset : node.end_col_offset].lower()
             if text.startswith("0x") or text.startswith("0b"):
                 found.append(f"{node.lineno}: {text}")
