@@ -7,9 +7,11 @@ goes on. It opens one file, reads it in pieces of bounded size, and prints nothi
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from types import ModuleType
 
 from qcow2c import rules
 from qcow2c.dump_header import (
@@ -121,6 +123,8 @@ class Dump:
             raise UsageError("the header does not say where anything is")
         answers: list[Node] = []
         if host_offset is not None:
+            if not 0 <= host_offset < walk.size:
+                raise UsageError(f"offset {host_offset:#x} is outside the file, which has {walk.size:#x} bytes")
             span = Span(host_offset, 1)
             inner = (section for section in self._nodes() if section.name not in ("map", "findings", "features"))
             make = partial(host_nodes, walk, host_offset, inner)
@@ -305,3 +309,13 @@ def _bounded(header: Header) -> Header:
         nb_snapshots=min(header.nb_snapshots, Limit.SNAPSHOTS),
         refcount_table_clusters=min(header.refcount_table_clusters, Limit.REFCOUNT_TABLE_BYTES >> header.cluster_bits),
     )
+
+
+class _CallableModule(ModuleType):
+    """Importing this module puts it where the public function `qcow2c.dump` was: so it answers to the same call."""
+
+    def __call__(self, source: Source | Store, sections: Iterable[str] | None = None, *, verify: bool = False) -> Dump:
+        return dump(source, sections, verify=verify)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -13,7 +13,7 @@ import numpy as np
 
 from qcow2c import tables
 from qcow2c.dump_tables import l1_words, l2_words, state_name, subclusters_words
-from qcow2c.errors import Span, UsageError
+from qcow2c.errors import Span
 from qcow2c.nodes import Node, text_of
 from qcow2c.ownership import Use, extents
 from qcow2c.refcounts import BLOCK_OFFSET, Refcounts
@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 def host_nodes(walk: Walk, offset: int, sections: Iterator[Node]) -> Iterator[Node]:
     """Yield what byte `offset` of the file belongs to, its refcount, the deepest nodes there, and who refers to it.
 
-    `sections` are the sections of a dump in which the byte is looked up. Raises UsageError past the end.
+    `sections` are the sections of a dump in which the byte is looked up.
     """
-    if not 0 <= offset < walk.size:
-        raise UsageError(f"offset {offset:#x} is outside the file, which has {walk.size:#x} bytes")
     cluster = offset >> walk.geometry.cluster_bits
     for extent in extents(walk, walk.geometry.cluster_size):
         if extent.offset <= offset < extent.end:

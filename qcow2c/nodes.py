@@ -159,6 +159,8 @@ def text_of(name: bytes) -> tuple[str, str]:
 
 def printable(text: str) -> str:
     """Return text with everything escaped that a terminal might act on."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 

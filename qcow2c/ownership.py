@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WINDOW_CLUSTERS = 1 << 24
 
+_PART = 1 << 18
+
 _SHARED = {Owner.SNAPSHOT_DATA: Owner.DATA, Owner.SNAPSHOT_COMPRESSED: Owner.COMPRESSED}
 """A cluster that the active state has in common with snapshots is the active state's, and that is no overlap."""
 
@@ -86,6 +88,15 @@ def extents(walk: Walk, header_end: int) -> Iterator[Extent]:
         yield pending
 
 
+def _in_parts(walk: Walk) -> Iterator[References]:
+    """Yield every reference of the image, few enough at a time that what is computed of them stays small."""
+    for references in walk:
+        for start in range(0, len(references.offsets), _PART):
+            rows = slice(start, start + _PART)
+            offsets, lengths, weights = references.offsets[rows], references.lengths[rows], references.weights[rows]
+            yield References(references.owner, offsets, lengths, weights)
+
+
 def _touched(walk: Walk, references: References) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return first and last cluster of each reference, as far as it lies in the file."""
     inside = (references.offsets < np.uint64(walk.size)) & (references.lengths > 0)
@@ -101,7 +112,7 @@ def _windows_in_use(walk: Walk, refcounts: Refcounts, clusters: int) -> set[int]
     if clusters <= WINDOW_CLUSTERS:
         return {0}
     found: set[int] = set()
-    for references in walk:
+    for references in _in_parts(walk):
         first, last = _touched(walk, references)
         for edge in (first, last):
             found.update(np.unique(edge // WINDOW_CLUSTERS).tolist())
@@ -112,7 +123,7 @@ def _windows_in_use(walk: Walk, refcounts: Refcounts, clusters: int) -> set[int]
 def _codes(walk: Walk, refcounts: Refcounts, first: int, count: int) -> NDArray[np.uint8]:
     """Return owner, overlap, leak or free for each cluster of a window, shape (count,)."""
     codes = np.zeros(count, dtype=np.uint8)
-    for references in walk:
+    for references in _in_parts(walk):
         begin, end = _touched(walk, references)
         code = np.uint8(_SHARED.get(references.owner, references.owner))
         longest = int((end - begin).max()) if len(begin) else -1
