@@ -83,9 +83,7 @@ DEFLATE_STREAMS = [
     stream("deflate-empty", deflate(b"")),
     stream("deflate-with-zlib-header", deflate(CONTENT, 15)),
     stream("deflate-two-streams", deflate(CONTENT[:2048]) + deflate(CONTENT[2048:])),
-    stream(
-        "deflate-far-distance", deflate(text(20000, 5) + text(20000, 5) + bytes(25536), -15), cluster_bits=16
-    ),
+    stream("deflate-far-distance", deflate(text(20000, 5) + text(20000, 5) + bytes(25536), -15), cluster_bits=16),
     stream("deflate-bomb-1-gib", zeros_bomb(1), cluster_bits=21, heavy=True),
     stream("deflate-endless-empty-blocks", b"\x00\x00\x00\xff\xff" * 20000, cluster_bits=16),
 ]
@@ -105,9 +103,7 @@ ZSTD_STREAMS = [
     stream("zstd-window-128-mib", frame(raw_block(CONTENT, last=True), window=17 << 3), zstd=True),
     stream(
         "zstd-four-frames",
-        b"".join(
-            frame(raw_block(CONTENT[at : at + 1024], last=True), declared=1024) for at in range(0, 4096, 1024)
-        ),
+        b"".join(frame(raw_block(CONTENT[at : at + 1024], last=True), declared=1024) for at in range(0, 4096, 1024)),
         zstd=True,
     ),
     stream(
