@@ -36,11 +36,15 @@ class Finding:
         return self.error(self.message, where=self.where, spec=self.spec)
 
 
-def raise_first(findings: Iterable[Finding], at_least: Severity) -> list[Finding]:
-    """Raise the first finding that is at least so severe; return the others."""
+def raise_first(findings: Iterable[Finding], at_least: Severity, also: tuple[str, ...] = ()) -> list[Finding]:
+    """Raise the first finding that is at least so severe; return the others.
+
+    `also` names rules, by the start of their names, of which a warning is raised too.
+    """
     passed = []
     for finding in findings:
-        if finding.severity >= at_least:
+        named = finding.severity >= Severity.WARNING and finding.rule.startswith(also)
+        if finding.severity >= at_least or (also and named):
             raise finding.exception()
         passed.append(finding)
     return passed

@@ -26,6 +26,7 @@ from qcow2c.cli import arguments, sizes
 if TYPE_CHECKING:
     from qcow2c.dump import Dump
     from qcow2c.nodes import Node
+    from qcow2c.storage import Store
 
 SECTIONS = (
     *("header", "features", "extensions", "encryption", "snapshots", "bitmaps"),
@@ -49,16 +50,32 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    from qcow2c.dump import Dump, chain
+    if not chosen.backing_chain:
+        return _dump(chosen, chosen.image)
+    from qcow2c.dump import chain
 
-    worst_status = 0
-    for source in chain(chosen.image, chosen.gate) if chosen.backing_chain else [chosen.image]:
-        with Dump(source, chosen.section, verify=chosen.verify) as dump:
-            root = dump.question(host_offset=chosen.offset, guest_offset=chosen.guest)
-            for piece in _rendered(chosen, root, dump):
-                sys.stdout.write(piece)
-            worst_status = max(worst_status, dump.exit_code)
-    return worst_status
+    # As with info: one array for the chain, closed even where the chain breaks off.
+    is_array, status, separator = chosen.output == "json", 0, "["
+    try:
+        for store in chain(chosen.image, chosen.gate):
+            if is_array:
+                sys.stdout.write(separator)
+            separator = ","
+            status = max(status, _dump(chosen, store))
+    finally:
+        if is_array and separator == ",":
+            sys.stdout.write("]\n")
+    return status
+
+
+def _dump(chosen: Namespace, source: str | Store) -> int:
+    from qcow2c.dump import Dump
+
+    with Dump(source, chosen.section, verify=chosen.verify) as dump:
+        root = dump.question(host_offset=chosen.offset, guest_offset=chosen.guest)
+        for piece in _rendered(chosen, root, dump):
+            sys.stdout.write(piece)
+        return dump.exit_code
 
 
 def _rendered(chosen: Namespace, root: Node, dump: Dump) -> Iterable[str]:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 MAX_MISMATCHES = 10_000
 """How many clusters with a wrong refcount, and how many overlaps, a result lists."""
 
+_REFUSED = ("header.crypt_method", "extension.bitmaps")
+"""Rules, by the start of their names, that leave part of the image uncounted where they are broken."""
+
 _CHUNK = 1 << 18
 
 _OVERLAP_DEPTH = 4096
@@ -123,7 +126,7 @@ class _Check:
         self._store = store
         self._header = Header.load(store)
         self._geometry = self._header.geometry
-        raise_first(rules.header_findings(self._header), Severity.FATAL)
+        raise_first(rules.header_findings(self._header), Severity.FATAL, _REFUSED)
         self._result = CheckResult(filename=store.name)
 
     def run(self) -> CheckResult:

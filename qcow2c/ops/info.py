@@ -135,10 +135,7 @@ def _describe(store: Store, name: str, image_format: str | None) -> tuple[Facts,
     if image_format != "qcow2":
         raise UnsupportedFeature(f"image {store.name!r} has format {image_format!r}, not qcow2 or raw")
     header = Header.load(store)
-    for finding in raise_first(rules.header_findings(header), Severity.FATAL):
-        # Not fatal to everything, but to what is asked here, as to qemu-img.
-        if finding.severity >= Severity.WARNING and finding.rule.startswith(_REFUSED):
-            raise finding.exception()
+    raise_first(rules.header_findings(header), Severity.FATAL, _REFUSED)
     return _qcow2_facts(store, name, header), header
 
 
