@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,15 @@ def test_the_walk_sees_the_imports_of_the_package(project_root: Path) -> None:
     seen = {(one.importer, one.imported) for path in files for one in imports_of(package, path, files)}
     assert ("storage.py", "errors.py") in seen
     assert ("layout.py", "structs.py") in seen or ("geometry.py", "structs.py") in seen
+
+
+def test_no_files_import_each_other_in_a_circle(project_root: Path) -> None:
+    """Files of one layer that may import some of their neighbours still have an order."""
+    package = project_root / PACKAGE
+    files = package_files(package)
+    graph = {path: {one.imported for one in imports_of(package, path, files)} - {path, ""} for path in files}
+    order = list(TopologicalSorter(graph).static_order())
+    assert order.index("errors.py") < order.index("storage.py") < order.index("image.py")
 
 
 def test_no_path_stands_in_two_layers() -> None:
