@@ -1,0 +1,88 @@
+"""`qcow2c dump` from the command line: forms, questions, exit status."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qcow2c.cli import main
+from tests.building import Builder
+
+
+@pytest.fixture
+def demo(examples: Path, tmp_path: Path) -> Path:
+    for name in ("demo.qcow2", "base.qcow2"):
+        shutil.copy(examples / name, tmp_path)
+    return tmp_path / "demo.qcow2"
+
+
+def test_the_text_shows_every_section_and_is_plain(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", str(demo)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for title in ("header", "extensions", "snapshots", "bitmaps", "l1", "l2", "refcounts", "map", "findings"):
+        assert f"\n{title}\n" in out
+    assert "before-update" in out and "\x1b" not in out
+    assert len(out.splitlines()) < 400
+
+
+def test_sections_are_picked(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", "--section", "map", "--section", "header", str(demo)]) == 0
+    titles = [line for line in capsys.readouterr().out.splitlines() if line and not line.startswith(" ")]
+    assert titles[1:] == ["header", "map"]
+    assert main(["dump", "--section", "colours", str(demo)]) == 1
+
+
+def test_json_is_one_document_and_a_chain_an_array(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", "--output=json", "--raw", "--doc", str(demo)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "qcow2c-dump/1"
+    assert main(["dump", "--output=json", "--backing-chain", "--section=header", str(demo)]) == 0
+    chain = json.loads(capsys.readouterr().out)
+    assert [Path(layer["file"]["value"]).name for layer in chain] == ["demo.qcow2", "base.qcow2"]
+    assert main(["dump", "--output=json", "--backing-chain", "--gate=deny", str(demo)]) == 1
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 1 and "--gate" in err
+
+
+def test_json_lines_have_paths(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", "--output=jsonl", "--section=l2", str(demo)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == {"schema": "qcow2c-dump/1"}
+    assert rows[3]["path"][:2] == ["file", "l2"] and rows[3]["name"] == rows[3]["path"][-1]
+
+
+def test_questions_are_answered(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", "--offset", "0x2a0a0", str(demo)]) == 0
+    assert "l2_table" in capsys.readouterr().out
+    assert main(["dump", "--guest", "1M", str(demo)]) == 0
+    out = capsys.readouterr().out
+    assert "active" in out and "before-update" in out
+    assert main(["dump", "--offset", "1T", str(demo)]) == 1
+    assert capsys.readouterr().err.startswith(f"qcow2c: {demo}: offset 0x10000000000 is outside")
+
+
+def test_two_parsers_are_compared_on_request(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", "--section=findings", "--verify", str(demo)]) == 0
+    assert "two independent parsers agree" in capsys.readouterr().out
+
+
+def test_errors_in_the_image_have_status_2_and_no_image_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = Builder(cluster_bits=12)
+    broken.entry(0, 1 << 57)
+    (tmp_path / "broken").write_bytes(broken.build())
+    assert main(["dump", str(tmp_path / "broken")]) == 2
+    assert "reserved bits" in capsys.readouterr().out
+    (tmp_path / "text").write_bytes(b"text")
+    assert main(["dump", str(tmp_path / "text")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1
+
+
+def test_help_shows_examples_and_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "examples:" in out and "exit status:" in out
