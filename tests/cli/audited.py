@@ -39,7 +39,7 @@ class Watch:
         self.writing: list[str] = []
         self._own = tuple(
             os.path.join(os.path.abspath(place), "")
-            for place in {sys.prefix, sys.base_prefix, PROJECT / "qcow2c"}
+            for place in (sys.prefix, sys.base_prefix, str(PROJECT / "qcow2c"))
         )
         self._searched = {os.path.abspath(place) for place in sys.path}
 
