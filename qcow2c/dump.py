@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 
 from qcow2c import rules
@@ -273,9 +274,8 @@ def chain(path: str, gate: str) -> Iterator[Store]:
     Raises GateRefused, ChainError, StoreError.
     """
     seen: list[object] = []
-    image: str | None = path
-    policy = gate_for(gate)
-    while image is not None:
+    image, policy = path, gate_for(gate)
+    while True:
         store = open_store(image)
         try:
             if store.identity() in seen:
@@ -290,7 +290,9 @@ def chain(path: str, gate: str) -> Iterator[Store]:
                 name = Header.load(store).backing_file
             except (NotQcow2, UnsupportedFeature):
                 return
-            image = os.fspath(policy(GateRequest("backing file", os.fsdecode(name), store.path))) if name else None
+            if not name:
+                return
+            image = os.fspath(policy(GateRequest("backing file", os.fsdecode(name), Path(store.name))))
         finally:
             store.close()
 

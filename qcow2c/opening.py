@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Literal
 
 from qcow2c import rules
@@ -71,7 +72,8 @@ def backing_format(header: Header, store: Store) -> str:
 
 def named_file(header: Header, image: Store, gate: Gate, role: str, name: bytes) -> str | os.PathLike[str]:
     """Return the path that the gate allows for a name in an image. Raises GateRefused."""
-    return gate(GateRequest(role, os.fsdecode(name), image.path))
+    path = None if image.path is None else Path(image.path)
+    return gate(GateRequest(role, os.fsdecode(name), path))
 
 
 class _Opener:

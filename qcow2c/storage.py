@@ -12,8 +12,6 @@ import stat
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from qcow2c.errors import Span, StoreError, UsageError
@@ -25,7 +23,7 @@ class Store(ABC):
     """Bytes at offsets. `name` is for messages; `path` is set where the bytes are a local file."""
 
     name: str
-    path: Path | None = None
+    path: str | None = None
 
     @abstractmethod
     def size(self) -> int:
@@ -66,7 +64,7 @@ class LocalFile(Store):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = os.fsdecode(path)
-        self.path = Path(self.name)
+        self.path = self.name
         self._fd = -1
         try:
             # Looked at before it is opened: opening a FIFO or a device can block or act.
@@ -131,10 +129,11 @@ class LocalFile(Store):
             return min(os.lseek(self._fd, offset, whence), end)
         except OSError:
             # ENXIO: nothing but a hole up to the end. Anything else: the file system cannot tell, so all is data.
-            with suppress(OSError):
+            try:
                 os.lseek(self._fd, 0, os.SEEK_DATA)
-                return end
-            return offset if whence == os.SEEK_DATA and self.allocated_size() else end
+            except OSError:
+                return offset if whence == os.SEEK_DATA and self.allocated_size() else end
+            return end
 
     def identity(self) -> object:
         status = os.fstat(self._fd)

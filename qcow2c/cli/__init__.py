@@ -24,6 +24,7 @@ COMMANDS = {
     "dump": "every structure, field by field",
 }
 
+HELP_WIDTH = 100
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 """Exit status where the reader of our output has gone: what a shell shows for the signal."""
@@ -77,8 +78,12 @@ def _arguments(command: str, words: list[str]) -> Namespace:
             text.complain(f"{command}: {message}", hint=f"{self.prog} --help")
             raise SystemExit(1)
 
+    class Formatter(RawDescriptionHelpFormatter):
+        def __init__(self, prog: str) -> None:
+            super().__init__(prog, width=HELP_WIDTH)  # To ask the terminal would cost an import each time.
+
     module = import_module(f"qcow2c.cli.{command}")
-    parser = Parser(prog=f"qcow2c {command}", description=module.__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(prog=f"qcow2c {command}", description=module.__doc__, formatter_class=Formatter)
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
     return parser.parse_args(words)

@@ -106,11 +106,13 @@ def info(
 
 def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate) -> Iterator[Facts]:
     """Yield the layers below an image, each opened only while it is looked at."""
+    from pathlib import Path
+
     from qcow2c.gate import GateRequest, gate_for
 
     seen, path = {store.identity()}, store.path
     while header is not None and "backing-filename" in facts:
-        request = GateRequest("backing file", os.fsdecode(_c_string(header.backing_file)), path)
+        request = GateRequest("backing file", os.fsdecode(_c_string(header.backing_file)), Path(path) if path else None)
         below = open_store(gate_for(gate)(request))
         try:
             if below.identity() in seen:
