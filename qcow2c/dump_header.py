@@ -11,7 +11,7 @@ from construct import Construct as Schema
 
 from qcow2c import layout, rules
 from qcow2c.errors import Span
-from qcow2c.findings import Finding
+from qcow2c.findings import Finding, Severity
 from qcow2c.header import FEATURE_FIELDS, KNOWN_LENGTH, V2_LENGTH, V3_LENGTH, Extension, Header, aligned
 from qcow2c.nodes import Findings, Node, described, field_node, field_nodes, text_of
 from qcow2c.records import BitmapDirectory, SnapshotRecord, SnapshotTable
@@ -187,7 +187,14 @@ def feature_nodes(header: Header) -> Iterator[Node]:
 
 def snapshot_nodes(store: Store, header: Header, table: SnapshotTable) -> Iterator[Node]:
     """Yield each snapshot record with its fields, and why the reading stopped, if it did."""
+    size = store.size()
     for index, record in enumerate(table.records):
+        if record.span.offset >= size:
+            count = len(table.records) - index
+            message = f"{count} snapshot records are past the end of the file, which has {size} bytes"
+            finding = Finding("snapshots.past_end", Severity.ERROR, message, record.span, "Snapshots")
+            yield Node("past the end", record.span, count, message, findings=(finding,))
+            return
         name, exact = text_of(record.name)
         taken = datetime.fromtimestamp(record.date_sec, UTC).isoformat()
         ident, _ = text_of(record.id_str)

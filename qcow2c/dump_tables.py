@@ -200,6 +200,8 @@ def l1_nodes(walk: Walk) -> Iterator[Node]:
     seen: dict[tuple[int, int], str] = {}
     for state in walk.states():
         entries = min(state.l1_entries, Limit.L1_TABLE_BYTES // 8)
+        if not entries and state.index != ACTIVE:
+            continue
         span = Span(state.l1_offset, entries * 8)
         coverage = size_text(entries << walk.geometry.l2_coverage_bits)
 

@@ -412,3 +412,10 @@ def test_words_for_sizes_and_names() -> None:
     assert printable("a\x1b\u202e") == "a\\x1b\\u202e"
     assert text_of(b"plain") == ("plain", "")
     assert text_of(b"\xff") == ("\\xff", "ff")
+
+
+def test_snapshot_records_past_the_end_are_one_node() -> None:
+    builder = Builder(cluster_bits=12, nb_snapshots=5000, snapshots_offset=1 << 30)
+    nodes = section(builder.build(), "snapshots")
+    assert [(node.name, node.value) for node in nodes] == [("past the end", 5000)]
+    assert nodes[0].findings[0].rule == "snapshots.past_end"
