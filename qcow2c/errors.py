@@ -15,11 +15,10 @@ Qcow2Error                      everything this package raises on purpose
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A byte range of a file: `offset` up to, not including, `offset + length`."""
 
     offset: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qcow2c.errors import CorruptMetadata, Qcow2Error, Span
 
@@ -20,8 +20,7 @@ class Severity(enum.IntEnum):
     """Nothing beyond the header can be trusted: the image is not opened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What one rule has to say of one place. `rule` is a stable name for programs."""
 
     rule: str

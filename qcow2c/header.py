@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from qcow2c import layout
 from qcow2c.errors import NotQcow2, Span, UnsupportedFeature
@@ -50,8 +50,7 @@ FEATURE_FIELDS = {
 """The header field, and the schema of its bits, that each type of the feature name table speaks of."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extension:
+class Extension(NamedTuple):
     """A header extension as it lies in the file; `length` is the declared one, `data` what there is of it."""
 
     type: int
@@ -69,23 +68,20 @@ class Extension:
         return Span(self.offset, _EXTENSION_HEADER_SIZE + aligned(self.length))
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureName:
+class FeatureName(NamedTuple):
     type: int
     bit: int
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class BitmapsExtension:
+class BitmapsExtension(NamedTuple):
     nb_bitmaps: int
     reserved: int
     bitmap_directory_size: int
     bitmap_directory_offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class EncryptionHeader:
+class EncryptionHeader(NamedTuple):
     offset: int
     length: int
 

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from construct import Adapter, Enum, FormatField, Renamed, Struct, Tell, Transformed
 from construct import Construct as Schema
@@ -26,8 +26,7 @@ Value = int | bytes
 # --- fields of a structure of fixed size ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field: `offset` and `size` in bytes from the start of its structure.
 
     `names` maps the values of an enumeration to their names; `schema` is set where the field is a structure or an
@@ -97,8 +96,7 @@ def integer(data: bytes | memoryview) -> int:
 # --- bit fields of a word -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class BitField:
+class BitField(NamedTuple):
     """A field of a word: `mask` lies in place; `unit` is what one step of the stored value stands for."""
 
     name: str
@@ -202,8 +200,7 @@ def traced(schema: Schema) -> Schema:
     return Struct(*members, _START / Tell)
 
 
-@dataclass(frozen=True, slots=True)
-class Traced:
+class Traced(NamedTuple):
     """A parsed field with its byte range, from the start of the record, and the fields in it."""
 
     name: str

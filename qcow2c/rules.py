@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from qcow2c import layout
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, Span, UnsupportedFeature
 from qcow2c.findings import Finding, Severity
 from qcow2c.header import FEATURE_FIELDS, V3_LENGTH, Extension, Header, field_span
-from qcow2c.records import BitmapRecord, SnapshotRecord
 from qcow2c.structs import (
     BITMAP_DIRECTORY_HEADER,
     BITMAPS_EXTENSION,
@@ -27,6 +27,9 @@ from qcow2c.structs import (
     Limit,
     Version,
 )
+
+if TYPE_CHECKING:
+    from qcow2c.records import BitmapRecord, SnapshotRecord
 
 # --- header ---------------------------------------------------------------------------------------------------------
 

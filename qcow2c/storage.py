@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import stat
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -149,6 +148,8 @@ class FileObject(Store):
     """Any seekable binary file object; the caller keeps it open and closes it."""
 
     def __init__(self, file: Any) -> None:
+        import threading  # Late: local files, which most are, do without it.
+
         self._file = file
         self._lock = threading.Lock()
         self.name = str(getattr(file, "name", None) or f"<{type(file).__name__}>")
