@@ -197,7 +197,8 @@ def state_name(state: State) -> str:
 def l1_nodes(walk: Walk) -> Iterator[Node]:
     """Yield the L1 table of each state."""
     table = Table(8, L1_RULES, l1_words, "Cluster mapping")
-    seen: dict[tuple[int, int], str] = {}
+    seen: set[tuple[int, int]] = set()
+    shared = 0
     for state in walk.states():
         entries = min(state.l1_entries, Limit.L1_TABLE_BYTES // 8)
         if not entries and state.index != ACTIVE:
@@ -209,18 +210,22 @@ def l1_nodes(walk: Walk) -> Iterator[Node]:
             held = max(0, min(entries, -(-(walk.size - state.l1_offset) // 8)))
             yield from entry_nodes(table, walk.words(state.l1_offset, held), None, state.l1_offset, walk.geometry)
 
-        same = seen.setdefault((state.l1_offset, entries), state_name(state))
-        shown = same == state_name(state)
+        if (state.l1_offset, entries) in seen:
+            shared += 1
+            continue
+        seen.add((state.l1_offset, entries))
         yield Node(
             f"L1 table of {state_name(state)}",
             span,
             entries,
-            f"{entries} entries, maps up to {coverage}" if shown else f"the L1 table of {same}",
+            f"{entries} entries, maps up to {coverage}",
             unit="entries",
             spec=table.spec,
             findings=past_end("L1 table", span, walk.size),
-            make_children=children if shown else None,
+            make_children=children,
         )
+    if shared:
+        yield Node("shared L1 tables", None, shared, "snapshots whose L1 table is one of those above")
 
 
 def l2_nodes(walk: Walk) -> Iterator[Node]:
