@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,15 @@ def leaky(tmp_path: Path) -> Path:
     path = tmp_path / "leaky.qcow2"
     path.write_bytes(builder.build())
     return path
+
+
+@pytest.fixture
+def thresholds() -> Iterator[None]:
+    """Put the garbage collector back as it was."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
 
 
 def run(capfd: Capture, *words: str) -> tuple[int, str, str]:
@@ -156,6 +168,27 @@ def test_help_and_version(capfd: Capture) -> None:
     assert "info" in run(capfd, "--help")[1]
     assert "examples:" in run(capfd, "map", "-h")[1]
     assert run(capfd, "--version")[1].startswith("qcow2c 0")
+
+
+def test_the_process_answers_its_own_words(
+    sound: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, thresholds: None
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["qcow2c", "info", "-f", "qcow2", str(sound)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("qcow2c", run_name="__main__")
+    assert end.value.code == 0
+    assert capfd.readouterr().out.startswith(f"image: {sound}\n")
+
+
+def test_output_into_a_closed_pipe_ends_quietly(
+    sound: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "w") as nobody_reads:
+        monkeypatch.setattr(sys, "stdout", nobody_reads)
+        assert main(["map", "--output=json", str(sound)]) == 128 + signal.SIGPIPE
+    assert capfd.readouterr().err == ""
 
 
 def test_a_reader_who_goes_away_is_no_error(sound: Path, project_root: Path) -> None:
