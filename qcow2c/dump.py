@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -70,11 +71,10 @@ class Dump:
         self._counts: dict[str, int] = {}
         self.worst = Severity.NOTE
         """The gravest finding of all nodes that were walked so far."""
-        try:
+        with ExitStack() as stack:
+            stack.callback(self.close)
             self._load()
-        except BaseException:
-            self.close()
-            raise
+            stack.pop_all()
 
     def __enter__(self) -> Dump:
         return self
@@ -197,7 +197,7 @@ class Dump:
         if header.backing_file:
             ends.append(header.backing_file_offset + len(header.backing_file))
         header_end = min(max(ends), header.cluster_size)
-        for extent in extents(walk, header_end):
+        for extent in extents(_with_distinct_bitmaps(walk), header_end):
             owner = extent.owner.name.lower()
             name = owner if extent.use is Use.OWNED else extent.use.value
             words = {Use.SLACK: f"unused rest of the {owner}", Use.OVERLAP: f"{owner} and something else"}
@@ -302,6 +302,15 @@ def _has_geometry(header: Header) -> bool:
     if not header.has_valid_cluster_bits or header.refcount_order not in Limit.REFCOUNT_ORDER:
         return False
     return not header.extended_l2 or header.cluster_bits in Limit.EXTENDED_L2_CLUSTER_BITS
+
+
+def _with_distinct_bitmaps(walk: Walk) -> Walk:
+    """Return the walk, without the bitmaps whose table another one has: thousands may name one and the same."""
+    distinct = {record.bitmap_table_offset: record for record in reversed(walk.bitmaps.records)}
+    if len(distinct) == len(walk.bitmaps.records):
+        return walk
+    bitmaps = replace(walk.bitmaps, records=tuple(distinct.values()))
+    return Walk(walk.store, walk.header, walk.snapshots, bitmaps)
 
 
 def _bounded(header: Header) -> Header:

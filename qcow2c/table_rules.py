@@ -12,6 +12,7 @@ from typing import Any
 
 from qcow2c.geometry import Geometry
 from qcow2c.refcounts import BLOCK_OFFSET, TABLE_RESERVED
+from qcow2c.structs import Limit
 from qcow2c.tables import (
     BITMAP_ALL_ONES,
     BITMAP_OFFSET,
@@ -25,6 +26,7 @@ from qcow2c.tables import (
     L2_ZERO,
     SUBCLUSTERS_ALLOCATED,
     SUBCLUSTERS_ZERO_SHIFT,
+    compressed_masks,
 )
 
 Words = Any
@@ -49,6 +51,11 @@ class EntryRule:
 
 def _offset_in_cluster(mask: int) -> Callable[[Geometry], int]:
     return lambda geometry: mask & (geometry.cluster_size - 1)
+
+
+def _impossible_offset(geometry: Geometry) -> int:
+    """The bits of a compressed descriptor's offset that no host offset has; none with large clusters."""
+    return compressed_masks(geometry.cluster_bits)[0] & ~(Limit.HOST_OFFSET_END - 1)
 
 
 def _is_standard(entry: Words) -> Words:
@@ -116,6 +123,14 @@ L2_RULES = (
         "Cluster mapping",
         lambda _geometry: L2_ZERO,
         lambda entry, _bitmap, geometry: _is_standard(entry) & ((entry & L2_ZERO) != 0) & (not geometry.has_zero_bit),
+        counted=False,
+    ),
+    EntryRule(
+        "l2.compressed_offset",
+        "compressed data beyond any host offset",
+        "Cluster mapping",
+        _impossible_offset,
+        lambda entry, _bitmap, geometry: _is_compressed(entry) & ((entry & _impossible_offset(geometry)) != 0),
         counted=False,
     ),
 )

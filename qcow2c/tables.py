@@ -6,21 +6,17 @@ Owns what an entry *means*; a Hypothesis property holds the two forms equal. It 
 from __future__ import annotations
 
 import enum
-from array import array
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from qcow2c import layout
-from qcow2c.errors import CorruptMetadata, Span
 from qcow2c.geometry import Geometry
-from qcow2c.storage import Store
 from qcow2c.structs import (
     BITMAP_TABLE_ENTRY,
     L1_ENTRY,
     STANDARD_L2_ENTRY,
     SUBCLUSTER_BITMAP,
-    Limit,
     compressed_descriptor,
 )
 
@@ -132,27 +128,6 @@ def compressed_extent(entry: int, geometry: Geometry) -> CompressedExtent:
     return CompressedExtent(
         host_offset, geometry.compressed_length(host_offset, (entry & sectors_mask) >> sectors_shift)
     )
-
-
-def compressed_offset_is_valid(entry: int, geometry: Geometry) -> bool:
-    """Tell whether the bits of a compressed descriptor's offset beyond the highest host offset are zero."""
-    return entry & compressed_masks(geometry.cluster_bits)[0] < Limit.HOST_OFFSET_END
-
-
-# --- tables ---------------------------------------------------------------------------------------------------------
-
-
-def read_words(store: Store, at: int, entries: int, what: str) -> array[int]:
-    """Return `entries` 64-bit words at byte `at`, in native order. Raises CorruptMetadata if the file ends before."""
-    data = store.pread(entries * 8, at)
-    if len(data) < entries * 8:
-        raise CorruptMetadata(
-            f"{what} leaves the file, which has {store.size()} bytes", where=Span(at, entries * 8), spec=L1_SPEC
-        )
-    return layout.words(data)
-
-
-L1_SPEC = "Cluster mapping"
 
 
 # --- many entries ---------------------------------------------------------------------------------------------------

@@ -186,6 +186,7 @@ BROKEN_ENTRIES = {
     "low reserved bit": 4096 | 1 << 3,
     "misaligned": 4096 + 512,
     "copied compressed": L2_COPIED | L2_COMPRESSED | 4096,
+    "compressed beyond any offset": L2_COMPRESSED | 1 << 57,
 }
 
 
