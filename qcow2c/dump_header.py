@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -42,13 +43,14 @@ from qcow2c.structs import (
 )
 
 DETAILED_RECORDS = 1024
-"""How many snapshots are shown field by field; of those beyond there is one node each."""
+"""How many extensions, snapshots and bitmaps are shown field by field; of those beyond there is one node each."""
 
 Fixed = {
     ExtensionType.BITMAPS: BITMAPS_EXTENSION,
     ExtensionType.ENCRYPTION_HEADER: ENCRYPTION_HEADER_POINTER,
 }
 Strings = {ExtensionType.BACKING_FORMAT: BACKING_FORMAT, ExtensionType.DATA_FILE: DATA_FILE_NAME}
+_EXTENSION_NAMES = {int(kind): kind.name.lower() for kind in ExtensionType}
 
 
 # --- header ---------------------------------------------------------------------------------------------------------
@@ -95,8 +97,9 @@ def _additional(data: bytes, length: int, findings: Findings) -> Iterator[Node]:
 
 def extension_nodes(header: Header, findings: Findings) -> Iterator[Node]:
     """Yield each header extension, and the backing file name."""
-    for extension in header.extensions:
-        yield _extension(extension, findings.at(extension.span))
+    for index, extension in enumerate(header.extensions):
+        node = _extension(extension, findings.at(extension.span))
+        yield node if index < DETAILED_RECORDS else replace(node, make_children=None)
     if header.backing_file is not None:
         text, exact = text_of(header.backing_file)
         span = Span(header.backing_file_offset, len(header.backing_file))
@@ -108,8 +111,7 @@ def _string_facts(schema: Schema) -> dict[str, Any]:
 
 
 def _extension(extension: Extension, findings: tuple[Finding, ...]) -> Node:
-    names = {int(kind): kind.name.lower() for kind in ExtensionType}
-    name = names.get(extension.type, "unknown")
+    name = _EXTENSION_NAMES.get(extension.type, "unknown")
     value: str | None = None
     exact = ""
     if extension.type in Strings or name == "unknown":
@@ -254,7 +256,8 @@ def bitmap_nodes(store: Store, header: Header, directory: BitmapDirectory) -> It
 
         yield Node(
             f"bitmap {index}", record.span, name, words, hex=exact, spec="Bitmap directory",
-            findings=tuple(rules.bitmap_findings(header, record)), make_children=children,
+            findings=tuple(rules.bitmap_findings(header, record)),
+            make_children=children if index < DETAILED_RECORDS else None,
         )  # fmt: skip
     if directory.broken is not None:
         yield Node("broken", directory.broken.where, None, directory.broken.message, findings=(directory.broken,))

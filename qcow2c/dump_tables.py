@@ -320,8 +320,9 @@ def _refcounts(walk: Walk, at: int, first: int) -> Iterator[Node]:
 
 
 def bitmap_table_nodes(walk: Walk) -> Iterator[Node]:
-    """Yield the table of each bitmap."""
+    """Yield the table of each bitmap; one that several bitmaps name is taken apart at the first of them."""
     geometry = walk.geometry
+    first_of: dict[int, int] = {}
     table = Table(8, BITMAP_TABLE_RULES, bitmap_table_words, "Bitmap table")
     for index, record in enumerate(walk.bitmaps.records):
         entries = min(record.bitmap_table_size, Limit.BITMAP_BYTES >> geometry.cluster_bits)
@@ -331,13 +332,14 @@ def bitmap_table_nodes(walk: Walk) -> Iterator[Node]:
             held = max(0, min(entries, -(-(walk.size - at) // 8)))
             yield from entry_nodes(table, walk.words(at, held), None, at, geometry)
 
+        first = first_of.setdefault(record.bitmap_table_offset, index)
         yield Node(
             f"bitmap table of bitmap {index}",
             span,
             entries,
-            f"{entries} entries",
+            f"{entries} entries" if first == index else f"{entries} entries, where bitmap {first} has its table",
             unit="entries",
             spec=table.spec,
             findings=past_end("bitmap table", span, walk.size),
-            make_children=children,
+            make_children=children if first == index else None,
         )

@@ -60,17 +60,19 @@ class Findings:
     """The findings of a header or a record, handed out to the nodes that they concern; the rest goes to the parent."""
 
     def __init__(self, findings: Iterable[Finding]) -> None:
-        self._left = list(findings)
+        # By place: an image may have as many findings as it has extensions, and each node asks for its own.
+        self._left: dict[Span | None, list[Finding]] = {}
+        for finding in findings:
+            self._left.setdefault(finding.where, []).append(finding)
 
     def at(self, span: Span) -> tuple[Finding, ...]:
         """Take the findings whose place is exactly this one."""
-        taken = tuple(finding for finding in self._left if finding.where == span)
-        self._left = [finding for finding in self._left if finding.where != span]
-        return taken
+        return tuple(self._left.pop(span, ()))
 
     def rest(self) -> tuple[Finding, ...]:
-        taken, self._left = tuple(self._left), []
-        return taken
+        """Take all that nobody has taken."""
+        left, self._left = self._left, {}
+        return tuple(finding for found in left.values() for finding in found)
 
 
 def described(doc: Doc | str) -> dict[str, Any]:

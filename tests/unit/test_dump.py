@@ -400,6 +400,37 @@ def test_a_chain_is_dumped_layer_by_layer_through_the_gate(tmp_path: Path) -> No
         list(chain(str(tmp_path / "loop"), "directory"))
 
 
+def test_thousands_of_extensions_and_of_bitmaps_with_one_table_are_dumped_once_each() -> None:
+    builder = Builder(cluster_bits=16, autoclear_features=1)
+    header = {
+        "bitmap_table_offset": builder.put(bytes(8)),
+        "bitmap_table_size": 1,
+        "flags": 0,
+        "type": 1,
+        "granularity_bits": 16,
+        "name_size": 8,
+        "extra_data_size": 0,
+    }
+    record = structs.BITMAP_DIRECTORY_RECORD.build({"header": header, "extra_data": b"", "name": b"the same"})
+    fields = {
+        "nb_bitmaps": 2000,
+        "reserved": 0,
+        "bitmap_directory_size": 2000 * len(record),
+        "bitmap_directory_offset": builder.put(2000 * record),
+    }
+    builder.extensions.append(extension(ExtensionType.BITMAPS, structs.BITMAPS_EXTENSION.build(fields)))
+    builder.extensions += [extension(0x77, b"")] * 2000
+    data = builder.build()
+    bitmaps = section(data, "bitmaps")
+    assert sum(node.name == "[0]" for node in bitmaps) == 1
+    assert named(bitmaps, "bitmap table of bitmap 9").text == "1 entries, where bitmap 0 has its table"
+    assert [node.name for node in section(data, "map")].count("bitmap_table") == 1
+    extensions = [node for node in section(data, "extensions") if node.name == "unknown"]
+    assert len(extensions) == 2000
+    assert len(list(extensions[0].children)) == 3 and not list(extensions[-1].children)
+    assert [finding.rule for finding in extensions[-1].findings] == ["extension.duplicate"]
+
+
 def test_runs_cover_all_entries_in_order() -> None:
     words = native(b"".join(word.to_bytes(8, "big") for word in (0, 0, 4096, 8192, 12288, 12288, 7, 7, 7, 1)))
     assert list(runs(words, None, 4096)) == [(0, 2, 0), (2, 3, 4096), (5, 1, 0), (6, 3, 0), (9, 1, 0)]
