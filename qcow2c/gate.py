@@ -9,9 +9,12 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qcow2c.errors import GateRefused, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 POLICIES = ("deny", "directory", "any")
 
@@ -49,10 +52,10 @@ def deny(request: GateRequest) -> str:
 
 def same_directory(request: GateRequest) -> str:
     """Allow a relative name that stays inside the directory of the image that has it, links resolved."""
-    path = Path(_local_name(request))
-    if path.is_absolute():
+    name = _local_name(request)
+    if os.path.isabs(name):
         raise _refusal(request, "it is an absolute path")
-    if ".." in path.parts:
+    if os.pardir in name.split(os.sep):
         raise _refusal(request, "it leaves the image's directory")
     joined = join(request)
     directory = os.path.realpath(os.path.dirname(joined) if request.image is None else request.image.parent)
@@ -74,6 +77,14 @@ def join(request: GateRequest) -> str:
     # Path says "." where there is no directory: the name then stays as it is, as QEMU shows it.
     directory = "" if request.image is None else str(request.image.parent)
     return name if directory in ("", ".") else os.path.join(directory, name)
+
+
+def full_name(image: str, name: str) -> str:
+    """Return the name of another file as seen from where the image's own name is: both stay text, as QEMU has it."""
+    head, colon, _ = name.partition(":")
+    if name.startswith("/") or (colon and "/" not in head):
+        return name
+    return image[: image.rfind("/") + 1] + name
 
 
 def _without_scheme(name: str) -> str:

@@ -15,7 +15,7 @@ from qcow2c import rules
 from qcow2c.engine import Engine
 from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
 from qcow2c.findings import Finding, Severity, raise_first
-from qcow2c.gate import Gate, GateRequest, gate_for
+from qcow2c.gate import Gate, GateRequest, full_name, gate_for
 from qcow2c.header import Header
 from qcow2c.image import Image, Salvage
 from qcow2c.layer import Layer, RawLayer
@@ -73,7 +73,11 @@ def backing_format(header: Header, store: Store) -> str:
 def named_file(header: Header, image: Store, gate: Gate, role: str, name: bytes) -> str | os.PathLike[str]:
     """Return the path that the gate allows for a name in an image. Raises GateRefused."""
     path = None if image.path is None else Path(image.path)
-    return gate(GateRequest(role, os.fsdecode(name), path))
+    text = os.fsdecode(name)
+    allowed = gate(GateRequest(role, text, path))
+    # The same file, but shown as QEMU does: a Path drops the "./" that the user wrote.
+    shown = full_name(image.name, text)
+    return shown if Path(shown) == Path(allowed) else allowed
 
 
 class _Opener:

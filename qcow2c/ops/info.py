@@ -173,6 +173,8 @@ def _qcow2_facts(store: Store, name: str, header: Header) -> Facts:
         facts["encrypted"] = True
     backing = _text(header.backing_file)
     if backing:
+        from qcow2c.gate import full_name
+
         facts["backing-filename"] = backing
         facts["full-backing-filename"] = full_name(name, backing)
         backing_format = _text(header.backing_format, _FORMAT_BYTES)
@@ -182,14 +184,6 @@ def _qcow2_facts(store: Store, name: str, header: Header) -> Facts:
     if snapshots:
         facts["snapshots"] = snapshots
     return _ordered(facts, IMAGE_KEYS)
-
-
-def full_name(image: str, name: str) -> str:
-    """Return the name of another file as seen from where the image's own name is: both stay text, as QEMU has it."""
-    head, colon, _ = name.partition(":")
-    if name.startswith("/") or (colon and "/" not in head):
-        return name
-    return image[: image.rfind("/") + 1] + name
 
 
 def _specific(store: Store, header: Header) -> Facts:

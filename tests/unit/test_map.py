@@ -52,6 +52,20 @@ def test_past_a_short_backing_file_are_zeros_of_the_overlay() -> None:
     assert found == [(0, 1, True, False), (4096, 0, False, True)]
 
 
+def test_files_are_named_from_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "base").write_bytes(b"base")
+    builder = Builder()
+    builder.backing_file = b"base"
+    (tmp_path / "top").write_bytes(builder.build())
+    monkeypatch.chdir(tmp_path.parent)
+    for way in (f"{tmp_path.name}/", f"./{tmp_path.name}//"):
+        with opened(f"{way}top") as disk:
+            assert disk.file_names() == [f"{way}top", f"{way}base"]
+    monkeypatch.chdir(tmp_path)
+    with opened("top") as disk:
+        assert disk.file_names() == ["top", "base"]
+
+
 def test_encrypted_data_has_no_offset() -> None:
     builder = Builder(4096, crypt_method=1)
     builder.data(0, b"secret")
