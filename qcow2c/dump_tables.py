@@ -50,6 +50,10 @@ class Table:
     rules: tuple[EntryRule, ...]
     words: Words
     spec: str
+    target: Callable[[int], int]
+    """Where in the file an entry leads; 0: nowhere."""
+    size: int
+    """Of the file."""
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -85,9 +89,7 @@ def runs(words: U64Array, bitmaps: U64Array | None, stride: int) -> Iterator[tup
         yield position, 1, 0
 
 
-def entry_nodes(
-    table: Table, words: U64Array, bitmaps: U64Array | None, at: int, geometry: Geometry, first_index: int = 0
-) -> Iterator[Node]:
+def entry_nodes(table: Table, words: U64Array, bitmaps: U64Array | None, at: int, geometry: Geometry) -> Iterator[Node]:
     """Yield a node for each run of a table at byte `at`, named by the indices of its entries."""
     seen = int(np.bitwise_or.reduce(words)) if len(words) else 0
     breakable = suspects(table.rules, seen, geometry)
@@ -95,7 +97,12 @@ def entry_nodes(
         word = int(words[first])
         bitmap = int(bitmaps[first]) if bitmaps is not None else 0
         span = Span(at + first * table.entry_size, count * table.entry_size)
-        low, high = first_index + first, first_index + first + count - 1
+        low, high = first, first + count - 1
+        findings = tuple(_entry_findings(breakable, word, bitmap, span, geometry)) if breakable else ()
+        target = table.target(word) + (count - 1) * step
+        if target >= table.size:
+            message = f"entry {word:#018x} leads to {target:#x}, past the end of the file at {table.size:#x}"
+            findings += (Finding("table.entry_past_end", Severity.ERROR, message, span, table.spec),)
         yield Node(
             f"[{low}]" if count == 1 else f"[{low}..{high}]",
             span,
@@ -104,7 +111,7 @@ def entry_nodes(
             spec=table.spec,
             count=count,
             step=step,
-            findings=tuple(_entry_findings(breakable, word, bitmap, span, geometry)) if breakable else (),
+            findings=findings,
         )
 
 
@@ -148,6 +155,19 @@ def l2_words(geometry: Geometry) -> Words:
         return f"{subclusters_words(word, bitmap, geometry)}{place}{copied}"
 
     return words
+
+
+def l2_target(geometry: Geometry) -> Callable[[int], int]:
+    """Return what tells where in the image file an L2 entry leads."""
+
+    def target(word: int) -> int:
+        if geometry.external_data:
+            return 0
+        if word & tables.L2_COMPRESSED:
+            return tables.compressed_extent(word, geometry).host_offset
+        return word & tables.L2_OFFSET
+
+    return target
 
 
 def subclusters_words(word: int, bitmap: int, geometry: Geometry) -> str:
@@ -196,7 +216,7 @@ def state_name(state: State) -> str:
 
 def l1_nodes(walk: Walk) -> Iterator[Node]:
     """Yield the L1 table of each state."""
-    table = Table(8, L1_RULES, l1_words, "Cluster mapping")
+    table = Table(8, L1_RULES, l1_words, "Cluster mapping", tables.L1_OFFSET.__and__, walk.size)
     seen: set[tuple[int, int]] = set()
     shared = 0
     for state in walk.states():
@@ -232,7 +252,7 @@ def l2_nodes(walk: Walk) -> Iterator[Node]:
     """Yield each distinct L2 table in the order of the file, with who refers to it."""
     geometry = walk.geometry
     entry_size = 8 * geometry.l2_entry_words
-    table = Table(entry_size, l2_rules(geometry), l2_words(geometry), "Cluster mapping")
+    table = Table(entry_size, l2_rules(geometry), l2_words(geometry), "Cluster mapping", l2_target(geometry), walk.size)
     every = walk.l2_tables()
     beyond = int(np.count_nonzero(every.offsets >= np.uint64(walk.size)))
     if beyond:
@@ -269,7 +289,9 @@ def refcount_nodes(walk: Walk) -> Iterator[Node]:
     """Yield the refcount table and each distinct refcount block, whose entries are named by their host clusters."""
     geometry, header = walk.geometry, walk.header
     words = walk.refcount_table()
-    table = Table(8, REFCOUNT_TABLE_RULES, refcount_table_words, "Host cluster management")
+    table = Table(
+        8, REFCOUNT_TABLE_RULES, refcount_table_words, "Host cluster management", BLOCK_OFFSET.__and__, walk.size
+    )
     span = Span(header.refcount_table_offset, len(words) * 8)
     yield Node(
         "refcount table",
@@ -323,7 +345,7 @@ def bitmap_table_nodes(walk: Walk) -> Iterator[Node]:
     """Yield the table of each bitmap; one that several bitmaps name is taken apart at the first of them."""
     geometry = walk.geometry
     first_of: dict[int, int] = {}
-    table = Table(8, BITMAP_TABLE_RULES, bitmap_table_words, "Bitmap table")
+    table = Table(8, BITMAP_TABLE_RULES, bitmap_table_words, "Bitmap table", tables.BITMAP_OFFSET.__and__, walk.size)
     for index, record in enumerate(walk.bitmaps.records):
         entries = min(record.bitmap_table_size, Limit.BITMAP_BYTES >> geometry.cluster_bits)
         span = Span(record.bitmap_table_offset, entries * 8)

@@ -289,15 +289,19 @@ class Walk:
         if extension is None or not self.header.bitmaps_consistent:
             return
         yield _one(Owner.BITMAP_DIRECTORY, extension.bitmap_directory_offset, extension.bitmap_directory_size)
+        tables_seen: dict[tuple[int, int], list[int]] = {}
         for index, record in enumerate(self.bitmaps.records):
-            entries = min(record.bitmap_table_size, Limit.BITMAP_BYTES >> self.geometry.cluster_bits)
+            tables_seen.setdefault((record.bitmap_table_offset, record.bitmap_table_size), []).append(index)
+        for (at, declared), users in tables_seen.items():
+            entries = min(declared, Limit.BITMAP_BYTES >> self.geometry.cluster_bits)
             if not entries:
                 continue
-            yield _one(Owner.BITMAP_TABLE, record.bitmap_table_offset, record.bitmap_table_size * 8, index=index)
-            offsets = self.words(record.bitmap_table_offset, entries) & np.uint64(tables.BITMAP_OFFSET)
+            weight = _filled(1, len(users))
+            yield References(Owner.BITMAP_TABLE, _filled(1, at), _filled(1, declared * 8), weight, users[0])
+            offsets = self.words(at, entries) & np.uint64(tables.BITMAP_OFFSET)
             offsets = offsets[offsets != 0]
-            lengths, weights = _filled(len(offsets), self.geometry.cluster_size), _filled(len(offsets), 1)
-            yield References(Owner.BITMAP_DATA, offsets, lengths, weights, index=index)
+            lengths, weights = _filled(len(offsets), self.geometry.cluster_size), _filled(len(offsets), len(users))
+            yield References(Owner.BITMAP_DATA, offsets, lengths, weights, index=users[0])
 
     def refcount_table(self) -> U64Array:
         """Return the entries of the refcount table, zeros for what the file does not hold."""

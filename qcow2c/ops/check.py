@@ -200,10 +200,14 @@ class _Check:
         if walk.bitmaps.broken is not None:
             self._found(walk.bitmaps.broken.rule, 1)
             raise _Failed("Invalid argument")
+        seen: set[tuple[int, int]] = set()
         for record in walk.bitmaps.records:
             if any(rules.bitmap_findings(self._header, record)):
                 self._found("bitmap", 1)
                 raise _Failed("Invalid argument")
+            if (record.bitmap_table_offset, record.bitmap_table_size) in seen:
+                continue
+            seen.add((record.bitmap_table_offset, record.bitmap_table_size))
             words = walk.words(record.bitmap_table_offset, record.bitmap_table_size)
             for rule in BITMAP_TABLE_RULES:
                 if self._broken(words, rule):

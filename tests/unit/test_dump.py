@@ -451,3 +451,13 @@ def test_snapshot_records_past_the_end_are_one_node() -> None:
     nodes = section(builder.build(), "snapshots")
     assert [(node.name, node.value) for node in nodes] == [("past the end", 5000)]
     assert nodes[0].findings[0].rule == "snapshots.past_end"
+
+
+def test_entries_that_lead_past_the_end_are_findings() -> None:
+    builder = Builder(cluster_bits=12)
+    builder.entry(0, 4096 * 9999 | L2_COPIED)
+    builder.entry(3, 1 << 62 | 4096 * 8888)
+    with qcow2c.dump(builder.build()) as tree:
+        found = [finding.rule for node in every(tree.root) for finding in node.findings]
+        assert found.count("table.entry_past_end") == 2
+        assert tree.exit_code == 2
