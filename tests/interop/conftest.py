@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from qcow2c.cli import main
+
 from .images import BY_NAME
 from .workshop import RealImage, make_image
 
@@ -55,10 +57,10 @@ def run_qemu_img(folder: Path, *words: str) -> Outcome:
 
 
 @pytest.fixture
-def run_ours(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+def run_ours(
+    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
     """Return a function that runs qcow2c's command line in this process, in a folder."""
-
-    from qcow2c.cli import main
 
     def run(folder: Path, *words: str) -> Outcome:
         monkeypatch.chdir(folder)

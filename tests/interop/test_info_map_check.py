@@ -73,6 +73,13 @@ def test_map_as_text(image: RealImage, run_ours: Run) -> None:
     assert (ours.out, ours.status) == (theirs.out, theirs.status)
 
 
+@pytest.mark.parametrize("image", [name for name in ALL if name not in OPEN], indirect=True)
+def test_map_of_an_encrypted_image_needs_no_key(image: RealImage, run_ours: Run) -> None:
+    theirs = run_qemu_img(image.folder, "map", "--output=json", *image.source())
+    ours = run_ours(image.folder, "map", "--output=json", IMAGE)
+    assert (ours.out, ours.status) == (theirs.out, theirs.status)
+
+
 @pytest.mark.parametrize("image", ALL, indirect=True)
 def test_check_as_json(image: RealImage, run_ours: Run) -> None:
     ours, theirs = check_both(image, run_ours, "json")
