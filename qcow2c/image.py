@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qcow2c import rules
-from qcow2c.engine import Engine
 from qcow2c.errors import LimitExceeded, Span, UsageError
 from qcow2c.findings import Finding, Severity, raise_first
 from qcow2c.geometry import Geometry
 from qcow2c.layer import Layer
+from qcow2c.reader import Reader
 from qcow2c.records import SnapshotRecord
 
 
@@ -55,7 +55,7 @@ class Image(io.RawIOBase):
 
     def __init__(
         self,
-        layer: Engine,
+        layer: Reader,
         *,
         name: str,
         opened: ExitStack,
@@ -215,7 +215,7 @@ class Snapshot:
 class _VmState(io.RawIOBase):
     """The VM state: what the L1 table maps beyond the disk."""
 
-    def __init__(self, layer: Engine, record: SnapshotRecord) -> None:
+    def __init__(self, layer: Reader, record: SnapshotRecord) -> None:
         super().__init__()
         geometry = layer.geometry
         disk_entries = geometry.l1_entries(record.disk_size)

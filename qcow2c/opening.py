@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from qcow2c import rules
-from qcow2c.engine import Engine
 from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
 from qcow2c.findings import Finding, Severity, raise_first
 from qcow2c.gate import Gate, GateRequest, full_name, gate_for
 from qcow2c.header import Header
 from qcow2c.image import Image, Salvage
 from qcow2c.layer import Layer, RawLayer
+from qcow2c.reader import Reader
 from qcow2c.records import SnapshotTable, read_snapshots
 from qcow2c.storage import Source, Store, open_store
 from qcow2c.structs import FOREIGN_FORMATS, FORMAT_PROBE_BYTES, MAGIC, Limit
@@ -111,9 +111,9 @@ class _Opener:
         backing: Backing,
         data_file: Source | Store | None,
         chain: tuple[Store, ...],
-    ) -> Engine:
+    ) -> Reader:
         """Return the layer of a loaded image over whatever lies below it."""
-        return Engine.of_state(
+        return Reader.of_state(
             store,
             header,
             header.l1_table_offset,

@@ -6,6 +6,8 @@ Owns what an entry *means*; a Hypothesis property holds the two forms equal. It 
 from __future__ import annotations
 
 import enum
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from qcow2c.geometry import Geometry
 from qcow2c.structs import (
     BITMAP_TABLE_ENTRY,
     L1_ENTRY,
+    SECTOR_SIZE,
     STANDARD_L2_ENTRY,
     SUBCLUSTER_BITMAP,
     compressed_descriptor,
@@ -31,6 +34,8 @@ _L1 = layout.bits(L1_ENTRY)
 _L2 = layout.bits(STANDARD_L2_ENTRY)
 _SUBCLUSTERS = layout.bits(SUBCLUSTER_BITMAP)
 _BITMAP = layout.bits(BITMAP_TABLE_ENTRY)
+
+_WORDS_PER_SECTOR_BITS = (SECTOR_SIZE // L1_ENTRY.sizeof()).bit_length() - 1
 
 L1_OFFSET = _L1["l2_table_offset"].mask
 L1_COPIED = _L1["copied"].mask
@@ -73,6 +78,51 @@ class CompressedExtent:
 
     host_offset: int
     length: int
+
+
+class Table:
+    """A table in memory: `words` in native order, and the sectors of it that the file does not have yet.
+
+    L1, L2 and refcount tables hold 64-bit words (two for an extended L2 entry); a refcount block holds its refcounts,
+    one in each word whatever its width in the file.
+    """
+
+    __slots__ = ("dirty", "host_offset", "reachable", "sector_bits", "words")
+
+    def __init__(
+        self, words: array[int], host_offset: int, *, sector_bits: int = _WORDS_PER_SECTOR_BITS, reachable: bool = True
+    ) -> None:
+        """`sector_bits`: log2 of the words in a sector of the file. `reachable`: something in the file may refer to
+        the table; until then it may be written in any order.
+        """
+        self.words = words
+        self.host_offset = host_offset
+        self.sector_bits = sector_bits
+        self.reachable = reachable
+        self.dirty: set[int] = set() if reachable else set(range(self._sector(len(words) - 1) + 1))
+
+    def _sector(self, index: int) -> int:
+        return index >> self.sector_bits
+
+    def set(self, index: int, word: int) -> None:
+        """Change one word."""
+        self.words[index] = word
+        self.dirty.add(index >> self.sector_bits)
+
+    def set_many(self, index: int, words: array[int]) -> None:
+        """Change words from `index` on."""
+        self.words[index : index + len(words)] = words
+        self.dirty.update(range(self._sector(index), self._sector(index + len(words) - 1) + 1))
+
+    def dirty_runs(self) -> Iterator[tuple[int, int]]:
+        """Yield first and end index of words in adjacent dirty sectors, in order."""
+        sectors = sorted(self.dirty)
+        first = 0
+        for position, sector in enumerate(sectors):
+            if position + 1 == len(sectors) or sectors[position + 1] != sector + 1:
+                end = (sector + 1) << self.sector_bits
+                yield sectors[first] << self.sector_bits, min(end, len(self.words))
+                first = position + 1
 
 
 # --- one entry ------------------------------------------------------------------------------------------------------
@@ -188,8 +238,6 @@ def invalid_bitmaps(entries: U64Array, bitmaps: U64Array, geometry: Geometry) ->
 def compressed_extents(entries: U64Array, geometry: Geometry) -> tuple[U64Array, U64Array]:
     """Return host offsets and lengths in bytes of compressed descriptors, each of shape (n,)."""
     import numpy as np
-
-    from qcow2c.structs import SECTOR_SIZE
 
     offset_mask, sectors_mask, sectors_shift = compressed_masks(geometry.cluster_bits)
     offsets = entries & np.uint64(offset_mask)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from qcow2c import layout
-from qcow2c.engine import Engine
 from qcow2c.errors import UnsupportedFeature
 from qcow2c.geometry import Geometry
 from qcow2c.layer import Layer, RawLayer
+from qcow2c.reader import Reader
 from qcow2c.refcounts import BLOCK_OFFSET, refcount
 from qcow2c.storage import Store
 from qcow2c.structs import SECTOR_SIZE
@@ -41,7 +41,7 @@ class Columns(NamedTuple):
 class MappedLayer:
     """One layer of the chain. `size` is the disk's in whole sectors, as QEMU counts: down for qcow2, up for raw."""
 
-    layer: Engine | RawLayer
+    layer: Reader | RawLayer
     depth: int
     size: int
     below: MappedLayer | None
@@ -53,18 +53,18 @@ class MappedLayer:
     @property
     def file_name(self) -> str:
         """The name of the file that holds the layer's data."""
-        return self.layer.data_store.name if isinstance(self.layer, Engine) else self.layer.store.name
+        return self.layer.data_store.name if isinstance(self.layer, Reader) else self.layer.store.name
 
 
 def mapped_layers(top: Layer) -> MappedLayer:
     """Return the chain of layers from the top one. Raises UnsupportedFeature for a layer of another kind."""
-    layers: list[Engine | RawLayer] = []
+    layers: list[Reader | RawLayer] = []
     at: Layer | None = top
     while at is not None:
-        if not isinstance(at, Engine | RawLayer):
+        if not isinstance(at, Reader | RawLayer):
             raise UnsupportedFeature(f"a layer of type {type(at).__name__} cannot be mapped")
         layers.append(at)
-        at = at.backing if isinstance(at, Engine) else None
+        at = at.backing if isinstance(at, Reader) else None
     below: MappedLayer | None = None
     for depth in reversed(range(len(layers))):
         below = _mapped(layers[depth], depth, below)
@@ -72,7 +72,7 @@ def mapped_layers(top: Layer) -> MappedLayer:
     return below
 
 
-def _mapped(layer: Engine | RawLayer, depth: int, below: MappedLayer | None) -> MappedLayer:
+def _mapped(layer: Reader | RawLayer, depth: int, below: MappedLayer | None) -> MappedLayer:
     if isinstance(layer, RawLayer):
         return MappedLayer(layer, depth, -(-layer.disk_size // SECTOR_SIZE) * SECTOR_SIZE, None)
     size = layer.disk_size // SECTOR_SIZE * SECTOR_SIZE
@@ -80,7 +80,7 @@ def _mapped(layer: Engine | RawLayer, depth: int, below: MappedLayer | None) -> 
     return MappedLayer(layer, depth, size, below, flags, has_preallocated_metadata(layer))
 
 
-def _flags(kind: Kind, layer: Engine, below: MappedLayer | None) -> int:
+def _flags(kind: Kind, layer: Reader, below: MappedLayer | None) -> int:
     # Encrypted data has no place that a reader could use.
     place = OFFSET if kind in HAS_HOST_CLUSTER and not layer.header.encrypted else 0
     if kind in (Kind.DATA, Kind.COMPRESSED):
@@ -102,12 +102,12 @@ def raw_runs(store: Store, start: int, end: int) -> Iterator[tuple[int, int, int
 # --- preallocation --------------------------------------------------------------------------------------------------
 
 
-def has_preallocated_metadata(engine: Engine) -> bool:
+def has_preallocated_metadata(reader: Reader) -> bool:
     """Tell whether an image has at least a tenth more clusters in use than its file has room allocated, as QEMU.
 
     Then its data clusters may be holes of the file, which is worth a look.
     """
-    store, geometry = engine.store, engine.geometry
+    store, geometry = reader.store, reader.geometry
     allocated = store.allocated_size()
     if allocated is None:
         return False
@@ -117,16 +117,16 @@ def has_preallocated_metadata(engine: Engine) -> bool:
     if clusters < threshold:
         return False
     used = 0
-    for count in _used_clusters(engine, clusters):
+    for count in _used_clusters(reader, clusters):
         used += count
         if used >= threshold:
             return True
     return False
 
 
-def _used_clusters(engine: Engine, clusters: int) -> Iterator[int]:
+def _used_clusters(reader: Reader, clusters: int) -> Iterator[int]:
     """Yield for each refcount block how many of its clusters are in use; stop at one that cannot be believed."""
-    store, header, geometry = engine.store, engine.header, engine.geometry
+    store, header, geometry = reader.store, reader.header, reader.geometry
     per_block = 1 << geometry.refcount_block_bits
     blocks = min(-(-clusters // per_block), header.refcount_table_clusters * geometry.words_per_cluster)
     table = layout.words(store.pread(blocks * 8, header.refcount_table_offset)[: blocks * 8])

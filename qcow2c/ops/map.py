@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
-from qcow2c.engine import Engine
 from qcow2c.errors import CorruptMetadata, UnsupportedFeature
 from qcow2c.gate import Gate
 from qcow2c.image import Image
@@ -28,6 +27,7 @@ from qcow2c.ops.layer_map import (
     mapped_layers,
     raw_runs,
 )
+from qcow2c.reader import Reader
 from qcow2c.storage import Source, Store, open_store
 from qcow2c.tables import Kind
 
@@ -120,7 +120,7 @@ def entries(layer: MappedLayer | None, start: int, end: int) -> int:
     """Return how many L2 entries, subclusters counted, the layers have for a range, and their L1 entries."""
     total = 0
     while layer is not None and start < (end := min(end, layer.size)):
-        if isinstance(layer.layer, Engine):
+        if isinstance(layer.layer, Reader):
             geometry = layer.layer.geometry
             words = layer.layer.l1_table[start >> geometry.l2_coverage_bits : geometry.l1_entries(end)]
             total += len(words) + (len(words) - words.count(0)) * geometry.l2_entries * geometry.subclusters

@@ -1,6 +1,6 @@
 """`map` by arrays: windows of the disk, the L2 tables of each layer read in one go, no loop over entries.
 
-It gives the same runs as `map.plain_columns`; a property holds them equal. What breaks a rule is left to the engine
+It gives the same runs as `map.plain_columns`; a property holds them equal. What breaks a rule is left to the reader
 to say, when all before it has been told.
 """
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from qcow2c import tables
-from qcow2c.engine import Engine
 from qcow2c.errors import LimitExceeded, Span
 from qcow2c.layer import RawLayer
 from qcow2c.ops.layer_map import BELOW, DATA, OFFSET, ZERO, Columns, MappedLayer, raw_runs
+from qcow2c.reader import Reader
 from qcow2c.records import BitmapDirectory, SnapshotTable
 from qcow2c.references import L2Tables, Walk
 from qcow2c.storage import Store
@@ -65,25 +65,25 @@ class _Plan:
         self.mapped = mapped
         self.below = below
         self.unit = 0
-        if isinstance(mapped.layer, Engine):
+        if isinstance(mapped.layer, Reader):
             self._prepare(mapped.layer)
 
-    def _prepare(self, engine: Engine) -> None:
-        self.geometry = engine.geometry
-        self.unit = engine.geometry.subcluster_size
+    def _prepare(self, reader: Reader) -> None:
+        self.geometry = reader.geometry
+        self.unit = reader.geometry.subcluster_size
         empty = SnapshotTable((), 0, None), BitmapDirectory((), None)
-        self.walk = Walk(engine.store, engine.header, *empty)
-        self.l1_table: U64Array = np.array(engine.l1_table, dtype=np.uint64)
+        self.walk = Walk(reader.store, reader.header, *empty)
+        self.l1_table: U64Array = np.array(reader.l1_table, dtype=np.uint64)
         self.flags = np.array([*self.mapped.flags, BROKEN], dtype=np.uint8)
         named = self.l1_table[self.l1_table != 0] & np.uint64(tables.L1_OFFSET)
         named.sort()  # np.unique takes ten times as long.
-        repeated = int(np.count_nonzero(named[1:] == named[:-1])) << engine.geometry.cluster_bits
+        repeated = int(np.count_nonzero(named[1:] == named[:-1])) << reader.geometry.cluster_bits
         if repeated > MAX_REPEATED_BYTES:
             message = f"the L1 table names the same L2 tables again and again: {repeated} bytes of them"
-            where = Span(engine.header.l1_table_offset, len(self.l1_table) * 8)
+            where = Span(reader.header.l1_table_offset, len(self.l1_table) * 8)
             raise LimitExceeded(message, where=where, spec="Cluster mapping")
-        self.holes = _holes(engine.data_store) if self.mapped.preallocated else None
-        self._table_holes = _holes(engine.store)
+        self.holes = _holes(reader.data_store) if self.mapped.preallocated else None
+        self._table_holes = _holes(reader.store)
 
     # --- one window of one layer ---
 
@@ -107,7 +107,7 @@ class _Plan:
         # L1 entries without a table are runs themselves.
         index = np.flatnonzero(~present)
         parts = [(((index + first) << coverage_bits).astype(np.int64), kinds[index], np.zeros(len(index), np.int64))]
-        if missing:  # The engine raises for an entry that should be there.
+        if missing:  # The reader raises for an entry that should be there.
             at = np.array([(first + len(l1)) << coverage_bits], dtype=np.int64)
             is_declared = first + len(l1) < mapped.layer.header.l1_size
             kind = np.array([len(Kind) if is_declared else Kind.UNALLOCATED], dtype=np.uint8)
@@ -122,8 +122,8 @@ class _Plan:
     def _runs(self, starts: Ints, flags: Bytes, offsets: Ints, end: int) -> Runs:
         return Runs(starts, flags, np.full(len(starts), self.mapped.depth, dtype=np.uint8), offsets, end)
 
-    def _broken_l1(self, engine: Engine, l1: U64Array) -> Bools:
-        """Return the entries at which the engine has an objection, or may have one."""
+    def _broken_l1(self, reader: Reader, l1: U64Array) -> Bools:
+        """Return the entries at which the reader has an objection, or may have one."""
         broken = np.zeros(len(l1), dtype=bool)
         seen = int(np.bitwise_or.reduce(l1)) if len(l1) else 0
         for rule in suspects(L1_RULES, seen, self.geometry):
@@ -131,7 +131,7 @@ class _Plan:
         at = l1 & np.uint64(tables.L1_OFFSET)
         named = at != 0
         broken |= named & (at >= np.uint64(self.walk.size))
-        for _, span in engine.metadata:
+        for _, span in reader.metadata:
             after = max(0, span.offset - self.geometry.cluster_size + 1)
             broken |= named & (at >= np.uint64(after)) & (at < np.uint64(span.end))
         return broken
@@ -147,7 +147,7 @@ class _Plan:
         found: Bools = is_hole[index] & (at + self.geometry.cluster_size <= ends[index])
         return found
 
-    def _tables(self, engine: Engine, l1: U64Array, rows: NDArray[np.intp]) -> tuple[Ints, Bytes, Ints]:
+    def _tables(self, reader: Reader, l1: U64Array, rows: NDArray[np.intp]) -> tuple[Ints, Bytes, Ints]:
         """Return starts, kinds (len(Kind) for broken entries) and host offsets of the runs of some L2 tables."""
         geometry = self.geometry
         found = L2Tables(l1 & np.uint64(tables.L1_OFFSET), l1, l1)
@@ -252,7 +252,7 @@ def _holes(store: Store) -> tuple[Ints, Bools] | None:
 
 
 def columns(top: MappedLayer, start: int, end: int, *, window_entries: int = WINDOW_ENTRIES) -> Iterator[Columns]:
-    """Yield the runs of a range in batches. Raises as the engine at the first entry that breaks a rule."""
+    """Yield the runs of a range in batches. Raises as the reader at the first entry that breaks a rule."""
     plan = _planned(top)
     pending: Runs | None = None
     while start < end:
@@ -368,9 +368,9 @@ def _columns(runs: Runs) -> Columns:
 
 
 def _complain(mapped: MappedLayer | None, guest_offset: int) -> None:
-    """Raise the engine's error for an entry that breaks a rule, in whichever layer."""
+    """Raise the reader's error for an entry that breaks a rule, in whichever layer."""
     while mapped is not None:
-        if isinstance(mapped.layer, Engine) and guest_offset < mapped.size:
+        if isinstance(mapped.layer, Reader) and guest_offset < mapped.size:
             mapped.layer.run_at(guest_offset, 1)
         mapped = mapped.below
     raise AssertionError(f"no entry is broken at guest offset {guest_offset:#x}")

@@ -1,4 +1,4 @@
-"""The engine on images of every kind, built from the schemas."""
+"""The reader on images of every kind, built from the schemas."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import zstandard
 
 import qcow2c
 from qcow2c import layout, structs
-from qcow2c.engine import Engine
 from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
 from qcow2c.header import Header
 from qcow2c.image import Salvage
 from qcow2c.layer import RawLayer, fill_zeros
+from qcow2c.reader import Reader
 from qcow2c.storage import Memory
 from qcow2c.tables import Kind
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate
@@ -331,7 +331,7 @@ def test_a_store_that_ends_within_an_l2_table_has_zeros_behind_it() -> None:
     builder.table(0)
     builder.entry(0, L2_ZERO)
     header = Header.load(Memory(builder.build()))
-    engine = Engine.of_state(Memory(builder.build()[:-4000]), header, 4096, 1, 1 << 20)
+    engine = Reader.of_state(Memory(builder.build()[:-4000]), header, 4096, 1, 1 << 20)
     assert engine.run_at(0, 4096).kind is Kind.ZERO
     assert engine.run_at(4096 * 100, 4096).kind is Kind.UNALLOCATED
 
@@ -353,7 +353,7 @@ def test_fill_zeros_fills_more_than_one_block() -> None:
 def test_an_error_without_a_guest_range_is_never_salvaged() -> None:
     builder = Builder(cluster_bits=12)
     header = Header.load(Memory(builder.build()))
-    engine = Engine.of_state(Memory(builder.build()), header, 4096, 1, 1 << 20, salvage=Salvage())
+    engine = Reader.of_state(Memory(builder.build()), header, 4096, 1, 1 << 20, salvage=Salvage())
     error = CorruptMetadata("nowhere")
     with pytest.raises(CorruptMetadata, match="nowhere"):
         engine._salvaged_run(error, 0, 10)

@@ -1,9 +1,9 @@
-"""The engine: one qcow2 layer, mapped and read. It decides what each guest byte is and fetches it.
+"""The reader: one qcow2 layer, mapped and read. It decides what each guest byte is and fetches it; it never writes.
 
 It holds the L1 table of one state (the active one, or a snapshot's) and a bounded cache of L2 tables, and knows the
 layers below only as something that can be read. One entry at a time, with integers: sweeps over whole tables are
-`references.py`. Everything here may be called from several threads: tables are immutable once loaded, stores are
-positional, and only cache misses take the lock.
+`references.py`. Everything here may be called from several threads: stores are positional, tables are loaded once, and
+only cache misses take the lock.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from qcow2c.tables import (
     L2_COPIED,
     L2_OFFSET,
     Kind,
+    Table,
     compressed_extent,
     equal_subclusters,
     kind_of,
 )
 
 L2_CACHE_BYTES = 64 << 20
-"""Bound of the cached L2 tables of one engine: enough for 512 GiB of guest data with 64 KiB clusters."""
+"""Bound of the cached L2 tables of one reader: enough for 512 GiB of guest data with 64 KiB clusters."""
 
 _CLUSTER_CACHE_BYTES = 4 << 20
-"""Bound of the decompressed clusters that one engine keeps: small reads often hit the same one again."""
+"""Bound of the decompressed clusters that one reader keeps: small reads often hit the same one again."""
 
 
 class Run(NamedTuple):
@@ -49,19 +50,11 @@ class Run(NamedTuple):
     host_offset: int
 
 
-class L2Table(NamedTuple):
-    """A loaded table: descriptors, and subcluster bitmaps (empty without extended L2 entries)."""
-
-    entries: Sequence[int]
-    bitmaps: Sequence[int]
-    host_offset: int
-
-
 SalvageLog = Callable[[Span, Exception], None]
 """Told each guest range that reads as zeros because it cannot be read, and why."""
 
 
-class Engine:
+class Reader:
     """One state of one image. Reads never fail silently: they raise, or, with a salvage log, zero and tell."""
 
     def __init__(
@@ -94,7 +87,8 @@ class Engine:
         self.metadata = metadata
         self._rules = l2_rules(self.geometry)
         self._decompress = codecs.decompressor(header.compression_type)
-        self._l2_tables: dict[int, L2Table] = {}
+        self._l2_tables: dict[int, Table] = {}
+        self._words = self.geometry.l2_entry_words
         self._l2_limit = max(2, L2_CACHE_BYTES >> self.geometry.cluster_bits)
         self._clusters: dict[int, bytes] = {}
         self._clusters_limit = max(1, _CLUSTER_CACHE_BYTES >> self.geometry.cluster_bits)
@@ -108,21 +102,21 @@ class Engine:
     @classmethod
     def of_state(
         cls, store: Store, header: Header, l1_offset: int, l1_entries: int, disk_size: int, **below: Any
-    ) -> Engine:
-        """Return the engine of the state whose L1 table lies at `l1_offset`, as far as the file holds the table."""
+    ) -> Reader:
+        """Return the reader of the state whose L1 table lies at `l1_offset`, as far as the file holds the table."""
         data = store.pread(l1_entries * 8, l1_offset)
         l1_table = layout.words(data)
         return cls(store, header, l1_table, l1_offset=l1_offset, l1_entries=l1_entries, disk_size=disk_size, **below)
 
-    def state(self, l1_offset: int, l1_entries: int, disk_size: int) -> Engine:
-        """Return the engine of another state of the same image, over the same layers: a snapshot's."""
+    def state(self, l1_offset: int, l1_entries: int, disk_size: int) -> Reader:
+        """Return the reader of another state of the same image, over the same layers: a snapshot's."""
         below = {
             "data_store": self.data_store,
             "backing": self.backing,
             "metadata": self.metadata,
             "salvage": self.salvage,
         }
-        return Engine.of_state(self.store, self.header, l1_offset, l1_entries, disk_size, **below)
+        return Reader.of_state(self.store, self.header, l1_offset, l1_entries, disk_size, **below)
 
     # --- mapping ---
 
@@ -149,7 +143,7 @@ class Engine:
             table = cached(guest_offset >> coverage_bits)
             if table is None:
                 return -1
-            entry = table[0][guest_offset >> cluster_bits & l2_mask]
+            entry = table.words[guest_offset >> cluster_bits & l2_mask]
             inside = guest_offset & cluster_mask
             if entry & special or inside + length > cluster_size or guest_offset + length > disk_size:
                 return -1
@@ -184,15 +178,15 @@ class Engine:
         found = (first + count) * geometry.subcluster_size - inside
         host_offset = 0
         if kind is Kind.COMPRESSED:
-            return Run(kind, guest_offset, min(found, length), table.entries[index])
+            return Run(kind, guest_offset, min(found, length), table.words[index * self._words])
         next_host = 0
         if kind in HAS_HOST_CLUSTER:
-            host_offset = (table.entries[index] & L2_OFFSET) + inside
+            host_offset = (table.words[index * self._words] & L2_OFFSET) + inside
             next_host = host_offset - inside + geometry.cluster_size
         # Go on over whole clusters, as long as the last one ended with this kind.
         while found < length and first + count == geometry.subclusters:
             index, first = index + 1, 0
-            entry = table.entries[index]
+            entry = table.words[index * self._words]
             if next_host and entry & L2_OFFSET != next_host:
                 break
             try:
@@ -205,9 +199,9 @@ class Engine:
             next_host += geometry.cluster_size if next_host else 0
         return Run(kind, guest_offset, min(found, length), host_offset)
 
-    def _subclusters(self, table: L2Table, index: int, first: int, guest_offset: int) -> tuple[Kind, int]:
+    def _subclusters(self, table: Table, index: int, first: int, guest_offset: int) -> tuple[Kind, int]:
         """Return the kind of subcluster `first` of an entry, and how many from there on share it."""
-        entry = table.entries[index]
+        entry = table.words[index * self._words]
         geometry = self.geometry
         if not geometry.extended_l2:
             if entry & self._special or geometry.external_data:
@@ -215,14 +209,14 @@ class Engine:
             elif entry & L2_OFFSET:
                 return Kind.DATA, 1
             return kind_of(entry, 0, 0, geometry), 1
-        bitmap = table.bitmaps[index]
+        bitmap = table.words[index * 2 + 1]
         self._judge(table, index, entry, bitmap, guest_offset)
         kind = kind_of(entry, bitmap, first, geometry)
         if kind is Kind.COMPRESSED:
             return kind, geometry.subclusters - first
         return kind, equal_subclusters(bitmap, first, kind)
 
-    def _judge(self, table: L2Table, index: int, entry: int, bitmap: int, guest_offset: int) -> None:
+    def _judge(self, table: Table, index: int, entry: int, bitmap: int, guest_offset: int) -> None:
         """Raise the first rule that an entry breaks."""
         geometry = self.geometry
         where = Span(table.host_offset + index * geometry.l2_entry_words * 8, geometry.l2_entry_words * 8)
@@ -235,7 +229,7 @@ class Engine:
                 message = f"L2 entry {entry:#018x}: offset {host:#x} in the external data file is not the guest's"
                 raise CorruptMetadata(message, where=where, guest=guest, spec="Header")
 
-    def _table(self, guest_offset: int) -> L2Table | None:
+    def _table(self, guest_offset: int) -> Table | None:
         """Return the L2 table of a guest offset, from the cache or the file; None where there is none."""
         l1_index = guest_offset >> self.geometry.l2_coverage_bits
         table = self._l2_tables.get(l1_index)
@@ -259,7 +253,7 @@ class Engine:
             message = f"L1 entry {l1_index} is past the end of the file at {self.store.size():#x}"
             raise CorruptMetadata(message, where=Span(self._l1_offset + l1_index * 8, 8), guest=guest, spec="Header")
 
-    def _load_table(self, l1_index: int) -> L2Table | None:
+    def _load_table(self, l1_index: int) -> Table | None:
         entry, geometry = self._l1[l1_index], self.geometry
         if not entry:
             return None
@@ -279,10 +273,7 @@ class Engine:
             message = f"L1 entry {entry:#018x}: the L2 table is past the end of the file at {self.store.size():#x}"
             raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
         # The last cluster of a file may be cut short where the rest of it is zeros.
-        table = layout.words(data.ljust(geometry.cluster_size, b"\0"))
-        if geometry.extended_l2:
-            return L2Table(table[::2], table[1::2], at)
-        return L2Table(table, (), at)
+        return Table(layout.words(data.ljust(geometry.cluster_size, b"\0")), at)
 
     # --- reading ---
 
