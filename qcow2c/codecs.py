@@ -30,6 +30,32 @@ def decompressor(method: int) -> Decompressor:
     raise UnsupportedFeature(f"unknown compression type {method}", spec="Additional fields (version 3 and higher)")
 
 
+Compressor = Callable[[bytes], bytes]
+"""Takes a cluster; returns its compressed data, of whatever length."""
+
+_WRITTEN_WINDOW_BITS = -12
+"""Raw deflate with the 4 KiB window of the specification, which every reader has."""
+
+_MEMORY_LEVEL = 9
+
+
+def compressor(method: int, level: int | None = None) -> Compressor:
+    """Return the function for a compression type, at its default level. Raises UnsupportedFeature."""
+    if method == CompressionType.ZLIB:
+        chosen = zlib.Z_DEFAULT_COMPRESSION if level is None else level
+
+        def deflate(cluster: bytes) -> bytes:
+            packer = zlib.compressobj(chosen, zlib.DEFLATED, _WRITTEN_WINDOW_BITS, _MEMORY_LEVEL)
+            return packer.compress(cluster) + packer.flush()
+
+        return deflate
+    if method == CompressionType.ZSTD:
+        import zstandard
+
+        return zstandard.ZstdCompressor(level=3 if level is None else level).compress
+    raise UnsupportedFeature(f"unknown compression type {method}", spec="Additional fields (version 3 and higher)")
+
+
 def inflate(data: bytes, cluster_size: int) -> bytes:
     """Inflate raw deflate data to one cluster; what follows the cluster in the last sector is not looked at."""
     try:

@@ -32,6 +32,11 @@ class RawLayer:
         fill_zeros(buffer[self.store.readinto_at(buffer, guest_offset) :])
 
 
+def zeros(length: int) -> memoryview:
+    """Return `length` zero bytes; short lengths share one buffer."""
+    return memoryview(_ZEROS)[:length] if length <= len(_ZEROS) else memoryview(bytes(length))
+
+
 def fill_zeros(buffer: memoryview) -> None:
     """Zero a buffer of any length without making another of that length."""
     for start in range(0, len(buffer), len(_ZEROS)):

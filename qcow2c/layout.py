@@ -160,6 +160,14 @@ def words(data: bytes | memoryview) -> array[int]:
     return decoded
 
 
+def stored(native: array[int]) -> bytes:
+    """Return words, of the width of the array's items, as they are stored: big-endian."""
+    if sys.byteorder == "little" and native.itemsize > 1:
+        native = native[:]
+        native.byteswap()
+    return native.tobytes()
+
+
 @cache
 def dtype(schema: Schema) -> np.dtype[Any]:
     """Return the numpy dtype of one entry: a word for a BitStruct, named big-endian fields for a Struct."""

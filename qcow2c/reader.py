@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from qcow2c import codecs, layout
 from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
@@ -102,7 +102,7 @@ class Reader:
     @classmethod
     def of_state(
         cls, store: Store, header: Header, l1_offset: int, l1_entries: int, disk_size: int, **below: Any
-    ) -> Reader:
+    ) -> Self:
         """Return the reader of the state whose L1 table lies at `l1_offset`, as far as the file holds the table."""
         data = store.pread(l1_entries * 8, l1_offset)
         l1_table = layout.words(data)
@@ -241,11 +241,15 @@ class Reader:
         table = self._load_table(l1_index)
         if table is None:
             return None
+        self._keep(l1_index, table)
+        return table
+
+    def _keep(self, l1_index: int, table: Table) -> None:
+        """Cache a loaded table, in place of the oldest ones where there are too many."""
         with self._lock:
             while len(self._l2_tables) >= self._l2_limit:
                 del self._l2_tables[next(iter(self._l2_tables))]
             self._l2_tables[l1_index] = table
-        return table
 
     def _require_no_entry(self, l1_index: int) -> None:
         if l1_index < self._l1_entries:

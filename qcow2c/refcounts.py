@@ -1,7 +1,9 @@
-"""Refcount table and blocks of 1 to 64 bits: decoding of one refcount and of whole blocks. It never writes."""
+"""Refcount table and blocks of 1 to 64 bits: decoding and encoding of refcounts. It allocates and writes nothing."""
 
 from __future__ import annotations
 
+import sys
+from array import array
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -53,6 +55,34 @@ def _sub_byte(refcount_order: int) -> tuple[tuple[int, ...], int]:
     bits = layout.bits(group)
     ordered = [bits[f"refcount_{index}"] for index in range(len(bits.members))]
     return tuple(member.shift for member in ordered), (1 << ordered[0].width) - 1
+
+
+def native_block(data: bytes, refcount_order: int) -> array[int]:
+    """Return the refcounts of stored blocks in native order, each in one word however narrow it is."""
+    if _sub_byte(refcount_order)[0]:
+        return array("B", refcounts(data, refcount_order).tobytes())
+    words = array(_word_code(refcount_group(refcount_order).sizeof()), data)
+    if sys.byteorder == "little" and words.itemsize > 1:
+        words.byteswap()
+    return words
+
+
+def stored_block(words: array[int], refcount_order: int) -> bytes:
+    """Return refcounts, as many as fill whole bytes, as they are stored: the inverse of `native_block`."""
+    shifts, _mask = _sub_byte(refcount_order)
+    if not shifts:
+        return layout.stored(words)
+    import numpy as np
+
+    spread = np.frombuffer(words, dtype=np.uint8).reshape(-1, len(shifts)) << np.array(shifts, dtype=np.uint8)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(spread, axis=1)
+    return packed.tobytes()
+
+
+@cache
+def _word_code(size: int) -> str:
+    """Return the type code of an array of unsigned words of a size in bytes."""
+    return next(code for code in "BHILQ" if array(code).itemsize == size)
 
 
 class Refcounts:

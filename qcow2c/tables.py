@@ -180,6 +180,13 @@ def compressed_extent(entry: int, geometry: Geometry) -> CompressedExtent:
     )
 
 
+def compressed_entry(host_offset: int, length: int, geometry: Geometry) -> int:
+    """Return the descriptor of `length` bytes of compressed data."""
+    _, _, sectors_shift = compressed_masks(geometry.cluster_bits)
+    additional_sectors = (host_offset + length - 1) // SECTOR_SIZE - host_offset // SECTOR_SIZE
+    return L2_COMPRESSED | additional_sectors << sectors_shift | host_offset
+
+
 # --- many entries ---------------------------------------------------------------------------------------------------
 
 
