@@ -1,4 +1,4 @@
-"""`Image`: a state of an image with all layers below it, as one read-only file-like object; its snapshots.
+"""`Image`: a state of an image with all layers below it, as one file-like object; its snapshots.
 
 It owns the position and the life of what was opened; what is opened at all, is decided in `opening.py`.
 """
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcow2c import rules
 from qcow2c.errors import LimitExceeded, Span, UsageError
@@ -20,6 +20,9 @@ from qcow2c.geometry import Geometry
 from qcow2c.layer import Layer
 from qcow2c.reader import Reader
 from qcow2c.records import SnapshotRecord
+
+if TYPE_CHECKING:
+    from qcow2c.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,13 @@ class Salvage:
 
 
 class Image(io.RawIOBase):
-    """One state of an image, with all that lies below it: read-only, file-like, positional, safe across threads.
+    """One state of an image, with all that lies below it: file-like, positional, safe across threads.
+
+    It is read-only unless it was opened with "r+"; then what is written is durable after `flush` or `close`, and lower
+    layers and snapshots are never changed.
 
     `size()` is the virtual disk size in bytes. `read`, `readinto`, `seek` and `tell` share one position, as with any
-    file; `pread` and `readinto_at` have none, and may be called from several threads.
+    file; `pread`, `pwrite` and the like have none, and may be called from several threads.
     """
 
     def __init__(
@@ -61,8 +67,12 @@ class Image(io.RawIOBase):
         opened: ExitStack,
         notices: tuple[Finding, ...] = (),
         snapshots: tuple[SnapshotRecord, ...] = (),
+        engine: Engine | None = None,
     ) -> None:
-        """Made by `open_image` and `Snapshot.open`; closing the image closes `opened`."""
+        """Made by `open_image` and `Snapshot.open`; closing the image closes `opened`.
+
+        `engine` is the layer itself, where it may be written.
+        """
         super().__init__()
         self.name = name
         self.header = layer.header
@@ -73,7 +83,9 @@ class Image(io.RawIOBase):
         """The internal snapshots, by name or by ID, in the order of their table."""
         self._opened = opened
         self._position = 0
-        self._locate = layer.locate
+        self._engine = engine
+        # A small read must not meet a write half-way: then all reads take turns with writes.
+        self._locate = layer.locate if engine is None else lambda _guest_offset, _length: -1
         self._read_store = layer.data_store.pread
         self._size = layer.disk_size
 
@@ -128,6 +140,66 @@ class Image(io.RawIOBase):
         self.layer.read_into(inside, offset)
         return len(inside)
 
+    def pwrite(self, buffer: Any, offset: int) -> int:
+        """Write all bytes of a buffer at `offset`, within the disk; return their number.
+
+        Raises UsageError, CorruptMetadata, CorruptData, LimitExceeded, StoreError; after an error some of the bytes
+        may have been written, and the image can be used on.
+        """
+        view = memoryview(buffer).cast("B")
+        engine = self._writable(offset, len(view))
+        if view:
+            engine.write(view, offset)
+        return len(view)
+
+    def write_zeroes(self, offset: int, length: int, *, unmap: bool = False) -> None:
+        """Make bytes read as zeros, without writing them where the format allows; `unmap` gives their space back.
+
+        Raises as `pwrite`.
+        """
+        engine = self._writable(offset, length)
+        if length:
+            engine.write_zeroes(offset, length, unmap=unmap)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give back the space of whole clusters, which then read as zeros; parts of clusters stay as they are.
+
+        In version 2 over a backing file it does nothing: clusters let go of would show the backing file.
+        Raises as `pwrite`.
+        """
+        engine = self._writable(offset, length)
+        if length:
+            engine.discard(offset, length)
+
+    def write_compressed(self, buffer: Any, offset: int) -> int:
+        """Write whole clusters, compressed; only the end of the disk may cut the last one short.
+
+        Return the number of bytes. Raises as `pwrite`, and UsageError for parts of clusters and where guest data is
+        in an external data file.
+        """
+        view = memoryview(buffer).cast("B")
+        engine = self._writable(offset, len(view))
+        size = self.geometry.cluster_size
+        if offset % size or (len(view) % size and offset + len(view) != self._size):
+            raise UsageError(f"{len(view)} bytes at offset {offset} are no whole clusters of {size} bytes")
+        if view:
+            engine.write_compressed(view, offset)
+        return len(view)
+
+    def flush(self) -> None:
+        """Make everything written so far durable. Raises StoreError; after a failure nothing more can be written."""
+        if self._engine is not None:
+            self._engine.flush()
+
+    def _writable(self, offset: int, length: int) -> Engine:
+        """Return the engine, if it may write so many bytes there."""
+        self._check_open()
+        if self._engine is None:
+            raise io.UnsupportedOperation("not writable: open the image with mode 'r+'")
+        if offset < 0 or length < 0 or offset + length > self._size:
+            raise UsageError(f"{length} bytes at offset {offset} do not lie on the disk of {self._size} bytes")
+        return self._engine
+
     # --- file-like: io.RawIOBase makes read, readall and the context manager of these ---
 
     def readable(self) -> bool:
@@ -135,6 +207,15 @@ class Image(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
+
+    def writable(self) -> bool:
+        return self._engine is not None
+
+    def write(self, buffer: Any) -> int:
+        """Write all bytes of a buffer at the position, and move it. Raises as `pwrite`."""
+        count = self.pwrite(buffer, self._position)
+        self._position += count
+        return count
 
     def readinto(self, buffer: Any) -> int:
         """Fill a writable buffer from the position, and move it."""
@@ -157,11 +238,22 @@ class Image(io.RawIOBase):
         return self._position
 
     def close(self) -> None:
-        """Close every file that opening this image opened."""
-        if not self.closed:
-            super().close()
+        """Make durable what was written, and close every file that opening this image opened, in any case.
+
+        Raises StoreError where not everything could be written: a later opening shows what was flushed before.
+        """
+        if self.closed:
+            return
+        try:
+            if self._engine is not None:
+                self._engine.finish()
+        finally:
             self._locate = lambda _guest_offset, _length: -1  # Small reads, too, find out that it is closed.
-            self._opened.close()
+            try:
+                self._opened.close()
+            finally:
+                self._engine = None
+                super().close()
 
     def _check_open(self) -> None:
         if self.closed:

@@ -93,6 +93,11 @@ def integer(data: bytes | memoryview) -> int:
     return int.from_bytes(data, "big")
 
 
+def stored_integer(value: int, size: int) -> bytes:
+    """Return an integer as a field of `size` bytes stores it: big-endian."""
+    return value.to_bytes(size, "big")
+
+
 # --- bit fields of a word -------------------------------------------------------------------------------------------
 
 

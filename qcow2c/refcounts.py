@@ -110,6 +110,11 @@ class Refcounts:
         """How many clusters, from the first, the refcount table can describe."""
         return len(self._offsets) << self._geometry.refcount_block_bits
 
+    def describes(self, cluster: int) -> bool:
+        """Tell whether a cluster has a refcount block."""
+        index = cluster >> self._geometry.refcount_block_bits
+        return index < len(self._offsets) and bool(self._offsets[index])
+
     def described_clusters(self) -> NDArray[np.int64]:
         """Return the first cluster that each refcount block describes, ascending."""
         import numpy as np

@@ -1,162 +1,41 @@
-"""Byte stores: a local file, a seekable binary file object, and memory. All are read-only and positional.
+"""Byte stores of every sort that a caller may hand in: a path, a seekable binary file object, bytes in memory.
 
-A store knows bytes and nothing of the format. It never follows a name out of an image; a local file is opened with a
-read-only descriptor, and only a regular file is opened at all. Reads past the end are short, never an error.
+A store knows bytes and nothing of the format. It never follows a name out of an image, and is read-only unless the
+caller asks for more.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import stat
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from qcow2c.errors import Span, StoreError, UsageError
+from qcow2c.local_file import LocalFile
+from qcow2c.store import Buffer, Store, no_space
+
+__all__ = ["FileObject", "LocalFile", "Memory", "Source", "Store", "WritableMemory", "open_store"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-
-
-class Store(ABC):
-    """Bytes at offsets. `name` is for messages; `path` is set where the bytes are a local file."""
-
-    name: str
-    path: str | None = None
-
-    @abstractmethod
-    def size(self) -> int:
-        """Return the length in bytes."""
-
-    @abstractmethod
-    def pread(self, length: int, offset: int) -> bytes:
-        """Return `length` bytes at `offset`, fewer only at the end of the store. Raises StoreError."""
-
-    def readinto_at(self, buffer: memoryview, offset: int) -> int:
-        """Fill `buffer` from `offset`; return the bytes read, fewer only at the end of the store."""
-        data = self.pread(len(buffer), offset)
-        buffer[: len(data)] = data
-        return len(data)
-
-    def allocated_size(self) -> int | None:
-        """Return the bytes that the store occupies on its medium, or None where nobody knows."""
-        return None
-
-    def extents(self, start: int, end: int) -> Iterator[tuple[Span, bool]]:
-        """Yield adjacent spans that cover `start` to `end` (within the size), each with whether it holds data.
-
-        A span without data is a hole and reads as zeros. Without knowledge all is data.
-        """
-        if end > start:
-            yield Span(start, end - start), True
-
-    def identity(self) -> object:
-        """Return a value that two stores share exactly when they are the same file."""
-        return id(self)
-
-    def close(self) -> None:  # noqa: B027 - most stores hold nothing to release
-        """Release what this store opened itself; closing twice does nothing."""
-
-
-class LocalFile(Store):
-    """A regular file, opened read-only. A directory, FIFO, socket or device is refused before it is opened."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.name = os.fsdecode(path)
-        self.path = self.name
-        self._fd = -1
-        try:
-            # Looked at before it is opened: opening a FIFO or a device can block or act.
-            _require_regular(os.stat(self.path), self.name)
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-            _require_regular(os.fstat(self._fd), self.name)
-        except (OSError, ValueError) as exc:
-            self.close()
-            raise StoreError(f"Could not open {self.name!r}: {_reason(exc)}") from exc
-        except StoreError:
-            self.close()
-            raise
-
-    def size(self) -> int:
-        return os.fstat(self._fd).st_size
-
-    def pread(self, length: int, offset: int) -> bytes:
-        try:
-            data = os.pread(self._fd, length, offset)
-        except OSError as exc:
-            raise StoreError(f"Could not read {self.name!r}: {_reason(exc)}", where=Span(offset, length)) from exc
-        except OverflowError:
-            return b""  # No file is that long.
-        if len(data) == length or not data:
-            return data
-        return data + self.pread(length - len(data), offset + len(data))
-
-    def readinto_at(self, buffer: memoryview, offset: int) -> int:
-        done = 0
-        try:
-            while done < len(buffer):
-                count = os.preadv(self._fd, [buffer[done:]], offset + done)
-                if not count:
-                    break
-                done += count
-        except OSError as exc:
-            where = Span(offset, len(buffer))
-            raise StoreError(f"Could not read {self.name!r}: {_reason(exc)}", where=where) from exc
-        except OverflowError:
-            return done
-        return done
-
-    def allocated_size(self) -> int | None:
-        return os.fstat(self._fd).st_blocks * 512
-
-    def extents(self, start: int, end: int) -> Iterator[tuple[Span, bool]]:
-        end = min(end, self.size())
-        while start < end:
-            data = self._seek(start, os.SEEK_DATA, end)
-            if data > start:
-                yield Span(start, data - start), False
-            if data < end:
-                start = self._seek(data, os.SEEK_HOLE, end)
-                if start <= data:  # The file changed under us: call the rest data.
-                    start = end
-                yield Span(data, start - data), True
-            else:
-                return
-
-    def _seek(self, offset: int, whence: int, end: int) -> int:
-        try:
-            return min(os.lseek(self._fd, offset, whence), end)
-        except OSError:
-            # ENXIO: nothing but a hole up to the end. Anything else: the file system cannot tell, so all is data.
-            try:
-                os.lseek(self._fd, 0, os.SEEK_DATA)
-            except OSError:
-                return offset if whence == os.SEEK_DATA and self.allocated_size() else end
-            return end
-
-    def identity(self) -> object:
-        status = os.fstat(self._fd)
-        return status.st_dev, status.st_ino
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class FileObject(Store):
     """Any seekable binary file object; the caller keeps it open and closes it."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, *, writable: bool = False) -> None:
         import threading  # Late: local files, which most are, do without it.
 
         self._file = file
         self._lock = threading.Lock()
+        self._flush_failure: StoreError | None = None
         self.name = str(getattr(file, "name", None) or f"<{type(file).__name__}>")
+        self.writable = writable
         try:
             if not file.seekable():
                 raise StoreError(f"{self.name!r} cannot seek")
             self._pread_checked(0, 0)
+            if writable and not file.writable():
+                raise StoreError(f"{self.name!r} is open for reading only")
         except (AttributeError, OSError, ValueError) as exc:
             raise StoreError(f"{self.name!r} is no readable, seekable binary file: {exc}") from exc
 
@@ -170,7 +49,7 @@ class FileObject(Store):
         except OverflowError:
             return b""
         except (OSError, ValueError) as exc:
-            raise StoreError(f"Could not read {self.name!r}: {_reason(exc)}", where=Span(offset, length)) from exc
+            raise self.failure(exc, "read", Span(offset, length)) from exc
 
     def _pread_checked(self, length: int, offset: int) -> bytes:
         with self._lock:
@@ -193,6 +72,60 @@ class FileObject(Store):
     def identity(self) -> object:
         return id(self._file)
 
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        where = Span(offset, len(data))
+        self._require_writable(where)
+        view = memoryview(data).cast("B")
+        try:
+            with self._lock:
+                self._file.seek(offset)
+                while view:
+                    count = self._file.write(view)
+                    if not count:
+                        raise no_space()
+                    view = view[count:]
+        except (OSError, ValueError, OverflowError) as exc:
+            raise self.failure(exc, "write", where) from exc
+
+    def flush(self) -> None:
+        """Flush the file object, and the file under it where there is one."""
+        self._require_writable(Span(0, 0))
+        try:
+            with self._lock:
+                self._file.flush()
+                fd = self._descriptor()
+                if fd is not None:
+                    os.fdatasync(fd)
+        except (OSError, ValueError) as exc:
+            self._flush_failure = self.failure(exc, "flush")
+            raise self._flush_failure from exc
+
+    def _descriptor(self) -> int | None:
+        try:
+            return int(self._file.fileno())
+        except (AttributeError, OSError, ValueError):  # io.UnsupportedOperation is both of the latter.
+            return None
+
+    def truncate(self, size: int) -> None:
+        self._require_writable(Span(size, 0))
+        try:
+            with self._lock:
+                end = self._file.seek(0, io.SEEK_END)
+                if size > end:
+                    self._file.seek(size - 1)
+                    self._file.write(b"\0")
+                else:
+                    self._file.truncate(size)
+        except (OSError, ValueError, OverflowError) as exc:
+            raise self.failure(exc, "resize") from exc
+
+    def _require_writable(self, where: Span) -> None:
+        if not self.writable:
+            raise self.refusal(where)
+        if self._flush_failure is not None:
+            message = f"an earlier flush failed, so that nothing more is written: {self._flush_failure.message}"
+            raise StoreError(message) from self._flush_failure
+
 
 class Memory(Store):
     """Bytes in memory; not copied."""
@@ -208,31 +141,60 @@ class Memory(Store):
         return bytes(self._data[offset : offset + length])
 
 
-def open_store(source: Source | Store) -> Store:
-    """Return a store over a path, bytes, or a seekable binary file object. Raises StoreError, UsageError."""
+class WritableMemory(Store):
+    """A bytearray of the caller's, which grows."""
+
+    writable = True
+
+    def __init__(self, data: bytearray, name: str = "<bytearray>") -> None:
+        self._data = data
+        self.name = name
+
+    def size(self) -> int:
+        return len(self._data)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        return bytes(self._data[offset : offset + length])
+
+    def identity(self) -> object:
+        return id(self._data)
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        self._grow(offset)
+        view = memoryview(data).cast("B")
+        self._data[offset : offset + len(view)] = view
+
+    def flush(self) -> None:
+        """Memory is as durable as it gets."""
+
+    def truncate(self, size: int) -> None:
+        del self._data[size:]
+        self._grow(size)
+
+    def _grow(self, size: int) -> None:
+        try:
+            self._data.extend(bytes(max(0, size - len(self._data))))
+        except (MemoryError, OverflowError, BufferError) as exc:
+            raise self.failure(exc, "resize") from exc
+
+
+def open_store(source: Source | Store, *, writable: bool = False) -> Store:
+    """Return a store over a path, bytes, or a seekable binary file object. Raises StoreError, UsageError.
+
+    No lock is taken: see `Store.lock`.
+    """
     if isinstance(source, Store):
+        if writable and not source.writable:
+            raise source.refusal(Span(0, 0))
         return source
+    if isinstance(source, bytearray) and writable:
+        return WritableMemory(source)
     if isinstance(source, bytes | bytearray | memoryview):
+        if writable:
+            raise UsageError(f"cannot write to an image in {type(source).__name__}: give a bytearray")
         return Memory(source)
     if isinstance(source, str | os.PathLike):
-        return LocalFile(source)
+        return LocalFile(source, writable=writable)
     if hasattr(source, "read") and hasattr(source, "seek"):
-        return FileObject(source)
+        return FileObject(source, writable=writable)
     raise UsageError(f"cannot read an image from {type(source).__name__}: give a path, bytes, or a binary file")
-
-
-def _require_regular(status: os.stat_result, name: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kinds = {
-            stat.S_IFDIR: "a directory",
-            stat.S_IFIFO: "a FIFO",
-            stat.S_IFSOCK: "a socket",
-            stat.S_IFBLK: "a block device",
-            stat.S_IFCHR: "a character device",
-        }
-        kind = kinds.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise StoreError(f"Could not open {name!r}: it is {kind}, not a regular file")
-
-
-def _reason(exc: Exception) -> str:
-    return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)

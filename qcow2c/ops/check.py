@@ -17,8 +17,9 @@ from qcow2c.accounting import Accounting
 from qcow2c.errors import LimitExceeded
 from qcow2c.findings import Severity, raise_first
 from qcow2c.header import Header
+from qcow2c.overlaps import Overlap, overlaps
 from qcow2c.records import read_bitmaps, read_snapshots
-from qcow2c.references import ACTIVE, Owner, References, Walk
+from qcow2c.references import ACTIVE, References, Walk
 from qcow2c.storage import Source, Store, open_store
 from qcow2c.structs import SECTOR_SIZE, Limit
 from qcow2c.sweep import Window
@@ -38,9 +39,6 @@ _REFUSED = ("header.crypt_method", "extension.bitmaps")
 
 _CHUNK = 1 << 18
 
-_OVERLAP_DEPTH = 4096
-"""How many clusters of one table, from its start, are looked at for overlaps: all, but of the largest L1 tables."""
-
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
@@ -53,19 +51,6 @@ class Mismatch:
     def __str__(self) -> str:
         word = "ERROR" if self.refcount < self.references else "Leaked"
         return f"{word} cluster {self.cluster} refcount={self.refcount} reference={self.references}"
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """A host cluster of metadata that something else refers to as well."""
-
-    cluster: int
-    owner: Owner
-    references: int
-
-    def __str__(self) -> str:
-        owner = self.owner.name.lower().replace("_", " ")
-        return f"ERROR cluster {self.cluster} of the {owner} has {self.references} references"
 
 
 @dataclass
@@ -332,28 +317,9 @@ class _Check:
 
     def _find_overlaps(self, metadata: list[References], window: Window) -> None:
         """List metadata clusters with more references than their own structure has."""
-        for part in metadata:
-            if part.owner is Owner.BITMAP_DATA:
-                continue
-            for start in range(0, len(part.offsets), _CHUNK):
-                rows = slice(start, start + _CHUNK)
-                self._find_shared(part.owner, part.offsets[rows], part.lengths[rows], part.weights[rows], window)
-
-    def _find_shared(
-        self, owner: Owner, offsets: U64Array, lengths: U64Array, weights: U64Array, window: Window
-    ) -> None:
-        inside = (lengths > 0) & (offsets < np.uint64(self._store.size()))
-        if not inside.any():
-            return
-        bits = np.uint64(self._geometry.cluster_bits)
-        offsets, lengths, weights = offsets[inside], lengths[inside], weights[inside]
-        first = (offsets >> bits).view(np.int64)
-        last = np.minimum((offsets + lengths - np.uint64(1)) >> bits, np.uint64(window.end)).view(np.int64)
-        for step in range(min(int((last - first).max()) + 1, _OVERLAP_DEPTH)):
-            clusters = first + step
-            rows = np.flatnonzero((clusters <= last) & (clusters >= window.first) & (clusters < window.end))
-            counts = window.references[clusters[rows] - window.first]
-            shared = np.flatnonzero(counts > weights[rows])[: MAX_MISMATCHES - len(self._result.overlaps)]
-            for cluster, count in zip(clusters[rows[shared]].tolist(), counts[shared].tolist(), strict=True):
-                if not any(known.cluster == cluster and known.owner is owner for known in self._result.overlaps[-4:]):
-                    self._result.overlaps.append(Overlap(cluster, owner, count))
+        listed = self._result.overlaps
+        for overlap in overlaps(metadata, window, self._geometry.cluster_bits, self._store.size()):
+            if len(listed) >= MAX_MISMATCHES:
+                return
+            if not any(known.cluster == overlap.cluster and known.owner is overlap.owner for known in listed[-4:]):
+                listed.append(overlap)

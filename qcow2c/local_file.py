@@ -1,0 +1,273 @@
+"""`LocalFile`: a regular file, by positional system calls. Read-only is enforced by the descriptor.
+
+Every call that changes the file is one of os.pwrite, os.pwritev, os.ftruncate, os.posix_fallocate, os.fdatasync, and
+fallocate(2) for zeros and holes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from qcow2c import locks
+from qcow2c.errors import Span, StoreError
+from qcow2c.locks import Use
+from qcow2c.store import Buffer, Store, no_space, reason
+
+_T = TypeVar("_T")
+
+_MAX_INTERRUPTS = 100
+"""Interrupts of one call before it counts as failed."""
+
+_MAX_PARTS = 1024
+"""Buffers that one call takes (IOV_MAX of Linux)."""
+
+_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
+"""Modes of fallocate(2)."""
+
+_OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+class LocalFile(Store):
+    """A regular file. A directory, FIFO, socket or device is refused before it is opened."""
+
+    def __init__(self, path: str | os.PathLike[str], *, writable: bool = False, create: bool = False) -> None:
+        """`create` makes the file where there is none; one that exists keeps its contents. Raises StoreError."""
+        self.name = os.fsdecode(path)
+        self.path = self.name
+        self.writable = writable
+        self.created = False
+        """Whether this has made the file."""
+        self._fd = -1
+        self._flush_failure: StoreError | None = None
+        try:
+            self._open(create)
+        except (OSError, ValueError) as exc:
+            self.close()
+            raise StoreError(f"Could not open {self.name!r}: {reason(exc)}") from exc
+        except StoreError:
+            self.close()
+            raise
+
+    def _open(self, create: bool) -> None:
+        path = self.name
+        access = os.O_RDWR if self.writable else os.O_RDONLY
+        try:
+            # Looked at before it is opened: opening a FIFO or a device can block or act.
+            _require_regular(os.stat(path), self.name)
+        except FileNotFoundError:
+            if not create:
+                raise
+            self._fd = os.open(path, access | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, 0o644)
+            self.created = True
+        else:
+            self._fd = os.open(path, access | _OPEN_FLAGS)
+        _require_regular(os.fstat(self._fd), self.name)
+
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def lock(self, use: Use) -> None:
+        locks.lock(self._fd, use, self.name)
+
+    # --- reading ---
+
+    def pread(self, length: int, offset: int) -> bytes:
+        try:
+            data = _uninterrupted(os.pread, self._fd, length, offset)
+        except OSError as exc:
+            raise self.failure(exc, "read", Span(offset, length)) from exc
+        except OverflowError:
+            return b""  # No file is that long.
+        if len(data) == length or not data:
+            return data
+        return data + self.pread(length - len(data), offset + len(data))
+
+    def readinto_at(self, buffer: memoryview, offset: int) -> int:
+        done = 0
+        try:
+            while done < len(buffer):
+                count = _uninterrupted(os.preadv, self._fd, [buffer[done:]], offset + done)
+                if not count:
+                    break
+                done += count
+        except OSError as exc:
+            raise self.failure(exc, "read", Span(offset, len(buffer))) from exc
+        except OverflowError:
+            return done
+        return done
+
+    def allocated_size(self) -> int | None:
+        return os.fstat(self._fd).st_blocks * 512
+
+    def extents(self, start: int, end: int) -> Iterator[tuple[Span, bool]]:
+        end = min(end, self.size())
+        while start < end:
+            data = self._seek(start, os.SEEK_DATA, end)
+            if data > start:
+                yield Span(start, data - start), False
+            if data < end:
+                start = self._seek(data, os.SEEK_HOLE, end)
+                if start <= data:  # The file changed under us: call the rest data.
+                    start = end
+                yield Span(data, start - data), True
+            else:
+                return
+
+    def _seek(self, offset: int, whence: int, end: int) -> int:
+        try:
+            return min(os.lseek(self._fd, offset, whence), end)
+        except OSError:
+            # ENXIO: nothing but a hole up to the end. Anything else: the file system cannot tell, so all is data.
+            try:
+                os.lseek(self._fd, 0, os.SEEK_DATA)
+            except OSError:
+                return offset if whence == os.SEEK_DATA and self.allocated_size() else end
+            return end
+
+    def identity(self) -> object:
+        status = os.fstat(self._fd)
+        return status.st_dev, status.st_ino
+
+    # --- writing ---
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        where = Span(offset, len(data))
+        self._require_writable(where)
+        try:
+            done = _uninterrupted(os.pwrite, self._fd, data, offset)
+            if done < len(data):
+                self._write_rest([data], done, offset)
+        except (OSError, OverflowError) as exc:
+            raise self.failure(exc, "write", where) from exc
+
+    def pwritev(self, parts: Sequence[Buffer], offset: int) -> None:
+        where = Span(offset, sum(map(len, parts)))
+        self._require_writable(where)
+        try:
+            for first in range(0, len(parts), _MAX_PARTS):
+                some = parts[first : first + _MAX_PARTS]
+                length = sum(map(len, some))
+                done = _uninterrupted(os.pwritev, self._fd, some, offset)
+                if done < length:
+                    self._write_rest(some, done, offset)
+                offset += length
+        except (OSError, OverflowError) as exc:
+            raise self.failure(exc, "write", where) from exc
+
+    def _write_rest(self, parts: Sequence[Buffer], done: int, offset: int) -> None:
+        """Write what a short write has left of buffers, of which it wrote `done` bytes. Raises OSError."""
+        if not done:
+            raise no_space()
+        for part in parts:
+            view = memoryview(part).cast("B")
+            rest, at = view[min(done, len(view)) :], offset + min(done, len(view))
+            done -= min(done, len(view))
+            offset += len(view)
+            while rest:
+                count = _uninterrupted(os.pwrite, self._fd, rest, at)
+                if not count:
+                    raise no_space()
+                rest, at = rest[count:], at + count
+
+    def flush(self) -> None:
+        self._require_writable(Span(0, 0))
+        try:
+            _uninterrupted(os.fdatasync, self._fd)
+        except OSError as exc:
+            # The system may have dropped what it could not write: trying again could succeed, and mean nothing.
+            self._flush_failure = self.failure(exc, "flush")
+            raise self._flush_failure from exc
+
+    def truncate(self, size: int) -> None:
+        self._require_writable(Span(size, 0))
+        try:
+            _uninterrupted(os.ftruncate, self._fd, size)
+        except (OSError, OverflowError) as exc:
+            raise self.failure(exc, "resize") from exc
+
+    def allocate(self, offset: int, length: int) -> None:
+        where = Span(offset, length)
+        self._require_writable(where)
+        try:
+            if length:
+                _uninterrupted(os.posix_fallocate, self._fd, offset, length)
+        except (OSError, OverflowError) as exc:
+            raise self.failure(exc, "allocate space in", where) from exc
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        where = Span(offset, length)
+        self._require_writable(where)
+        try:
+            if length and not _fallocate(self._fd, _ZERO_RANGE, offset, length):
+                super().write_zeroes(offset, length)
+        except OSError as exc:
+            raise self.failure(exc, "zero a range of", where) from exc
+
+    def punch(self, offset: int, length: int) -> None:
+        where = Span(offset, length)
+        self._require_writable(where)
+        try:
+            if length:
+                _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
+        except OSError as exc:
+            raise self.failure(exc, "give back space of", where) from exc
+
+    def _require_writable(self, where: Span) -> None:
+        if not self.writable:
+            raise self.refusal(where)
+        if self._flush_failure is not None:
+            message = f"an earlier flush failed, so that nothing more is written: {self._flush_failure.message}"
+            raise StoreError(message) from self._flush_failure
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _uninterrupted(call: Callable[..., _T], *arguments: Any) -> _T:
+    """Call until no signal interrupts; Python does so by itself, but for a bound, and for handlers that raise."""
+    for _ in range(_MAX_INTERRUPTS):
+        try:
+            return call(*arguments)
+        except InterruptedError:
+            continue
+    return call(*arguments)
+
+
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
+    """Call fallocate(2); return False where the file system cannot do it. Raises OSError."""
+    import ctypes  # Late: it is slow to import, and reading does without.
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "fallocate"):
+        return False
+    function = library.fallocate
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+    def call() -> bool:
+        if not function(fd, mode, offset, length):
+            return True
+        code = ctypes.get_errno()
+        if code in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            return False
+        raise OSError(code, os.strerror(code))
+
+    return _uninterrupted(call)
+
+
+def _require_regular(status: os.stat_result, name: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {
+            stat.S_IFDIR: "a directory",
+            stat.S_IFIFO: "a FIFO",
+            stat.S_IFSOCK: "a socket",
+            stat.S_IFBLK: "a block device",
+            stat.S_IFCHR: "a character device",
+        }
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "no regular file")
+        raise StoreError(f"Could not open {name!r}: it is {kind}, not a regular file")

@@ -1,0 +1,194 @@
+"""A layer that is being written: its tables, who owns a cluster, and how the image begins and ends being written.
+
+It changes tables and refcounts in memory, through `cache.py`, which commits them in order. Whether a cluster may be
+overwritten is decided by its refcount, never by the copied bit. Guest data is the business of `engine.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from qcow2c import layout
+from qcow2c.allocation import Allocator
+from qcow2c.cache import MetadataCache
+from qcow2c.errors import CorruptMetadata, MissingKey, Span
+from qcow2c.reader import Reader
+from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, Version
+from qcow2c.tables import L1_COPIED, L2_COMPRESSED, L2_OFFSET, Table, compressed_extent
+
+if TYPE_CHECKING:
+    from qcow2c.admission import Admission
+
+MAX_RELEASES = 1 << 16
+"""Runs of released clusters that wait in memory before they cause a commit."""
+
+_DIRTY = layout.bits(INCOMPATIBLE_FEATURES)["dirty"].mask
+_UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
+
+
+class WrittenLayer(Reader):
+    """The active state of an image with its cache and its allocator; `lock` is held for each read and each change."""
+
+    def __init__(self, *reader: Any, admission: Admission, **facts: Any) -> None:
+        """Arguments as of `Reader`; `admission` says what was found when the image was let in for writing."""
+        super().__init__(*reader, **facts)
+        if self.header.encrypted:
+            raise MissingKey("the image is encrypted, and no key was given", spec="Data encryption")
+        if len(self._l1) != self._l1_entries:
+            where = Span(self._l1_offset, self._l1_entries * 8)
+            raise CorruptMetadata("the L1 table leaves the file: run check -r first", where=where, spec="Header")
+        if admission.verified:
+            self.metadata = ()  # Nothing overlaps; and the refcount table may move, so that its old place is used again.
+        self.lock = threading.RLock()
+        self.observers: list[Callable[[int, int], None]] = []
+        """Told guest offset and length of each change before it is made."""
+        self.cache = MetadataCache(
+            self.store, self.data_store, self.header, Table(self._l1, self._l1_offset), self._l2_tables
+        )
+        self.data = self.cache.data_medium
+        self._admission = admission
+        self._guard = None if admission.verified else admission.metadata
+        self.allocator = Allocator(self.cache, forbidden=self._guard)
+        self._cluster_bits = self.geometry.cluster_bits
+        self._raw_data = self.header.external_data and self.header.data_file_raw
+        self._data_end = self.data_store.size()
+        """Where the external data file was never written: it reads as zeros from there on."""
+        self._begun = False
+
+    # --- life ---
+
+    def _change(self, guest_offset: int, length: int) -> None:
+        self._begin()
+        for tell in self.observers:
+            tell(guest_offset, length)
+
+    def _begin(self) -> None:
+        """Prepare the image for its first change.
+
+        Durable order: header, then anything else. A crash leaves an image without bits that were unknown, and, with
+        lazy refcounts, marked dirty, although its refcounts are right.
+        """
+        if self._begun:
+            return
+        header = self.header
+        if header.version >= Version.V3:
+            dirty = _DIRTY if header.lazy_refcounts else 0
+            incompatible = header.incompatible_features | dirty
+            autoclear = header.autoclear_features & ~_UNKNOWN_AUTOCLEAR
+            if (incompatible, autoclear) != (header.incompatible_features, header.autoclear_features):
+                self.cache.set_header(incompatible_features=incompatible, autoclear_features=autoclear)
+                self.cache.write_header()
+        for cluster, references in self._admission.undercounted:
+            self.allocator.raise_refcount(cluster, references)
+        self._begun = True
+
+    def flush(self) -> None:
+        """Make everything written so far durable. Raises StoreError; see `MetadataCache.commit`."""
+        with self.lock:
+            self.cache.commit()
+
+    def finish(self) -> None:
+        """Make everything durable, and the image one that was closed cleanly.
+
+        Durable order: all of `flush`, lowered refcounts, the header without the dirty bit. Raises StoreError.
+        """
+        with self.lock:
+            if not self._begun:
+                return
+            self.cache.commit()
+            self.cache.medium.flush()
+            if self.header.lazy_refcounts or self.header.dirty:
+                self.cache.set_header(incompatible_features=self.header.incompatible_features & ~_DIRTY)
+                self.cache.write_header()
+
+    # --- reading, in turn with writing ---
+
+    def read_mapped(self, buffer: memoryview, guest_offset: int) -> None:
+        with self.lock:
+            super().read_mapped(buffer, guest_offset)
+
+    def _keep(self, l1_index: int, table: Table) -> None:
+        """Cache a loaded table; what the file does not have yet stays."""
+        if len(self._l2_tables) >= self._l2_limit:
+            for index in [index for index, known in self._l2_tables.items() if not known.dirty]:
+                del self._l2_tables[index]
+        self._l2_tables[l1_index] = table
+
+    def _make_room(self) -> None:
+        """Commit where too much waits in memory; called before anything of a change is done."""
+        if len(self._l2_tables) >= max(2, self._l2_limit // 2) or self.cache.releases > MAX_RELEASES:
+            self.cache.commit()
+            for index in list(self._l2_tables)[: -self._l2_limit // 4]:
+                del self._l2_tables[index]
+
+    # --- tables and clusters ---
+
+    def _index(self, guest_offset: int) -> int:
+        """Return the index in its L2 table of the entry of a guest cluster."""
+        return guest_offset >> self._cluster_bits & self._l2_mask
+
+    def _own_cluster(self, table: Table, guest_offset: int) -> int | None:
+        """Return the host cluster of a guest cluster if it may be overwritten. Raises CorruptMetadata."""
+        index = self._index(guest_offset)
+        entry = table.words[index * self._words]
+        if entry & self._special or self.geometry.extended_l2 or self.geometry.external_data:
+            bitmap = table.words[index * 2 + 1] if self.geometry.extended_l2 else 0
+            self._judge(table, index, entry, bitmap, guest_offset)
+            if entry & L2_COMPRESSED:
+                return None
+        if self.geometry.external_data:
+            return guest_offset & ~self._cluster_mask
+        host_offset = entry & L2_OFFSET
+        if not host_offset:
+            return None
+        cluster = host_offset >> self._cluster_bits
+        refcount = self.cache.refcount(cluster)
+        if refcount == 1 and (self._guard is None or cluster not in self._guard):
+            return host_offset
+        if refcount <= 1:
+            problem = "overlaps metadata" if refcount else "has refcount 0"
+            message = f"L2 entry {entry:#018x}: the host cluster {problem}, so that it is not written: run check -r"
+            guest = Span(guest_offset & ~self._cluster_mask, self.geometry.cluster_size)
+            where = Span(table.host_offset + index * self._words * 8, self._words * 8)
+            raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
+        return None
+
+    def _writable_table(self, guest_offset: int) -> Table:
+        """Return the L2 table of a guest offset: a new one, or a copy of it, where it is missing or shared.
+
+        Durable order, at the next commit: refcount, table, L1 entry; then the refcount of the shared one is lowered.
+        """
+        table = self._table(guest_offset)
+        l1_index = guest_offset >> self.geometry.l2_coverage_bits
+        refcount = 0 if table is None else self.cache.refcount(table.host_offset >> self._cluster_bits)
+        if table is not None and refcount == 1:
+            if not self._l1[l1_index] & L1_COPIED:
+                self.cache.l1.set(l1_index, table.host_offset | L1_COPIED)
+            return table
+        if table is not None and not refcount:
+            where = Span(self._l1_offset + l1_index * 8, 8)
+            message = f"the L2 table at {table.host_offset:#x} has refcount 0, so that it is not written: run check -r"
+            raise CorruptMetadata(message, where=where, spec="Cluster mapping")
+        words = array("Q", bytes(self.geometry.cluster_size)) if table is None else table.words[:]
+        host_offset = self.allocator.allocate(1).first << self._cluster_bits
+        if self._guard is not None:
+            self._guard.add(host_offset >> self._cluster_bits)
+        if table is not None:
+            self.cache.release(table.host_offset >> self._cluster_bits)
+        new = self._l2_tables[l1_index] = Table(words, host_offset, reachable=False)
+        self.cache.l1.set(l1_index, host_offset | L1_COPIED)
+        return new
+
+    def _release(self, entry: int, *, discard: bool = False) -> None:
+        """Let go of what an entry, which has just been replaced, refers to."""
+        bits = self._cluster_bits
+        if entry & L2_COMPRESSED:
+            self._clusters.pop(entry, None)
+            where = compressed_extent(entry, self.geometry)
+            first = where.host_offset >> bits
+            self.cache.release(first, (where.host_offset + where.length - 1 >> bits) - first + 1, discard=discard)
+        elif entry & L2_OFFSET and not self.geometry.external_data:
+            self.cache.release((entry & L2_OFFSET) >> bits, discard=discard)
