@@ -41,7 +41,7 @@ class WrittenLayer(Reader):
             where = Span(self._l1_offset, self._l1_entries * 8)
             raise CorruptMetadata("the L1 table leaves the file: run check -r first", where=where, spec="Header")
         if admission.verified:
-            self.metadata = ()  # Nothing overlaps; and the refcount table may move, so that its old place is used again.
+            self.metadata = ()  # Nothing overlaps, and the refcount table may leave its place.
         self.lock = threading.RLock()
         self.observers: list[Callable[[int, int], None]] = []
         """Told guest offset and length of each change before it is made."""
