@@ -88,7 +88,7 @@ def values(schema: Schema, data: bytes | memoryview, offset: int = 0) -> dict[st
     return dict(zip(names, codec.unpack_from(data, offset), strict=True))
 
 
-def integer(data: bytes | memoryview) -> int:
+def integer(data: bytes | bytearray | memoryview) -> int:
     """Return a big-endian integer of any width."""
     return int.from_bytes(data, "big")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from qcow2c import layout
@@ -16,8 +15,10 @@ from qcow2c.allocation import Allocator
 from qcow2c.cache import MetadataCache
 from qcow2c.errors import CorruptMetadata, MissingKey, Span
 from qcow2c.reader import Reader
+from qcow2c.records import read_bitmaps
 from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, Version
 from qcow2c.tables import L1_COPIED, L2_COMPRESSED, L2_OFFSET, Table, compressed_extent
+from qcow2c.tracking import BitmapTracker
 
 if TYPE_CHECKING:
     from qcow2c.admission import Admission
@@ -26,6 +27,7 @@ MAX_RELEASES = 1 << 16
 """Runs of released clusters that wait in memory before they cause a commit."""
 
 _DIRTY = layout.bits(INCOMPATIBLE_FEATURES)["dirty"].mask
+_BITMAPS = layout.bits(AUTOCLEAR_FEATURES)["bitmaps"].mask
 _UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
 
 
@@ -43,8 +45,6 @@ class WrittenLayer(Reader):
         if admission.verified:
             self.metadata = ()  # Nothing overlaps, and the refcount table may leave its place.
         self.lock = threading.RLock()
-        self.observers: list[Callable[[int, int], None]] = []
-        """Told guest offset and length of each change before it is made."""
         self.cache = MetadataCache(
             self.store, self.data_store, self.header, Table(self._l1, self._l1_offset), self._l2_tables
         )
@@ -52,6 +52,7 @@ class WrittenLayer(Reader):
         self._admission = admission
         self._guard = None if admission.verified else admission.metadata
         self.allocator = Allocator(self.cache, forbidden=self._guard)
+        self._bitmaps = BitmapTracker(self.cache, self.allocator, self.header, read_bitmaps(self.store, self.header))
         self._cluster_bits = self.geometry.cluster_bits
         self._raw_data = self.header.external_data and self.header.data_file_raw
         self._data_end = self.data_store.size()
@@ -61,15 +62,16 @@ class WrittenLayer(Reader):
     # --- life ---
 
     def _change(self, guest_offset: int, length: int) -> None:
+        """Prepare for a change of guest bytes; called before it is made."""
         self._begin()
-        for tell in self.observers:
-            tell(guest_offset, length)
+        self._bitmaps.note(guest_offset, length)
 
     def _begin(self) -> None:
         """Prepare the image for its first change.
 
-        Durable order: header, then anything else. A crash leaves an image without bits that were unknown, and, with
-        lazy refcounts, marked dirty, although its refcounts are right.
+        Durable order: header, marks of bitmaps, then anything else. A crash leaves an image without bits that were
+        unknown, with bitmaps that count as stale, and, with lazy refcounts, marked dirty, although its refcounts are
+        right.
         """
         if self._begun:
             return
@@ -77,12 +79,14 @@ class WrittenLayer(Reader):
         if header.version >= Version.V3:
             dirty = _DIRTY if header.lazy_refcounts else 0
             incompatible = header.incompatible_features | dirty
-            autoclear = header.autoclear_features & ~_UNKNOWN_AUTOCLEAR
+            stale = _UNKNOWN_AUTOCLEAR if self._bitmaps.sound else _UNKNOWN_AUTOCLEAR | _BITMAPS
+            autoclear = header.autoclear_features & ~stale
             if (incompatible, autoclear) != (header.incompatible_features, header.autoclear_features):
                 self.cache.set_header(incompatible_features=incompatible, autoclear_features=autoclear)
                 self.cache.write_header()
         for cluster, references in self._admission.undercounted:
             self.allocator.raise_refcount(cluster, references)
+        self._bitmaps.begin()
         self._begun = True
 
     def flush(self) -> None:
@@ -93,12 +97,13 @@ class WrittenLayer(Reader):
     def finish(self) -> None:
         """Make everything durable, and the image one that was closed cleanly.
 
-        Durable order: all of `flush`, lowered refcounts, the header without the dirty bit. Raises StoreError.
+        Durable order: all of `flush`, bitmaps, lowered refcounts, the header without the dirty bit. Raises StoreError.
         """
         with self.lock:
             if not self._begun:
                 return
             self.cache.commit()
+            self._bitmaps.finish()
             self.cache.medium.flush()
             if self.header.lazy_refcounts or self.header.dirty:
                 self.cache.set_header(incompatible_features=self.header.incompatible_features & ~_DIRTY)
