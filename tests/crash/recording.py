@@ -1,0 +1,183 @@
+"""A store that remembers every write and flush, and the states of the files that a crash could leave.
+
+Several stores share one recorder, that is one clock, but lose writes independently: a flush makes only the writes of
+its own store durable. A write may arrive in part, but no sector is ever torn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from qcow2c.storage import WritableMemory
+from qcow2c.store import Buffer
+
+SECTOR = 512
+SUBSETS = 200
+"""Subsets of the writes of an epoch that are tried where there are too many for all."""
+
+ALL_SUBSETS_UP_TO = 10
+TORN = 40
+"""States of an epoch with torn writes."""
+
+JUNK = 0xA5
+"""What a punched hole reads as: nobody may depend on it."""
+
+
+Arrival = bool | Sequence[bool]
+"""Whether a write arrives, or which sectors of it."""
+
+
+class Kind(Enum):
+    WRITE = "write"
+    PUNCH = "punch"
+    TRUNCATE = "truncate"
+    FLUSH = "flush"
+
+
+@dataclass(frozen=True)
+class Event:
+    store: int
+    kind: Kind
+    offset: int = 0
+    data: bytes = b""
+
+    def apply(self, image: bytearray, sectors: Sequence[bool] | None = None) -> None:
+        """Do the same to a copy of the store; `sectors` says which sectors of a write arrive."""
+        if self.kind is Kind.TRUNCATE:
+            del image[self.offset :]
+            image.extend(bytes(self.offset - len(image)))
+        elif self.kind is Kind.PUNCH:
+            end = min(len(image), self.offset + len(self.data))
+            if self.offset < end:
+                image[self.offset : end] = self.data[: end - self.offset]
+        elif self.kind is Kind.WRITE:
+            position = 0
+            for arrives in sectors or [True] * self.sectors:
+                end = min(len(self.data), position + SECTOR - (self.offset + position) % SECTOR)
+                if arrives:
+                    at = self.offset + position
+                    image.extend(bytes(max(0, at - len(image))))
+                    image[at : at + end - position] = self.data[position:end]
+                position = end
+
+    @property
+    def sectors(self) -> int:
+        return (self.offset + len(self.data) - 1) // SECTOR - self.offset // SECTOR + 1 if self.data else 0
+
+
+class Recorder:
+    """The clock and the log of all stores; `len(recorder.log)` is the time."""
+
+    def __init__(self) -> None:
+        self.log: list[Event] = []
+        self.initial: list[bytes] = []
+
+    def store(self, data: bytes) -> RecordingStore:
+        self.initial.append(data)
+        return RecordingStore(self, len(self.initial) - 1, bytearray(data))
+
+
+class RecordingStore(WritableMemory):
+    """Memory whose every change is in the recorder's log."""
+
+    def __init__(self, recorder: Recorder, index: int, data: bytearray) -> None:
+        super().__init__(data, name=f"<recorded {index}>")
+        self.recorder = recorder
+        self.index = index
+        self.contents = data
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        self._record(Event(self.index, Kind.WRITE, offset, bytes(data)))
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        self._record(Event(self.index, Kind.WRITE, offset, bytes(length)))
+
+    def punch(self, offset: int, length: int) -> None:
+        self._record(Event(self.index, Kind.PUNCH, offset, bytes([JUNK]) * length))
+
+    def truncate(self, size: int) -> None:
+        self._record(Event(self.index, Kind.TRUNCATE, size))
+
+    def flush(self) -> None:
+        self._record(Event(self.index, Kind.FLUSH))
+
+    def _record(self, event: Event) -> None:
+        event.apply(self.contents)
+        if event.kind is Kind.WRITE and event.data:
+            # What reaches the disk are whole sectors, with what the system holds of them in memory.
+            first = event.offset // SECTOR * SECTOR
+            end = -(-(event.offset + len(event.data)) // SECTOR) * SECTOR
+            event = Event(self.index, Kind.WRITE, first, bytes(self.contents[first:end]))
+        self.recorder.log.append(event)
+
+
+@dataclass(frozen=True)
+class CrashState:
+    """What the files hold after a crash at a time, and how that came about."""
+
+    time: int
+    files: tuple[bytes, ...]
+    story: str
+
+
+def crash_states(recorder: Recorder, seed: int) -> Iterator[CrashState]:
+    """Yield each state that a crash could leave, as far as tried; no two with the same files at the same epoch."""
+    chooser = random.Random(seed)
+    durable = [bytearray(data) for data in recorder.initial]
+    pending: list[Event] = []
+    seen: set[bytes] = set()
+    for time in range(len(recorder.log) + 1):
+        event = recorder.log[time] if time < len(recorder.log) else None
+        ends_epoch = event is None or event.kind is Kind.FLUSH
+        choices: list[tuple[str, list[Arrival]]] = [("killed", [True] * len(pending))]
+        if ends_epoch:
+            choices += _choices(pending, chooser)
+        for story, chosen in choices:
+            files = [bytearray(data) for data in durable]
+            for write, how in zip(pending, chosen, strict=True):
+                if how is True:
+                    write.apply(files[write.store])
+                elif how is not False:
+                    write.apply(files[write.store], how)
+            digest = hashlib.blake2b(b"\0".join(files)).digest()
+            if digest not in seen:
+                seen.add(digest)
+                yield CrashState(time, tuple(bytes(file) for file in files), f"{story} at {time}")
+        if event is None:
+            return
+        if event.kind is Kind.FLUSH:
+            seen.clear()
+            kept = []
+            for write in pending:
+                if write.store == event.store:
+                    write.apply(durable[write.store])
+                else:
+                    kept.append(write)
+            pending = kept
+        else:
+            pending.append(event)
+
+
+def _choices(pending: Sequence[Event], chooser: random.Random) -> Iterator[tuple[str, list[Arrival]]]:
+    count = len(pending)
+    for index in range(count):
+        yield f"only write {index} of {count}", [other == index for other in range(count)]
+        yield f"all but write {index} of {count}", [other != index for other in range(count)]
+    if count <= ALL_SUBSETS_UP_TO:
+        for subset in range(1 << count):
+            yield f"subset {subset:b}", [bool(subset >> index & 1) for index in range(count)]
+    else:
+        for number in range(SUBSETS):
+            yield f"random subset {number}", [chooser.random() < 0.5 for _ in range(count)]
+    for number in range(TORN if count else 0):
+        torn: list[Arrival] = []
+        for write in pending:
+            if write.kind is Kind.WRITE and write.sectors > 1:
+                torn.append([chooser.random() < 0.5 for _ in range(write.sectors)])
+            else:
+                torn.append(chooser.random() < 0.5)
+        yield f"torn {number}", torn

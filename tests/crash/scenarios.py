@@ -1,0 +1,205 @@
+"""What is done to which images while the simulator records; qemu-img makes them, so that any metadata can be there."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import qcow2c
+from qcow2c.store import Store
+
+from .model import DiskModel
+
+KIB = 1024
+BACKING_SEED = 5
+IMAGE, DATA_FILE, BACKING_FILE = "image.qcow2", "data.raw", "backing.raw"
+
+FILLED = ("io", "write -P 17 0 40k", "write -P 18 60k 20k")
+COMPRESSED = ("io", "write -c -P 4 0 64k")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """An image, what qemu did to it, and how the recorded history is drawn.
+
+    `weights` are letters: write, zero, discard, compress, flush. `reach` is the longest write in clusters, `cache`
+    bounds the L2 tables in memory, `used_blocks` are refcount blocks that the allocator takes for full.
+    """
+
+    name: str
+    options: str
+    size: int
+    before: tuple[tuple[str, ...], ...] = ()
+    backing_size: int | None = None
+    data_file: str = ""
+    weights: str = "wwwwzzdcf"
+    steps: int = 14
+    reach: int = 4
+    cache: int | None = None
+    used_blocks: int = 0
+
+    @property
+    def hides_backing(self) -> bool:
+        """Whether discarded clusters read as zeros, rather than stay as they are."""
+        return self.backing_size is None or "compat=0.10" not in self.options
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The files of a scenario before its history."""
+
+    image: bytes
+    data: bytes | None
+    backing: bytes | None
+
+    @property
+    def stores(self) -> list[bytes]:
+        return [self.image] if self.data is None else [self.image, self.data]
+
+    def open(self, stores: list[Store], mode: str = "r") -> qcow2c.Image:
+        """Open the image in other stores with the same backing file."""
+        data_file = stores[1] if len(stores) > 1 else None
+        backing = raw_image(self.backing) if self.backing is not None else None
+        return qcow2c.open(stores[0], mode, data_file=data_file, backing=backing)
+
+
+def raw_image(data: bytes) -> qcow2c.Image:
+    """Return an image of one raw layer: an empty qcow2 image would not do, the sizes differ."""
+    return _RawImage(data)
+
+
+class _RawImage(qcow2c.Image):
+    def __init__(self, data: bytes) -> None:
+        from qcow2c.layer import RawLayer
+        from qcow2c.storage import Memory
+
+        self.layer = RawLayer(Memory(data))  # type: ignore[assignment]
+
+    def __del__(self) -> None:
+        """Nothing was opened."""
+
+
+SCENARIOS = (
+    Scenario("4k clusters", "cluster_size=4k", 128 * KIB, (FILLED,)),
+    Scenario("version 2", "compat=0.10,cluster_size=512", 32 * KIB, (("io", "write -P 3 0 5k"),)),
+    Scenario(
+        "new refcount blocks of 1 bit", "cluster_size=512,refcount_bits=1", 100 * KIB, weights="wwwwcdf", steps=30
+    ),
+    Scenario(
+        "growing refcount table",
+        "cluster_size=512,refcount_bits=64",
+        100 * KIB,
+        weights="wwwwdf",
+        steps=12,
+        reach=40,
+        used_blocks=63,
+    ),
+    Scenario("64k clusters", "cluster_size=64k", 1024 * KIB, (("io", "write -P 1 0 300k"),), steps=10),
+    Scenario(
+        "subclusters", "cluster_size=16k,extended_l2=on", 256 * KIB, (("io", "write -P 9 0 50k", "write -z 20k 4k"),)
+    ),
+    Scenario(
+        "shared subclusters",
+        "cluster_size=16k,extended_l2=on",
+        256 * KIB,
+        (("io", "write -P 9 0 50k", "write -z 20k 4k"), ("snapshot", "one"), ("io", "write -P 10 4k 1k")),
+    ),
+    Scenario("lazy refcounts", "cluster_size=4k,lazy_refcounts=on", 128 * KIB, (FILLED,)),
+    Scenario("short backing file", "cluster_size=4k", 128 * KIB, backing_size=50 * KIB + 512),
+    Scenario("version 2 over a backing file", "cluster_size=4k,compat=0.10", 128 * KIB, backing_size=50 * KIB + 512),
+    Scenario("compressed clusters rewritten", "cluster_size=4k", 128 * KIB, (COMPRESSED,), weights="wwccccdf"),
+    Scenario(
+        "internal snapshots",
+        "cluster_size=4k",
+        128 * KIB,
+        (FILLED, ("snapshot", "one"), ("io", "write -P 20 8k 8k"), ("snapshot", "two")),
+    ),
+    Scenario(
+        "shared compressed clusters",
+        "cluster_size=4k",
+        128 * KIB,
+        (COMPRESSED, ("snapshot", "one"), ("io", "write -P 20 8k 8k"), ("snapshot", "two")),
+        weights="wwccdzf",
+    ),
+    Scenario(
+        "freed clusters used again",
+        "cluster_size=4k",
+        64 * KIB,
+        (("io", "write -P 4 0 64k"),),
+        weights="wwddddzf",
+        steps=20,
+    ),
+    Scenario("tiny cache", "cluster_size=512", 256 * KIB, (("io", "write -P 4 0 40k"),), cache=2, steps=25),
+    Scenario("data file", "cluster_size=4k", 128 * KIB, (FILLED,), data_file="on", weights="wwwzzdf"),
+    Scenario("raw data file", "cluster_size=4k", 128 * KIB, (FILLED,), data_file="raw", weights="wwwzzdf"),
+    Scenario("bitmaps", "cluster_size=4k", 128 * KIB, (FILLED, ("bitmap", "4k", "one"), ("bitmap", "512", "two"))),
+    Scenario("zstd", "cluster_size=4k,compression_type=zstd", 128 * KIB, (COMPRESSED,), weights="wcccdf"),
+)
+
+
+def prepare(scenario: Scenario, folder: Path) -> Prepared:
+    """Make the files of a scenario with the real qemu-img and qemu-io."""
+
+    def run(*words: str) -> None:
+        subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+    options, backing, more = scenario.options, None, []
+    if scenario.backing_size is not None:
+        backing = random.Random(BACKING_SEED).randbytes(scenario.backing_size)
+        (folder / BACKING_FILE).write_bytes(backing)
+        more = ["-b", BACKING_FILE, "-F", "raw"]
+    if scenario.data_file:
+        options += f",data_file={DATA_FILE}" + (",data_file_raw=on" if scenario.data_file == "raw" else "")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, *more, IMAGE, str(scenario.size))
+    for kind, *words in scenario.before:
+        if kind == "snapshot":
+            run("qemu-img", "snapshot", "-c", *words, IMAGE)
+        elif kind == "bitmap":
+            run("qemu-img", "bitmap", "--add", "-g", words[0], IMAGE, words[1])
+        else:
+            run("qemu-io", "-f", "qcow2", *[part for word in words for part in ("-c", word)], IMAGE)
+    data = (folder / DATA_FILE).read_bytes() if scenario.data_file else None
+    return Prepared((folder / IMAGE).read_bytes(), data, backing)
+
+
+def play(scenario: Scenario, image: qcow2c.Image, model: DiskModel, seed: int, now: Callable[[], int]) -> None:
+    """Do a drawn history to an image, and note it in the model at the times of a clock."""
+    chooser = random.Random(seed)
+    size, cluster = image.size(), image.geometry.cluster_size
+    for _ in range(scenario.steps):
+        action = chooser.choice(scenario.weights)
+        start = chooser.randrange(size)
+        start -= start % chooser.choice((1, 512, 512, cluster, cluster))
+        longest = scenario.reach * cluster
+        length = chooser.choice((512, 700, cluster // 2, longest // 2, longest // 4, chooser.randrange(1, longest)))
+        length = min(size - start, length)
+        if action == "w":
+            data = chooser.randbytes(length)
+            model.write(now(), start, data)
+            image.pwrite(data, start)
+        elif action == "z":
+            model.write(now(), start, bytes(length))
+            image.write_zeroes(start, length, unmap=chooser.random() < 0.5)
+        elif action == "d":
+            first, end = whole_clusters(start, length, cluster, size)
+            if first < end and scenario.hides_backing:
+                model.write(now(), first, bytes(end - first))
+            image.discard(start, length)
+        elif action == "c":
+            start -= start % cluster
+            length = min(size - start, chooser.choice((1, 2)) * cluster)
+            data = bytes(chooser.choices(b"abcd", k=length))
+            model.write(now(), start, data)
+            image.write_compressed(data, start)
+        else:
+            image.flush()
+            model.flushed(now())
+
+
+def whole_clusters(start: int, length: int, cluster: int, size: int) -> tuple[int, int]:
+    """Return the range of whole clusters in a range; the end of the disk ends a cluster, too."""
+    end = start + length
+    return -(-start // cluster) * cluster, end if end == size else end // cluster * cluster
