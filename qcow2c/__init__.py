@@ -1,4 +1,4 @@
-"""qcow2c: read, check and take apart qcow2 disk images.
+"""qcow2c: read, write, check and take apart qcow2 disk images.
 
 The public names are few, and each is imported when it is first used, because start-up is a cost like any other.
 """
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qcow2c.image import Image as Image
     from qcow2c.opening import open_image as open
     from qcow2c.ops.check import check as check
+    from qcow2c.ops.create import create as create
 
 __version__ = "0.1.0"
 
@@ -21,11 +22,12 @@ _HOMES = {
     "Image": ("qcow2c.image", "Image"),
     "Qcow2Error": ("qcow2c.errors", "Qcow2Error"),
     "check": ("qcow2c.ops.check", "check"),
+    "create": ("qcow2c.ops.create", "create"),
     "dump": ("qcow2c.dump", "dump"),
     "open": ("qcow2c.opening", "open_image"),
 }
 
-__all__ = ["Image", "Qcow2Error", "check", "dump", "open"]
+__all__ = ["Image", "Qcow2Error", "check", "create", "dump", "open"]
 
 
 def __getattr__(name: str) -> Any:

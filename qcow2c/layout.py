@@ -88,6 +88,13 @@ def values(schema: Schema, data: bytes | memoryview, offset: int = 0) -> dict[st
     return dict(zip(names, codec.unpack_from(data, offset), strict=True))
 
 
+def packed(schema: Schema, values: Mapping[str, Value]) -> bytes:
+    """Return a flat Struct as stored; fields that are not given are zero. The inverse of `values`."""
+    codec, names = _codec(schema)
+    empty = {member.name: 0 if member.is_integer else bytes(member.size) for member in fields(schema)}
+    return codec.pack(*(values.get(name, empty[name]) for name in names))
+
+
 def integer(data: bytes | bytearray | memoryview) -> int:
     """Return a big-endian integer of any width."""
     return int.from_bytes(data, "big")
@@ -151,6 +158,11 @@ def bits(schema: Schema) -> Bits:
         mask = ((1 << size) - 1) << remaining
         found.append(BitField(member.name, remaining, size, mask, int(unit), member.docs))
     return Bits(width, tuple(found))
+
+
+def flags(schema: Schema, **set_bits: bool) -> int:
+    """Return a word with the named flags of a BitStruct set."""
+    return sum(bits(schema)[name].mask for name, is_set in set_bits.items() if is_set)
 
 
 # --- many words: array and numpy ------------------------------------------------------------------------------------

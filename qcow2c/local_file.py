@@ -7,9 +7,12 @@ fallocate(2) for zeros and holes.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from qcow2c import locks
@@ -27,6 +30,9 @@ _MAX_PARTS = 1024
 
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
 """Modes of fallocate(2)."""
+
+_NO_COPY_ON_WRITE = 1 << 23
+"""FS_NOCOW_FL of Linux."""
 
 _OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -216,6 +222,32 @@ class LocalFile(Store):
         except OSError as exc:
             raise self.failure(exc, "give back space of", where) from exc
 
+    def flush_name(self) -> None:
+        """Make the directory entry of the file durable. Raises StoreError."""
+        try:
+            directory = os.open(os.path.dirname(self.name) or os.curdir, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _uninterrupted(os.fsync, directory)
+            finally:
+                os.close(directory)
+        except OSError as exc:
+            if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # Not every file system has this.
+                raise self.failure(exc, "flush the directory of") from exc
+
+    def remove(self) -> None:
+        """Remove the file, if its name still means it."""
+        with suppress(OSError):
+            if os.path.samestat(os.stat(self.name, follow_symlinks=False), os.fstat(self._fd)):
+                os.unlink(self.name)
+
+    def set_no_copy_on_write(self) -> None:
+        """Ask the file system to write the file in place; where it cannot, nothing happens."""
+        with suppress(OSError):
+            flags = array("l", [0])
+            fcntl.ioctl(self._fd, _get_flags_request(), flags)
+            flags[0] |= _NO_COPY_ON_WRITE
+            fcntl.ioctl(self._fd, _set_flags_request(), flags)
+
     def _require_writable(self, where: Span) -> None:
         if not self.writable:
             raise self.refusal(where)
@@ -237,6 +269,16 @@ def _uninterrupted(call: Callable[..., _T], *arguments: Any) -> _T:
         except InterruptedError:
             continue
     return call(*arguments)
+
+
+def _get_flags_request() -> int:
+    """FS_IOC_GETFLAGS of Linux: read, a long, 'f', 1."""
+    return 2 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 1
+
+
+def _set_flags_request() -> int:
+    """FS_IOC_SETFLAGS: write, a long, 'f', 2."""
+    return 1 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 2
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:

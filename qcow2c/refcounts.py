@@ -79,6 +79,16 @@ def stored_block(words: array[int], refcount_order: int) -> bytes:
     return packed.tobytes()
 
 
+def stored_ones(count: int, refcount_order: int) -> bytes:
+    """Return `count` refcounts of 1 as they are stored, with refcounts of 0 up to the next whole byte."""
+    shifts, _mask = _sub_byte(refcount_order)
+    if not shifts:
+        return layout.stored_integer(1, refcount_group(refcount_order).sizeof()) * count
+    whole, rest = divmod(count, len(shifts))
+    data = bytes([sum(1 << shift for shift in shifts)]) * whole
+    return data + bytes([sum(1 << shift for shift in shifts[:rest])]) if rest else data
+
+
 @cache
 def _word_code(size: int) -> str:
     """Return the type code of an array of unsigned words of a size in bytes."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 COMMANDS = {
+    "create": "a new image, empty or over a backing file",
     "info": "what an image is: sizes, features, snapshots, bitmaps",
     "map": "which bytes of the disk hold data, and where",
     "check": "compare references with refcounts, find corruption",
@@ -125,7 +126,7 @@ def _answer(arguments: Namespace) -> int:
 
 
 def _usage() -> str:
-    lines = ["usage: qcow2c COMMAND [OPTIONS] IMAGE", "", "Read, check and take apart qcow2 disk images.", ""]
+    lines = ["usage: qcow2c COMMAND [OPTIONS] IMAGE", "", "Read, write, check and take apart qcow2 disk images.", ""]
     lines += [f"  {name:8}{purpose}" for name, purpose in COMMANDS.items()]
     lines += ["", "'qcow2c COMMAND --help' shows the options and examples of a command."]
     return "\n".join(lines) + "\n"
