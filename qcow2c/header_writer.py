@@ -38,7 +38,10 @@ _FEATURE_LABELS = {
 
 
 def first_cluster(
-    fields: Mapping[str, int], extensions: Sequence[tuple[ExtensionType, bytes]], backing_file: bytes | None, cluster_size: int
+    fields: Mapping[str, int],
+    extensions: Sequence[tuple[ExtensionType, bytes]],
+    backing_file: bytes | None,
+    cluster_size: int,
 ) -> bytes:
     """Return header, extensions and backing file name, without what pads the cluster.
 

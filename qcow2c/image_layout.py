@@ -45,7 +45,7 @@ class ImageLayout:
 
     @property
     def first_l2_table(self) -> int:
-        return self.l1_table + max(1, self.geometry.clusters(self.l1_entries * 8))
+        return self.l1_table + self.geometry.clusters(self.l1_entries * 8)
 
     @property
     def l2_tables(self) -> int:
@@ -66,16 +66,21 @@ class ImageLayout:
         geometry = self.geometry
         size = geometry.cluster_size
         first, last = self.first_refcount_block, self.first_refcount_block + self.refcount_blocks
-        yield self.refcount_table * size, layout.stored(array("Q", range(first * size, last * size, size)))
+        blocks = range(first * size, last * size, size)
+        yield self.refcount_table * size, self._table(blocks, self.refcount_table_clusters)
         per_block = 1 << geometry.refcount_block_bits
         for block in range(self.refcount_blocks):
             used = min(per_block, self.end - block * per_block)
             yield (first + block) * size, stored_ones(used, geometry.refcount_order).ljust(size, b"\0")
-        if self.l2_tables:
-            start = self.first_l2_table * size | L1_COPIED
-            entries = array("Q", range(start, start + self.l2_tables * size, size))
-            yield self.l1_table * size, layout.stored(entries)
-            yield from self._l2_parts()
+        start = self.first_l2_table * size | L1_COPIED
+        entries = range(start, start + self.l2_tables * size, size)
+        if self.l1_entries:
+            yield self.l1_table * size, self._table(entries, self.first_l2_table - self.l1_table)
+        yield from self._l2_parts()
+
+    def _table(self, entries: range, clusters: int) -> bytes:
+        """Return a table of whole clusters: as large on the disk as QEMU's."""
+        return layout.stored(array("Q", entries)).ljust(clusters * self.geometry.cluster_size, b"\0")
 
     def _l2_parts(self) -> Iterator[tuple[int, bytes]]:
         """Yield the L2 tables: all entries name adjacent clusters, their subclusters are not allocated yet."""

@@ -40,6 +40,8 @@ COMPRESSION_TYPES = {"zlib": CompressionType.ZLIB, "zstd": CompressionType.ZSTD}
 PREALLOCATIONS = ("off", "metadata", "falloc", "full")
 _NEWER = "with compatibility level 1.1 and above (use version=v3 or greater)"
 _FILL_BYTES = 4 << 20
+_NAMES_ABOVE = 4096
+"""Cluster size in bytes up to which there is no feature name table: it would leave no room for a backing file."""
 
 
 @dataclass(frozen=True)
@@ -244,9 +246,10 @@ def _write(store: Store, data: Store, header: bytes, planned: ImageLayout, optio
     if planned.data_clusters:
         start = 0 if data is not store else planned.first_data * size
         length = options.disk_size if data is not store else planned.data_clusters * size
-        if options.preallocation == "falloc":
+        if options.preallocation != "metadata":
+            store.allocate(0, planned.end * size)
             data.allocate(start, length)
-        elif options.preallocation == "full":
+        if options.preallocation == "full":
             _fill(data, start, length)
     if data is not store:
         data.flush()
@@ -276,7 +279,7 @@ def _fields(options: CreateOptions, planned: ImageLayout) -> dict[str, int]:
         "cluster_bits": geometry.cluster_bits,
         "size": options.disk_size,
         "l1_size": planned.l1_entries,
-        "l1_table_offset": planned.l1_table * size,
+        "l1_table_offset": planned.l1_table * size if planned.l1_entries else 0,
         "refcount_table_offset": planned.refcount_table * size,
         "refcount_table_clusters": planned.refcount_table_clusters,
         "incompatible_features": incompatible,
@@ -288,14 +291,9 @@ def _fields(options: CreateOptions, planned: ImageLayout) -> dict[str, int]:
 
 
 def _header(options: CreateOptions, planned: ImageLayout) -> bytes:
-    """Return the first cluster; the feature name table is left out where it does not fit, as QEMU does."""
-    fields, extensions = _fields(options, planned), list(_extensions(options))
+    """Return the first cluster without what pads it."""
     backing_file = None if options.backing_file is None else os.fsencode(options.backing_file)
-    names = [(ExtensionType.FEATURE_NAME_TABLE, feature_name_table())] if options.version >= Version.V3 else []
-    try:
-        return first_cluster(fields, extensions + names, backing_file, options.cluster_size)
-    except UsageError:
-        return first_cluster(fields, extensions, backing_file, options.cluster_size)
+    return first_cluster(_fields(options, planned), [*_extensions(options)], backing_file, options.cluster_size)
 
 
 def _extensions(options: CreateOptions) -> Iterator[tuple[ExtensionType, bytes]]:
@@ -304,6 +302,8 @@ def _extensions(options: CreateOptions) -> Iterator[tuple[ExtensionType, bytes]]
         yield ExtensionType.BACKING_FORMAT, os.fsencode(options.backing_fmt)
     if options.data_file is not None:
         yield ExtensionType.DATA_FILE, os.fsencode(options.data_file)
+    if options.version >= Version.V3 and options.cluster_size > _NAMES_ABOVE:
+        yield ExtensionType.FEATURE_NAME_TABLE, feature_name_table()
 
 
 def _is_power_of_two(value: int) -> bool:
