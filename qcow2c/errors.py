@@ -9,7 +9,8 @@ Qcow2Error                      everything this package raises on purpose
 ├── MissingKey                  guest data is encrypted and no key was given
 ├── GateRefused                 an image names a file that the gate does not allow to be opened
 ├── ChainError                  a loop in the backing chain, or too many layers
-├── StoreError                  the file itself: not found, not a regular file, I/O error, locked
+├── StoreError                  the file itself: not found, not a regular file, I/O error
+│   └── ImageLocked             ... in use by another program in a way that excludes this one
 └── UsageError                  an argument of the caller that cannot be honoured (also a ValueError)
 """
 
@@ -86,7 +87,16 @@ class ChainError(Qcow2Error):
 
 
 class StoreError(Qcow2Error):
-    """The file under the image cannot be used: missing, no regular file, locked, or an I/O error."""
+    """The file under the image cannot be used: missing, no regular file, or an I/O error.
+
+    `errno` is the number of the system's error, None where there was none.
+    """
+
+    errno: int | None = None
+
+
+class ImageLocked(StoreError):
+    """Another program, or another part of this one, uses the file in a way that excludes this use."""
 
 
 class UsageError(Qcow2Error, ValueError):

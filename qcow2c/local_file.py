@@ -13,6 +13,7 @@ import stat
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, TypeVar
 
 from qcow2c import locks
@@ -48,7 +49,7 @@ class LocalFile(Store):
         self.created = False
         """Whether this has made the file."""
         self._fd = -1
-        self._flush_failure: StoreError | None = None
+        self._locked: set[int] = set()
         try:
             self._open(create)
         except (OSError, ValueError) as exc:
@@ -74,23 +75,42 @@ class LocalFile(Store):
         _require_regular(os.fstat(self._fd), self.name)
 
     def size(self) -> int:
-        return os.fstat(self._fd).st_size
+        return self._status().st_size
+
+    def allocated_size(self) -> int | None:
+        return self._status().st_blocks * 512
+
+    def identity(self) -> object:
+        status = self._status()
+        return status.st_dev, status.st_ino
+
+    def _status(self) -> os.stat_result:
+        try:
+            return os.fstat(self._fd)
+        except OSError as exc:
+            raise self.failure(exc, "look at") from exc
 
     def lock(self, use: Use) -> None:
-        locks.lock(self._fd, use, self.name)
+        locks.lock(self._fd, use, self.name, self._locked)
 
     # --- reading ---
 
     def pread(self, length: int, offset: int) -> bytes:
+        parts: list[bytes] = []
+        done = 0
         try:
-            data = _uninterrupted(os.pread, self._fd, length, offset)
+            while True:
+                part = _uninterrupted(os.pread, self._fd, length - done, offset + done)
+                done += len(part)
+                if done == length and not parts:
+                    return part
+                parts.append(part)
+                if done == length or not part:
+                    return b"".join(parts)
         except OSError as exc:
             raise self.failure(exc, "read", Span(offset, length)) from exc
         except OverflowError:
-            return b""  # No file is that long.
-        if len(data) == length or not data:
-            return data
-        return data + self.pread(length - len(data), offset + len(data))
+            return b"".join(parts)  # No file is that long.
 
     def readinto_at(self, buffer: memoryview, offset: int) -> int:
         done = 0
@@ -105,9 +125,6 @@ class LocalFile(Store):
         except OverflowError:
             return done
         return done
-
-    def allocated_size(self) -> int | None:
-        return os.fstat(self._fd).st_blocks * 512
 
     def extents(self, start: int, end: int) -> Iterator[tuple[Span, bool]]:
         end = min(end, self.size())
@@ -134,15 +151,11 @@ class LocalFile(Store):
                 return offset if whence == os.SEEK_DATA and self.allocated_size() else end
             return end
 
-    def identity(self) -> object:
-        status = os.fstat(self._fd)
-        return status.st_dev, status.st_ino
-
     # --- writing ---
 
     def pwrite(self, data: Buffer, offset: int) -> None:
         where = Span(offset, len(data))
-        self._require_writable(where)
+        self.require_writable(where)
         try:
             done = _uninterrupted(os.pwrite, self._fd, data, offset)
             if done < len(data):
@@ -152,7 +165,7 @@ class LocalFile(Store):
 
     def pwritev(self, parts: Sequence[Buffer], offset: int) -> None:
         where = Span(offset, sum(map(len, parts)))
-        self._require_writable(where)
+        self.require_writable(where)
         try:
             for first in range(0, len(parts), _MAX_PARTS):
                 some = parts[first : first + _MAX_PARTS]
@@ -180,16 +193,14 @@ class LocalFile(Store):
                 rest, at = rest[count:], at + count
 
     def flush(self) -> None:
-        self._require_writable(Span(0, 0))
+        self.require_writable(Span(0, 0))
         try:
             _uninterrupted(os.fdatasync, self._fd)
         except OSError as exc:
-            # The system may have dropped what it could not write: trying again could succeed, and mean nothing.
-            self._flush_failure = self.failure(exc, "flush")
-            raise self._flush_failure from exc
+            raise self.flush_failure(exc) from exc
 
     def truncate(self, size: int) -> None:
-        self._require_writable(Span(size, 0))
+        self.require_writable(Span(size, 0))
         try:
             _uninterrupted(os.ftruncate, self._fd, size)
         except (OSError, OverflowError) as exc:
@@ -197,7 +208,7 @@ class LocalFile(Store):
 
     def allocate(self, offset: int, length: int) -> None:
         where = Span(offset, length)
-        self._require_writable(where)
+        self.require_writable(where)
         try:
             if length:
                 _uninterrupted(os.posix_fallocate, self._fd, offset, length)
@@ -206,16 +217,24 @@ class LocalFile(Store):
 
     def write_zeroes(self, offset: int, length: int) -> None:
         where = Span(offset, length)
-        self._require_writable(where)
+        self.require_writable(where)
         try:
-            if length and not _fallocate(self._fd, _ZERO_RANGE, offset, length):
+            if length and not _fallocate(self._fd, _ZERO_RANGE, offset, length) and not self._emptied(where):
                 super().write_zeroes(offset, length)
         except OSError as exc:
             raise self.failure(exc, "zero a range of", where) from exc
 
+    def _emptied(self, where: Span) -> bool:
+        """Make a hole of a range, up to which the file then reaches; return False where the file system cannot."""
+        if not _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, where.offset, where.length):
+            return False
+        if self.size() < where.end:
+            self.pwrite(b"\0", where.end - 1)
+        return True
+
     def punch(self, offset: int, length: int) -> None:
         where = Span(offset, length)
-        self._require_writable(where)
+        self.require_writable(where)
         try:
             if length:
                 _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
@@ -248,17 +267,14 @@ class LocalFile(Store):
             flags[0] |= _NO_COPY_ON_WRITE
             fcntl.ioctl(self._fd, _set_flags_request(), flags)
 
-    def _require_writable(self, where: Span) -> None:
-        if not self.writable:
-            raise self.refusal(where)
-        if self._flush_failure is not None:
-            message = f"an earlier flush failed, so that nothing more is written: {self._flush_failure.message}"
-            raise StoreError(message) from self._flush_failure
-
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            self._locked.clear()
+            try:
+                os.close(fd)
+            except OSError as exc:
+                raise self.failure(exc, "close") from exc
 
 
 def _uninterrupted(call: Callable[..., _T], *arguments: Any) -> _T:
@@ -283,23 +299,32 @@ def _set_flags_request() -> int:
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
     """Call fallocate(2); return False where the file system cannot do it. Raises OSError."""
+    function = _fallocate_function()
+    if function is None:
+        return False
+
+    def call() -> bool:
+        code = function(fd, mode, offset, length)
+        if code in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            return False
+        if code:
+            raise OSError(code, os.strerror(code))
+        return True
+
+    return _uninterrupted(call)
+
+
+@cache
+def _fallocate_function() -> Callable[[int, int, int, int], int] | None:
+    """Return fallocate(2) as a function of descriptor, mode, offset and length that returns an error number or 0."""
     import ctypes  # Late: it is slow to import, and reading does without.
 
     library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "fallocate"):
-        return False
-    function = library.fallocate
+    function = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
+    if function is None:
+        return None
     function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-
-    def call() -> bool:
-        if not function(fd, mode, offset, length):
-            return True
-        code = ctypes.get_errno()
-        if code in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-            return False
-        raise OSError(code, os.strerror(code))
-
-    return _uninterrupted(call)
+    return lambda *arguments: ctypes.get_errno() if function(*arguments) else 0
 
 
 def _require_regular(status: os.stat_result, name: str) -> None:

@@ -2,7 +2,8 @@
 
 Each permission has two bytes of the file: 100 + i is locked by who uses it, 200 + i by who does not share it. All are
 held as read locks of the open file description, which do not conflict; who comes later tests with a write lock whether
-another holds the opposite byte. Closing the descriptor lets go of them. Knows nothing of the format.
+another holds the opposite byte. Of two who come at once both may be refused, never both let in. Closing the descriptor
+lets go of the locks. Knows nothing of the format.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import errno
 import fcntl
 import os
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
-from qcow2c.errors import StoreError
+from qcow2c.errors import ImageLocked, StoreError
 
 
 class Permission(enum.IntEnum):
@@ -58,10 +60,6 @@ class Use(enum.Enum):
         return self.value[1]
 
 
-class ImageLocked(StoreError):
-    """Another open file description holds a lock that excludes this one."""
-
-
 class _Flock(NamedTuple):
     """`struct flock` of the operating system."""
 
@@ -77,36 +75,59 @@ _FLOCK = struct.Struct("hhqqi4x")
 _UNSUPPORTED = {errno.ENOLCK, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 """The file system, or the system, knows no such locks: QEMU goes on without, and so does this."""
 
+_HINT = "is another process using the image? Reading is possible all the same with -U (share=True)"
 
-def lock(fd: int, use: Use, name: str) -> None:
-    """Lock an open file for a use. Raises ImageLocked; the file is as it was."""
-    bytes_held = [_USED_BASE + permission for permission in use.used]
-    bytes_held += [_UNSHARED_BASE + permission for permission in use.unshared]
+
+def lock(fd: int, use: Use, name: str, held: set[int]) -> None:
+    """Lock an open file for a use, besides the bytes `held` already; they then have those of the use, too.
+
+    Raises ImageLocked, StoreError; then what was held is held, and nothing else.
+    """
+    wanted = {_USED_BASE + permission for permission in use.used}
+    wanted |= {_UNSHARED_BASE + permission for permission in use.unshared}
+    taken: set[int] = set()
     try:
-        for offset in bytes_held:
-            _control(fd, fcntl.F_OFD_SETLK, _Flock(fcntl.F_RDLCK, os.SEEK_SET, offset, 1, 0))
-        for permission in sorted(use.used):
-            if _held_by_others(fd, _UNSHARED_BASE + permission):
-                raise _conflict(name, f'"{permission.label}"')
-        for permission in sorted(use.unshared):
-            if _held_by_others(fd, _USED_BASE + permission):
-                raise _conflict(name, f'shared "{permission.label}"')
+        for offset in sorted(wanted - held):
+            _take(fd, offset, name)
+            taken.add(offset)
+        _require_compatible(fd, use, name)
+        held |= taken
     except OSError as exc:
-        if exc.errno in (errno.EAGAIN, errno.EACCES):
-            raise _conflict(name, "a") from exc
         if exc.errno not in _UNSUPPORTED:
             raise StoreError(f"Could not lock {name!r}: {exc.strerror}") from exc
+    finally:
+        for offset in taken - held:
+            with suppress(OSError):
+                _control(fd, fcntl.F_OFD_SETLK, _byte(fcntl.F_UNLCK, offset))
+
+
+def _take(fd: int, offset: int, name: str) -> None:
+    """Lock one byte for reading. Raises ImageLocked where another has a write lock, which QEMU never has; OSError."""
+    try:
+        _control(fd, fcntl.F_OFD_SETLK, _byte(fcntl.F_RDLCK, offset))
+    except OSError as exc:
+        if exc.errno in (errno.EAGAIN, errno.EACCES):
+            raise ImageLocked(f"Failed to lock byte {offset} of {name!r}: {_HINT}") from exc
+        raise
+
+
+def _require_compatible(fd: int, use: Use, name: str) -> None:
+    """Raise ImageLocked where another does not share what is used, or uses what is not shared."""
+    for permission in sorted(use.used):
+        if _held_by_others(fd, _UNSHARED_BASE + permission):
+            raise ImageLocked(f'Failed to get "{permission.label}" lock of {name!r}: {_HINT}')
+    for permission in sorted(use.unshared):
+        if _held_by_others(fd, _USED_BASE + permission):
+            raise ImageLocked(f'Failed to get shared "{permission.label}" lock of {name!r}: {_HINT}')
 
 
 def _held_by_others(fd: int, offset: int) -> bool:
-    found = _control(fd, fcntl.F_OFD_GETLK, _Flock(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0))
-    return found.type != fcntl.F_UNLCK
+    return _control(fd, fcntl.F_OFD_GETLK, _byte(fcntl.F_WRLCK, offset)).type != fcntl.F_UNLCK
+
+
+def _byte(kind: int, offset: int) -> _Flock:
+    return _Flock(kind, os.SEEK_SET, offset, 1, 0)
 
 
 def _control(fd: int, command: int, flock: _Flock) -> _Flock:
     return _Flock(*_FLOCK.unpack(fcntl.fcntl(fd, command, _FLOCK.pack(*flock))))
-
-
-def _conflict(name: str, which: str) -> ImageLocked:
-    hint = "is another process using the image? Reading is possible with -U (share=True)"
-    return ImageLocked(f"Failed to get {which} lock of {name!r}: {hint}")

@@ -27,7 +27,6 @@ class FileObject(Store):
 
         self._file = file
         self._lock = threading.Lock()
-        self._flush_failure: StoreError | None = None
         self.name = str(getattr(file, "name", None) or f"<{type(file).__name__}>")
         self.writable = writable
         try:
@@ -35,7 +34,9 @@ class FileObject(Store):
                 raise StoreError(f"{self.name!r} cannot seek")
             self._pread_checked(0, 0)
             if writable and not file.writable():
-                raise StoreError(f"{self.name!r} is open for reading only")
+                raise self.refusal(Span(0, 0))
+            if writable and "a" in str(getattr(file, "mode", "")):
+                raise StoreError(f"{self.name!r} is open for appending: nothing can be written elsewhere")
         except (AttributeError, OSError, ValueError) as exc:
             raise StoreError(f"{self.name!r} is no readable, seekable binary file: {exc}") from exc
 
@@ -74,7 +75,7 @@ class FileObject(Store):
 
     def pwrite(self, data: Buffer, offset: int) -> None:
         where = Span(offset, len(data))
-        self._require_writable(where)
+        self.require_writable(where)
         view = memoryview(data).cast("B")
         try:
             with self._lock:
@@ -89,7 +90,7 @@ class FileObject(Store):
 
     def flush(self) -> None:
         """Flush the file object, and the file under it where there is one."""
-        self._require_writable(Span(0, 0))
+        self.require_writable(Span(0, 0))
         try:
             with self._lock:
                 self._file.flush()
@@ -97,8 +98,7 @@ class FileObject(Store):
                 if fd is not None:
                     os.fdatasync(fd)
         except (OSError, ValueError) as exc:
-            self._flush_failure = self.failure(exc, "flush")
-            raise self._flush_failure from exc
+            raise self.flush_failure(exc) from exc
 
     def _descriptor(self) -> int | None:
         try:
@@ -107,7 +107,7 @@ class FileObject(Store):
             return None
 
     def truncate(self, size: int) -> None:
-        self._require_writable(Span(size, 0))
+        self.require_writable(Span(size, 0))
         try:
             with self._lock:
                 end = self._file.seek(0, io.SEEK_END)
@@ -118,13 +118,6 @@ class FileObject(Store):
                     self._file.truncate(size)
         except (OSError, ValueError, OverflowError) as exc:
             raise self.failure(exc, "resize") from exc
-
-    def _require_writable(self, where: Span) -> None:
-        if not self.writable:
-            raise self.refusal(where)
-        if self._flush_failure is not None:
-            message = f"an earlier flush failed, so that nothing more is written: {self._flush_failure.message}"
-            raise StoreError(message) from self._flush_failure
 
 
 class Memory(Store):
@@ -160,22 +153,25 @@ class WritableMemory(Store):
         return id(self._data)
 
     def pwrite(self, data: Buffer, offset: int) -> None:
-        self._grow(offset)
-        view = memoryview(data).cast("B")
-        self._data[offset : offset + len(view)] = view
+        self._grow(offset + len(data))
+        self._data[offset : offset + len(data)] = data
 
     def flush(self) -> None:
         """Memory is as durable as it gets."""
 
     def truncate(self, size: int) -> None:
-        del self._data[size:]
+        try:
+            del self._data[size:]
+        except BufferError as exc:
+            raise self.failure(exc, "resize") from exc
         self._grow(size)
 
     def _grow(self, size: int) -> None:
-        try:
-            self._data.extend(bytes(max(0, size - len(self._data))))
-        except (MemoryError, OverflowError, BufferError) as exc:
-            raise self.failure(exc, "resize") from exc
+        if size > len(self._data):
+            try:
+                self._data.extend(bytes(size - len(self._data)))
+            except (MemoryError, OverflowError, BufferError) as exc:
+                raise self.failure(exc, "resize") from exc
 
 
 def open_store(source: Source | Store, *, writable: bool = False) -> Store:

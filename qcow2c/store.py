@@ -13,6 +13,7 @@ from qcow2c.errors import Span, StoreError
 from qcow2c.locks import Use
 
 Buffer = bytes | bytearray | memoryview
+"""What is written; a memoryview is one of single bytes."""
 
 _ZEROS = bytes(1 << 20)
 
@@ -20,12 +21,15 @@ _ZEROS = bytes(1 << 20)
 class Store(ABC):
     """Bytes at offsets. `name` is for messages; `path` is set where the bytes are a local file.
 
-    What writes raises StoreError on a store that is not `writable`.
+    What writes raises StoreError on a store that is not `writable`, and, but for reading, so does everything once a
+    flush has failed: the system may have dropped what it could not write, so that a later flush would succeed and
+    mean nothing.
     """
 
     name: str
     path: str | None = None
     writable: bool = False
+    _flush_failure: StoreError | None = None
 
     @abstractmethod
     def size(self) -> int:
@@ -86,17 +90,22 @@ class Store(ABC):
 
         Raises StoreError.
         """
-        size = self.size()
-        for start in range(max(size, offset), offset + length, len(_ZEROS)):
+        self.require_writable(Span(offset, length))
+        for start in range(max(self.size(), offset), offset + length, len(_ZEROS)):
             self.pwrite(_ZEROS[: min(len(_ZEROS), offset + length - start)], start)
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """Make bytes read as zeros; the store grows where they end behind its end. Raises StoreError."""
+        self.require_writable(Span(offset, length))
         for start in range(offset, offset + length, len(_ZEROS)):
             self.pwrite(_ZEROS[: min(len(_ZEROS), offset + length - start)], start)
 
-    def punch(self, offset: int, length: int) -> None:  # noqa: B027 - advice that most stores have no use for
-        """Give back the space of bytes that nobody needs: what they read as from now on is undefined."""
+    def punch(self, offset: int, length: int) -> None:
+        """Give back the space of bytes that nobody needs: what they read as from now on is undefined.
+
+        Where a store cannot, nothing happens. The store never grows. Raises StoreError.
+        """
+        self.require_writable(Span(offset, length))
 
     def close(self) -> None:  # noqa: B027 - most stores hold nothing to release
         """Release what this store opened itself; closing twice does nothing."""
@@ -105,7 +114,24 @@ class Store(ABC):
 
     def failure(self, exc: Exception, doing: str, where: Span | None = None) -> StoreError:
         """Return the error of the tree for one of the system."""
-        return StoreError(f"Could not {doing} {self.name!r}: {reason(exc)}", where=where)
+        error = StoreError(f"Could not {doing} {self.name!r}: {reason(exc)}", where=where)
+        error.errno = exc.errno if isinstance(exc, OSError) else None
+        return error
+
+    def flush_failure(self, exc: Exception) -> StoreError:
+        """Return the error for a flush that failed; from now on nothing is written."""
+        self._flush_failure = self.failure(exc, "flush")
+        return self._flush_failure
+
+    def require_writable(self, where: Span) -> None:
+        """Raise StoreError for a store that is read-only, or whose flush has failed."""
+        if not self.writable:
+            raise self.refusal(where)
+        if self._flush_failure is not None:
+            message = f"an earlier flush failed, so that nothing more is written: {self._flush_failure.message}"
+            error = StoreError(message, where=where if where.length else None)
+            error.errno = self._flush_failure.errno
+            raise error from self._flush_failure
 
     def refusal(self, where: Span) -> StoreError:
         """Return the error for writing to a store that is read-only."""
