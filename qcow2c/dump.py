@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from qcow2c import rules
+from qcow2c import locks, rules
 from qcow2c.dump_header import (
     bare_header,
     bitmap_nodes,
@@ -58,7 +58,14 @@ MAX_FINDINGS = 100
 class Dump:
     """The tree of one image. `close()` closes the file if the dump opened it; use it as a context manager."""
 
-    def __init__(self, source: Source | Store, sections: Iterable[str] | None = None, *, verify: bool = False) -> None:
+    def __init__(
+        self,
+        source: Source | Store,
+        sections: Iterable[str] | None = None,
+        *,
+        verify: bool = False,
+        share: bool = False,
+    ) -> None:
         chosen = tuple(sections or SECTIONS)
         for section in chosen:
             if section not in SECTIONS:
@@ -73,6 +80,7 @@ class Dump:
         """The gravest finding of all nodes that were walked so far."""
         with ExitStack() as stack:
             stack.callback(self.close)
+            self.store.lock(locks.Use.of_reader(share=share))
             self._load()
             stack.pop_all()
 
@@ -259,19 +267,23 @@ class Dump:
         return Node("findings", make_children=children)
 
 
-def dump(source: Source | Store, sections: Iterable[str] | None = None, *, verify: bool = False) -> Dump:
+def dump(
+    source: Source | Store, sections: Iterable[str] | None = None, *, verify: bool = False, share: bool = False
+) -> Dump:
     """Take an image apart: the tree is `Dump.root`, made while it is walked.
 
-    `sections` picks parts of SECTIONS; `verify` adds the comparison with a second, independent parser.
-    Raises NotQcow2 where not even the magic is there, StoreError, UsageError; damage is findings, not errors.
+    `sections` picks parts of SECTIONS; `verify` adds the comparison with a second, independent parser; `share=True`
+    reads an image although another process may be writing to it.
+    Raises NotQcow2 where not even the magic is there, StoreError, ImageLocked, UsageError; damage is findings, not
+    errors.
     """
-    return Dump(source, sections, verify=verify)
+    return Dump(source, sections, verify=verify, share=share)
 
 
-def chain(path: str, gate: str) -> Iterator[Store]:
+def chain(path: str, gate: str, *, share: bool = False) -> Iterator[Store]:
     """Yield the image at `path` and each qcow2 file below it, as far as the gate allows; each is closed afterwards.
 
-    Raises GateRefused, ChainError, StoreError.
+    Raises GateRefused, ChainError, StoreError, ImageLocked.
     """
     seen: list[object] = []
     image, policy = path, gate_for(gate)
@@ -285,6 +297,7 @@ def chain(path: str, gate: str) -> Iterator[Store]:
             seen.append(store.identity())
             if len(seen) > 1 and store.pread(len(MAGIC), 0) != MAGIC:
                 return  # A raw file has no structures.
+            store.lock(locks.Use.of_reader(share=share))
             yield store
             try:
                 name = Header.load(store).backing_file

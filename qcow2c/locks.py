@@ -51,6 +51,11 @@ class Use(enum.Enum):
     DATA_FILE = (_READ, _NO_RESIZE)
     WRITABLE_DATA_FILE = (_WRITE, _NO_RESIZE)
 
+    @classmethod
+    def of_reader(cls, *, share: bool) -> Use:
+        """Return what a program takes that reads an image, or with `share` whatever others do to it."""
+        return cls.SHARED if share else cls.IMAGE
+
     @property
     def used(self) -> frozenset[Permission]:
         return self.value[0]

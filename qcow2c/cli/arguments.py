@@ -11,6 +11,11 @@ def add_image(parser: ArgumentParser) -> None:
     """Add the image and the options that say how it is opened."""
     parser.add_argument("image", metavar="IMAGE", help="the image file")
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 or raw (default: detected)")
+    add_share(parser)
+
+
+def add_share(parser: ArgumentParser) -> None:
+    """Add the choice to do without the locks that keep others from writing."""
     parser.add_argument(
         "-U", "--force-share", action="store_true", help="open the image although another program may be writing to it"
     )

@@ -63,7 +63,7 @@ def run(chosen: Namespace) -> int:
             return NOT_SUPPORTED
         from qcow2c.ops.check import check
 
-        return _report(check(store), chosen)
+        return _report(check(store, share=chosen.force_share), chosen)
     finally:
         store.close()
 

@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--doc", action="store_true", help="show what each field means, and where that is specified")
     parser.add_argument("--zeros", action="store_true", help="text: also show runs of zero entries")
     parser.add_argument("--backing-chain", action="store_true", help="go on with the backing files")
-    parser.add_argument("-U", "--force-share", action="store_true", help="the image may be in use")
+    arguments.add_share(parser)
     arguments.add_gate(parser)
 
 
@@ -57,7 +57,7 @@ def run(chosen: Namespace) -> int:
     # As with info: one array for the chain, closed even where the chain breaks off.
     is_array, status, separator = chosen.output == "json", 0, "["
     try:
-        for store in chain(chosen.image, chosen.gate):
+        for store in chain(chosen.image, chosen.gate, share=chosen.force_share):
             if is_array:
                 sys.stdout.write(separator)
             separator = ","
@@ -71,7 +71,7 @@ def run(chosen: Namespace) -> int:
 def _dump(chosen: Namespace, source: str | Store) -> int:
     from qcow2c.dump import Dump
 
-    with Dump(source, chosen.section, verify=chosen.verify) as dump:
+    with Dump(source, chosen.section, verify=chosen.verify, share=chosen.force_share) as dump:
         root = dump.question(host_offset=chosen.offset, guest_offset=chosen.guest)
         for piece in _rendered(chosen, root, dump):
             sys.stdout.write(piece)

@@ -30,7 +30,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     from qcow2c.ops.info import info
 
-    found = info(chosen.image, backing_chain=chosen.backing_chain, gate=chosen.gate, image_format=chosen.format)
+    found = info(
+        chosen.image,
+        backing_chain=chosen.backing_chain,
+        gate=chosen.gate,
+        image_format=chosen.format,
+        share=chosen.force_share,
+    )
     if chosen.output == "json":
         text.write(text.pretty_json(found) + "\n")
     else:

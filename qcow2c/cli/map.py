@@ -34,7 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     from qcow2c.ops.map import opened
 
-    with opened(chosen.image, image_format=chosen.format, gate=chosen.gate) as disk:
+    with opened(chosen.image, image_format=chosen.format, gate=chosen.gate, share=chosen.force_share) as disk:
         if chosen.output == "json":
             _write_json(disk, chosen.start_offset, chosen.max_length)
         else:

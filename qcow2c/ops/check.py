@@ -17,6 +17,7 @@ from qcow2c.accounting import Accounting
 from qcow2c.errors import LimitExceeded
 from qcow2c.findings import Severity, raise_first
 from qcow2c.header import Header
+from qcow2c.locks import Use
 from qcow2c.overlaps import Overlap, overlaps
 from qcow2c.records import read_bitmaps, read_snapshots
 from qcow2c.references import ACTIVE, References, Walk
@@ -89,13 +90,16 @@ class CheckResult:
         yield from map(str, self.mismatches)
 
 
-def check(source: Source | Store) -> CheckResult:
+def check(source: Source | Store, *, share: bool = False) -> CheckResult:
     """Check an image. Spec: "Host cluster management".
 
-    Raises NotQcow2, UnsupportedFeature, CorruptMetadata, LimitExceeded, StoreError where the header cannot be believed.
+    `share=True` checks although another process may be writing to the image, of which it then sees no single state.
+    Raises NotQcow2, UnsupportedFeature, CorruptMetadata, LimitExceeded where the header cannot be believed, StoreError,
+    ImageLocked.
     """
     store = open_store(source)
     try:
+        store.lock(Use.of_reader(share=share))
         return _Check(store).run()
     finally:
         if store is not source:

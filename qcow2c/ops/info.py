@@ -13,6 +13,7 @@ from qcow2c import rules
 from qcow2c.errors import ChainError, UnsupportedFeature
 from qcow2c.findings import Severity, raise_first
 from qcow2c.header import Header
+from qcow2c.locks import Use
 from qcow2c.storage import Source, Store, open_store
 from qcow2c.structs import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
 
@@ -89,22 +90,26 @@ def info(
     backing_chain: bool = False,
     gate: str | Gate = "directory",
     image_format: str | None = None,
+    share: bool = False,
 ) -> Facts | list[Facts]:
     """Return what qemu-img info --output=json prints: one dict, or with `backing_chain` a list, the top image first.
 
     Text that is no UTF-8 has surrogate escapes. `image_format` is "qcow2", "raw", or None: qcow2 by its magic, or raw.
-    Raises NotQcow2, UnsupportedFeature, CorruptMetadata, StoreError; with `backing_chain` GateRefused, ChainError.
+    `share=True` looks at images although another process may be writing to them.
+    Raises NotQcow2, UnsupportedFeature, CorruptMetadata, StoreError, ImageLocked; with `backing_chain` GateRefused,
+    ChainError.
     """
     store = open_store(source)
     try:
-        top, header = _describe(store, store.name, image_format)
-        return [top, *_below(store, top, header, gate)] if backing_chain else top
+        use = Use.of_reader(share=share)
+        top, header = _describe(store, store.name, image_format, use)
+        return [top, *_below(store, top, header, gate, use)] if backing_chain else top
     finally:
         if store is not source:
             store.close()
 
 
-def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate) -> Iterator[Facts]:
+def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, use: Use) -> Iterator[Facts]:
     """Yield the layers below an image, each opened only while it is looked at."""
     from pathlib import Path
 
@@ -122,20 +127,22 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate) 
                 raise ChainError(message)
             seen.add(below.identity())
             name, path = facts["full-backing-filename"], below.path
-            facts, header = _describe(below, name, facts.get("backing-filename-format"))
+            facts, header = _describe(below, name, facts.get("backing-filename-format"), use)
         finally:
             below.close()
         yield facts
 
 
-def _describe(store: Store, name: str, image_format: str | None) -> tuple[Facts, Header | None]:
-    """Return the facts of one image, and its header if it is qcow2."""
+def _describe(store: Store, name: str, image_format: str | None, use: Use) -> tuple[Facts, Header | None]:
+    """Return the facts of one image, and its header if it is qcow2; `use` is its lock, which a raw one does without."""
     if image_format is None:
         image_format = "qcow2" if store.pread(len(MAGIC), 0) == MAGIC else _other_format(store)
     if image_format == "raw":
+        store.lock(Use.SHARED)
         return _raw_facts(store, name), None
     if image_format != "qcow2":
         raise UnsupportedFeature(f"image {store.name!r} has format {image_format!r}, not qcow2 or raw")
+    store.lock(use)
     header = Header.load(store)
     raise_first(rules.header_findings(header), Severity.FATAL, _REFUSED)
     return _qcow2_facts(store, name, header), header

@@ -15,6 +15,7 @@ from qcow2c.errors import CorruptMetadata, UnsupportedFeature
 from qcow2c.gate import Gate
 from qcow2c.image import Image
 from qcow2c.layer import Layer, RawLayer
+from qcow2c.locks import Use
 from qcow2c.opening import detect_format, open_image
 from qcow2c.ops.layer_map import (
     BELOW,
@@ -98,16 +99,17 @@ def extents(image: Image | Layer, start: int = 0, max_length: int | None = None)
 
 @contextmanager
 def opened(
-    source: Source | Store, *, image_format: str | None = None, gate: str | Gate = "directory"
+    source: Source | Store, *, image_format: str | None = None, gate: str | Gate = "directory", share: bool = False
 ) -> Iterator[DiskMap]:
-    """Open an image, qcow2 or raw, with what lies below it. Raises as `open_image`."""
+    """Open an image, qcow2 or raw, with what lies below it; `share` and errors as in `open_image`."""
     store = open_store(source)
     try:
         found = image_format or detect_format(store)
         if found == "raw":
+            store.lock(Use.SHARED)
             yield DiskMap(RawLayer(store))
         elif found == "qcow2":
-            with open_image(store, gate=gate) as image:
+            with open_image(store, gate=gate, share=share) as image:
                 yield DiskMap(image.layer)
         else:
             raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
