@@ -29,6 +29,12 @@ _MAX_INTERRUPTS = 100
 _MAX_PARTS = 1024
 """Buffers that one call takes (IOV_MAX of Linux)."""
 
+_WRITEBACK_FROM = 1 << 18
+"""Bytes of one write from which on the system is asked to write it out at once."""
+
+_MAX_OFFSET = (1 << 63) - 1
+"""Largest of the system's signed offsets."""
+
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
 """Modes of fallocate(2)."""
 
@@ -160,6 +166,7 @@ class LocalFile(Store):
             done = _uninterrupted(os.pwrite, self._fd, data, offset)
             if done < len(data):
                 self._write_rest([data], done, offset)
+            self._start_writeback(offset, len(data))
         except (OSError, OverflowError) as exc:
             raise self.failure(exc, "write", where) from exc
 
@@ -173,9 +180,16 @@ class LocalFile(Store):
                 done = _uninterrupted(os.pwritev, self._fd, some, offset)
                 if done < length:
                     self._write_rest(some, done, offset)
+                self._start_writeback(offset, length)
                 offset += length
         except (OSError, OverflowError) as exc:
             raise self.failure(exc, "write", where) from exc
+
+    def _start_writeback(self, offset: int, length: int) -> None:
+        """Let the system begin to write a large range out, so that there is less to wait for in the next flush."""
+        if length >= _WRITEBACK_FROM:
+            with suppress(OSError):
+                os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def _write_rest(self, parts: Sequence[Buffer], done: int, offset: int) -> None:
         """Write what a short write has left of buffers, of which it wrote `done` bytes. Raises OSError."""
@@ -221,7 +235,7 @@ class LocalFile(Store):
         try:
             if length and not _fallocate(self._fd, _ZERO_RANGE, offset, length) and not self._emptied(where):
                 super().write_zeroes(offset, length)
-        except OSError as exc:
+        except (OSError, OverflowError) as exc:
             raise self.failure(exc, "zero a range of", where) from exc
 
     def _emptied(self, where: Span) -> bool:
@@ -238,7 +252,7 @@ class LocalFile(Store):
         try:
             if length:
                 _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
-        except OSError as exc:
+        except (OSError, OverflowError) as exc:
             raise self.failure(exc, "give back space of", where) from exc
 
     def flush_name(self) -> None:
@@ -298,7 +312,9 @@ def _set_flags_request() -> int:
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
-    """Call fallocate(2); return False where the file system cannot do it. Raises OSError."""
+    """Call fallocate(2); return False where the file system cannot do it. Raises OSError, OverflowError."""
+    if offset + length > _MAX_OFFSET:
+        raise OverflowError("no file is that long")  # The library would take the lower bits.
     function = _fallocate_function()
     if function is None:
         return False

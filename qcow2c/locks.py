@@ -14,7 +14,6 @@ import fcntl
 import os
 import struct
 from contextlib import suppress
-from typing import NamedTuple
 
 from qcow2c.errors import ImageLocked, StoreError
 
@@ -65,17 +64,8 @@ class Use(enum.Enum):
         return self.value[1]
 
 
-class _Flock(NamedTuple):
-    """`struct flock` of the operating system."""
-
-    type: int
-    whence: int
-    start: int
-    length: int
-    pid: int
-
-
 _FLOCK = struct.Struct("hhqqi4x")
+"""`struct flock` of the operating system: type, whence, start, length, process."""
 
 _UNSUPPORTED = {errno.ENOLCK, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 """The file system, or the system, knows no such locks: QEMU goes on without, and so does this."""
@@ -103,13 +93,13 @@ def lock(fd: int, use: Use, name: str, held: set[int]) -> None:
     finally:
         for offset in taken - held:
             with suppress(OSError):
-                _control(fd, fcntl.F_OFD_SETLK, _byte(fcntl.F_UNLCK, offset))
+                _control(fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, offset)
 
 
 def _take(fd: int, offset: int, name: str) -> None:
     """Lock one byte for reading. Raises ImageLocked where another has a write lock, which QEMU never has; OSError."""
     try:
-        _control(fd, fcntl.F_OFD_SETLK, _byte(fcntl.F_RDLCK, offset))
+        _control(fd, fcntl.F_OFD_SETLK, fcntl.F_RDLCK, offset)
     except OSError as exc:
         if exc.errno in (errno.EAGAIN, errno.EACCES):
             raise ImageLocked(f"Failed to lock byte {offset} of {name!r}: {_HINT}") from exc
@@ -127,12 +117,11 @@ def _require_compatible(fd: int, use: Use, name: str) -> None:
 
 
 def _held_by_others(fd: int, offset: int) -> bool:
-    return _control(fd, fcntl.F_OFD_GETLK, _byte(fcntl.F_WRLCK, offset)).type != fcntl.F_UNLCK
+    return _control(fd, fcntl.F_OFD_GETLK, fcntl.F_WRLCK, offset) != fcntl.F_UNLCK
 
 
-def _byte(kind: int, offset: int) -> _Flock:
-    return _Flock(kind, os.SEEK_SET, offset, 1, 0)
-
-
-def _control(fd: int, command: int, flock: _Flock) -> _Flock:
-    return _Flock(*_FLOCK.unpack(fcntl.fcntl(fd, command, _FLOCK.pack(*flock))))
+def _control(fd: int, command: int, kind: int, offset: int) -> int:
+    """Set or test a lock of one byte; return its kind as the system answers. Raises OSError."""
+    answer = fcntl.fcntl(fd, command, _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0))
+    answered: int = _FLOCK.unpack(answer)[0]
+    return answered

@@ -85,7 +85,7 @@ class FileObject(Store):
                     if not count:
                         raise no_space()
                     view = view[count:]
-        except (OSError, ValueError, OverflowError) as exc:
+        except (OSError, ValueError, OverflowError, MemoryError) as exc:
             raise self.failure(exc, "write", where) from exc
 
     def flush(self) -> None:
@@ -116,7 +116,7 @@ class FileObject(Store):
                     self._file.write(b"\0")
                 else:
                     self._file.truncate(size)
-        except (OSError, ValueError, OverflowError) as exc:
+        except (OSError, ValueError, OverflowError, MemoryError) as exc:
             raise self.failure(exc, "resize") from exc
 
 

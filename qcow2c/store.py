@@ -140,6 +140,8 @@ class Store(ABC):
 
 def reason(exc: Exception) -> str:
     """Return why, in the words of the system, without its numbers."""
+    if isinstance(exc, MemoryError):
+        return "not enough memory"
     return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
 
 

@@ -1,4 +1,4 @@
-"""Stores: what is opened, what is refused, and reads at every edge."""
+"""Stores: what is opened, what is refused, and reads at every edge. What writes is in test_store_writing.py."""
 
 from __future__ import annotations
 
@@ -87,6 +87,8 @@ def test_a_local_file_is_opened_read_only(tmp_path: Path) -> None:
     assert caught.value.where == Span(2, 1)
     with pytest.raises(StoreError):
         store.readinto_at(memoryview(bytearray(1)), 0)
+    with pytest.raises(StoreError, match="Bad file descriptor"):
+        store.size()
 
 
 def test_holes_of_a_sparse_file_are_told_apart(tmp_path: Path) -> None:

@@ -1,0 +1,467 @@
+"""Stores that are written to: they do what a bytearray does, and whatever fails is an error that says where."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qcow2c import local_file
+from qcow2c.errors import Span, StoreError, UsageError
+from qcow2c.storage import FileObject, LocalFile, Memory, Store, open_store
+
+CONTENT = bytes(range(1, 256)) * 20
+KINDS = ("path", "buffered", "raw", "bytesio", "bytearray")
+LIMIT = 20_000
+ZERO_RANGE, PUNCH = 16, 3
+
+
+@contextmanager
+def writable_store(kind: str, path: Path) -> Iterator[Store]:
+    """A store of a kind, with CONTENT."""
+    path.write_bytes(CONTENT)
+    if kind in ("buffered", "raw"):
+        with path.open("r+b", buffering=0 if kind == "raw" else -1) as file:
+            yield open_store(file, writable=True)
+        return
+    source = {"path": path, "bytesio": io.BytesIO(CONTENT), "bytearray": bytearray(CONTENT)}[kind]
+    store = open_store(source, writable=True)  # type: ignore[arg-type]
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    with writable_store(request.param, tmp_path / "written") as opened:
+        yield opened
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[LocalFile]:
+    (tmp_path / "local").write_bytes(CONTENT)
+    opened = LocalFile(tmp_path / "local", writable=True)
+    yield opened
+    opened.close()
+
+
+def whole(store: Store) -> bytes:
+    return store.pread(store.size() + 1, 0)
+
+
+# --- the same as a bytearray ---
+
+Change = Callable[[Store, bytearray], None]
+
+
+def extend(model: bytearray, end: int) -> None:
+    model.extend(bytes(max(0, end - len(model))))
+
+
+def write(offset: int, parts: list[bytes]) -> Change:
+    def change(store: Store, model: bytearray) -> None:
+        if len(parts) == 1:
+            store.pwrite(parts[0], offset)
+        else:
+            store.pwritev([bytearray(part) if number % 2 else part for number, part in enumerate(parts)], offset)
+        data = b"".join(parts)
+        if data:
+            extend(model, offset)
+            model[offset : offset + len(data)] = data
+
+    return change
+
+
+def write_zeroes(offset: int, length: int) -> Change:
+    def change(store: Store, model: bytearray) -> None:
+        store.write_zeroes(offset, length)
+        if length:
+            extend(model, offset)
+            model[offset : offset + length] = bytes(length)
+
+    return change
+
+
+def allocate(offset: int, length: int) -> Change:
+    def change(store: Store, model: bytearray) -> None:
+        store.allocate(offset, length)
+        if length:
+            extend(model, offset + length)
+
+    return change
+
+
+def truncate(size: int) -> Change:
+    def change(store: Store, model: bytearray) -> None:
+        store.truncate(size)
+        del model[size:]
+        extend(model, size)
+
+    return change
+
+
+def flush(store: Store, model: bytearray) -> None:
+    store.flush()
+
+
+offsets = st.integers(0, LIMIT)
+changes = st.one_of(
+    st.builds(write, offsets, st.lists(st.binary(max_size=40), min_size=1, max_size=4)),
+    st.builds(write_zeroes, offsets, offsets),
+    st.builds(allocate, offsets, offsets),
+    st.builds(truncate, offsets),
+    st.just(flush),
+)
+
+
+@given(st.sampled_from(KINDS), st.lists(changes, max_size=8))
+def test_every_store_does_what_a_bytearray_does(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, history: list[Change]
+) -> None:
+    model = bytearray(CONTENT)
+    with writable_store(kind, tmp_path_factory.getbasetemp() / "model") as store:
+        for change in history:
+            change(store, model)
+            assert store.size() == len(model)
+            assert whole(store) == model
+
+
+def test_a_flushed_file_object_is_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with writable_store("buffered", path) as store:
+        store.pwrite(b"here", 1)
+        assert path.read_bytes() == CONTENT
+        store.flush()
+        assert path.read_bytes() == CONTENT[:1] + b"here" + CONTENT[5:]
+
+
+def test_more_parts_than_one_call_takes_are_all_written(local: LocalFile) -> None:
+    parts = [bytes([number % 256]) * (number % 7) for number in range(5000)]
+    local.pwritev(parts, 3)
+    assert local.pread(1 << 20, 3)[: sum(map(len, parts))] == b"".join(parts)
+
+
+def test_what_is_written_is_not_copied(local: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, seen, original = bytearray(1 << 20), [], os.pwrite
+
+    def traced(fd: int, buffer: Any, offset: int) -> int:
+        seen.append(memoryview(buffer).obj)
+        return original(fd, memoryview(buffer)[:300_000], offset)
+
+    monkeypatch.setattr(os, "pwrite", traced)
+    local.pwrite(memoryview(data), 0)
+    assert len(seen) == 4
+    assert all(obj is data for obj in seen)
+
+
+# --- zeros, holes, space ---
+
+
+@pytest.mark.parametrize("supported", [{ZERO_RANGE, PUNCH}, {PUNCH}, set()], ids=["zero range", "holes", "neither"])
+def test_zeros_are_zeros_whatever_the_file_system_can_do(
+    local: LocalFile, monkeypatch: pytest.MonkeyPatch, supported: set[int]
+) -> None:
+    original = local_file._fallocate
+    monkeypatch.setattr(
+        local_file, "_fallocate", lambda fd, mode, *place: mode in supported and original(fd, mode, *place)
+    )
+    local.write_zeroes(100, 200)
+    local.write_zeroes(5000, 3 << 20)
+    assert local.size() == 5000 + (3 << 20)
+    assert whole(local) == CONTENT[:100] + bytes(200) + CONTENT[300:5000] + bytes(3 << 20)
+    local.write_zeroes(0, 0)
+    local.punch(0, 1 << 30)
+    assert local.size() == 5000 + (3 << 20)
+    local.punch(0, 0)
+
+
+def test_zeroing_and_punching_far_beyond_every_file_touch_no_other_place(local: LocalFile) -> None:
+    for change in (local.punch, local.write_zeroes):
+        for offset in (1 << 63, 1 << 64):
+            with pytest.raises(StoreError):
+                change(offset, 100)
+    assert whole(local) == CONTENT
+
+
+def test_punching_gives_space_back_and_allocating_takes_it(local: LocalFile) -> None:
+    local.truncate(0)
+    local.pwrite(b"x" * (1 << 20), 0)
+    local.flush()
+    full = local.allocated_size()
+    assert full is not None and full >= 1 << 20
+    local.punch(0, 1 << 20)
+    local.flush()
+    assert (local.allocated_size() or 0) < 1 << 19
+    local.allocate(0, 2 << 20)
+    assert (local.allocated_size() or 0) >= 2 << 20
+    assert local.size() == 2 << 20
+
+
+# --- what is refused ---
+
+WRITES: dict[str, Callable[[Store], None]] = {
+    "pwrite": lambda store: store.pwrite(b"x", 3),
+    "pwritev": lambda store: store.pwritev([b"x", b"y"], 3),
+    "flush": lambda store: store.flush(),
+    "truncate": lambda store: store.truncate(3),
+    "allocate": lambda store: store.allocate(0, 3),
+    "write_zeroes": lambda store: store.write_zeroes(0, 3),
+    "punch": lambda store: store.punch(0, 3),
+}
+
+
+@pytest.mark.parametrize("method", WRITES)
+@pytest.mark.parametrize("kind", ["path", "file", "bytesio", "bytes"])
+def test_a_read_only_store_refuses_every_change(tmp_path: Path, kind: str, method: str) -> None:
+    path, memory = tmp_path / "x", io.BytesIO(CONTENT)
+    path.write_bytes(CONTENT)
+    with path.open("r+b") as file:
+        store = open_store({"path": path, "file": file, "bytesio": memory, "bytes": CONTENT}[kind])  # type: ignore[arg-type]
+        assert not store.writable
+        with pytest.raises(StoreError, match="reading only"):
+            WRITES[method](store)
+        assert whole(store) == CONTENT
+        with pytest.raises(StoreError, match="reading only"):
+            open_store(store, writable=True)
+        store.close()
+    assert path.read_bytes() == memory.getvalue() == CONTENT
+
+
+def test_what_cannot_be_written_is_not_opened_for_writing(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with pytest.raises(StoreError, match="Could not open"):
+        open_store(path, writable=True)
+    assert not path.exists()
+    path.write_bytes(CONTENT)
+    with path.open("rb") as file, pytest.raises(StoreError, match="reading only"):
+        open_store(file, writable=True)
+    with path.open("a+b") as file, pytest.raises(StoreError, match="appending"):
+        open_store(file, writable=True)
+    for source in (b"bytes", memoryview(b"bytes")):
+        with pytest.raises(UsageError, match="bytearray"):
+            open_store(source, writable=True)
+    assert not open_store(bytearray(b"x")).writable
+
+
+def test_a_file_is_created_only_where_there_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    for created in (True, False):
+        store = LocalFile(path, writable=True, create=True)
+        assert store.created is created
+        store.pwrite(b"kept", 0)
+        store.flush_name()
+        store.close()
+    assert path.read_bytes() == b"kept"
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(StoreError, match="FIFO"):
+        LocalFile(tmp_path / "fifo", writable=True, create=True)
+
+
+def test_a_created_file_is_removed_only_while_the_name_means_it(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    store = LocalFile(path, writable=True, create=True)
+    path.rename(tmp_path / "moved")
+    path.write_bytes(b"another")
+    store.remove()
+    assert path.read_bytes() == b"another"
+    (tmp_path / "moved").rename(path)
+    store.remove()
+    assert not path.exists()
+    store.close()
+
+
+# --- what fails ---
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: store.pwrite(b"x" * 9000, 1000),
+        lambda store: store.pwritev([b"x" * 4000, b"x" * 5000], 1000),
+        lambda store: store.allocate(1000, 9000),
+    ],
+)
+def test_a_write_that_does_not_fit_says_which_bytes_and_why(local: LocalFile, change: Callable[[Store], None]) -> None:
+    with file_size_limit(6000), pytest.raises(StoreError, match="File too large") as caught:
+        change(local)
+    assert caught.value.where == Span(1000, 9000)
+    assert caught.value.errno == errno.EFBIG
+    assert local.name in str(caught.value)
+    assert local.size() <= 6000
+    local.pwrite(b"again", 0)
+    assert local.pread(5, 0) == b"again"
+
+
+def test_a_truncation_that_does_not_fit_is_an_error(local: LocalFile) -> None:
+    with file_size_limit(6000), pytest.raises(StoreError, match="resize") as caught:
+        local.truncate(9000)
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_a_full_device_is_an_error_and_so_is_a_file_object_that_writes_nothing() -> None:
+    with open("/dev/full", "r+b", buffering=0) as file:
+        with pytest.raises(StoreError, match="No space left") as caught:
+            FileObject(file, writable=True).pwrite(b"x", 7)
+        assert (caught.value.errno, caught.value.where) == (errno.ENOSPC, Span(7, 1))
+
+    class Stuck(io.BytesIO):
+        def write(self, data: Any) -> int:
+            return 0
+
+    with pytest.raises(StoreError, match="nothing could be written"):
+        FileObject(Stuck(b"abc"), writable=True).pwrite(b"x", 0)
+
+
+def test_offsets_that_no_file_has_are_errors(store: Store) -> None:
+    for offset in (1 << 62, 1 << 63, 1 << 64):
+        with pytest.raises(StoreError) as caught:
+            store.pwrite(b"xy", offset)
+        assert caught.value.where in (Span(offset, 2), None)
+        with pytest.raises(StoreError):
+            store.write_zeroes(offset, 2)
+        with pytest.raises(StoreError):
+            store.allocate(offset, 2)
+    with pytest.raises(StoreError):
+        store.truncate(1 << 64)
+    assert whole(store) == CONTENT
+
+
+def test_a_bytearray_that_is_held_elsewhere_cannot_grow() -> None:
+    data = bytearray(CONTENT)
+    store = open_store(data, writable=True)
+    with memoryview(data):
+        store.pwrite(b"x", 0)
+        with pytest.raises(StoreError, match="resize"):
+            store.pwrite(b"x", len(CONTENT))
+        with pytest.raises(StoreError, match="resize"):
+            store.truncate(0)
+    assert whole(store) == b"x" + CONTENT[1:]
+
+
+CALLS: dict[str, Callable[[LocalFile], object]] = {
+    "pread": lambda store: store.pread(10, 0),
+    "preadv": lambda store: store.readinto_at(memoryview(bytearray(10)), 0),
+    "pwrite": lambda store: store.pwrite(b"0123456789", 0),
+    "pwritev": lambda store: store.pwritev([b"01234", b"56789"], 0),
+    "ftruncate": lambda store: store.truncate(10),
+    "posix_fallocate": lambda store: store.allocate(0, 10),
+    "fdatasync": lambda store: store.flush(),
+    "fsync": lambda store: store.flush_name(),
+    "fstat": lambda store: store.size(),
+    "close": lambda store: store.close(),
+}
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EINTR])
+@pytest.mark.parametrize("name", CALLS)
+def test_whatever_the_system_answers_is_a_typed_error(
+    local: LocalFile, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    count = 0
+
+    def fail(*_arguments: object) -> None:
+        nonlocal count
+        count += 1
+        assert count < 1000, "a call that always fails must come to an end"
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, name, fail)
+        with pytest.raises(StoreError, match=os.strerror(code)) as caught:
+            CALLS[name](local)
+    assert caught.value.errno == code
+
+
+@pytest.mark.parametrize("name", ["pread", "preadv", "pwrite", "pwritev", "ftruncate", "posix_fallocate", "fdatasync"])
+def test_a_call_that_is_interrupted_is_made_again(local: LocalFile, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    original, interrupts = getattr(os, name), 3
+
+    def interrupted(*arguments: object) -> object:
+        nonlocal interrupts
+        if interrupts:
+            interrupts -= 1
+            raise InterruptedError(errno.EINTR, "Interrupted system call")
+        return original(*arguments)
+
+    monkeypatch.setattr(os, name, interrupted)
+    CALLS[name](local)
+    assert not interrupts
+    local.flush()
+
+
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_short_reads_and_writes_are_completed(local: LocalFile, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    pread, preadv, pwrite, pwritev = os.pread, os.preadv, os.pwrite, os.pwritev
+    monkeypatch.setattr(os, "pread", lambda fd, length, at: pread(fd, min(step, length), at))
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: preadv(fd, [buffers[0][:step]], at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, memoryview(data)[:step], at))
+    monkeypatch.setattr(os, "pwritev", lambda fd, parts, at: pwritev(fd, [parts[0], parts[1][:step]], at))
+    local.pwrite(b"<" * 2000, 0)
+    local.pwritev([b"", b"a" * 10, bytearray(b"b" * 10), b"c"], 2000)
+    expected = b"<" * 2000 + b"a" * 10 + b"b" * 10 + b"c"
+    assert local.pread(2021, 0) == expected
+    buffer = bytearray(2021)
+    assert local.readinto_at(memoryview(buffer), 0) == 2021
+    assert buffer == expected
+
+
+@pytest.mark.parametrize("name", ["pwrite", "pwritev"])
+def test_a_write_that_writes_nothing_is_an_error(local: LocalFile, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(os, name, lambda *_arguments: 0)
+    with pytest.raises(StoreError, match="nothing could be written"):
+        CALLS[name](local)
+
+
+class Undurable(io.BytesIO):
+    """A file object whose first flush fails."""
+
+    failed = False
+
+    def flush(self) -> None:
+        if not self.failed:
+            self.failed = True
+            raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("method", WRITES)
+@pytest.mark.parametrize("kind", ["path", "file"])
+def test_after_a_failed_flush_nothing_is_written_and_reading_goes_on(
+    local: LocalFile, monkeypatch: pytest.MonkeyPatch, kind: str, method: str
+) -> None:
+    store: Store = local if kind == "path" else FileObject(Undurable(CONTENT), writable=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", lambda _fd: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(StoreError, match="Could not flush") as caught:
+            store.flush()
+        assert caught.value.errno == errno.EIO
+    with pytest.raises(StoreError, match="earlier flush failed") as caught:
+        WRITES[method](store)
+    assert caught.value.errno == errno.EIO
+    assert whole(store) == CONTENT
+
+
+def test_memory_that_is_read_only_stays_as_it_is() -> None:
+    data = bytearray(CONTENT)
+    with pytest.raises(StoreError):
+        Memory(data).pwrite(b"x", 0)
+    assert data == CONTENT
