@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import qcow2c
+from bench import writes
 
 READS = 200_000
 READ_SIZE = 4096
@@ -139,12 +140,22 @@ def pread_job(directory: Path, runs: int) -> Figures:
     return Figures(*alternate(mine, theirs, runs), "reads/s")
 
 
+def write_job(name: str) -> Callable[[Path, int], Figures]:
+    """Return the job that times writes."""
+
+    def job(directory: Path, runs: int) -> Figures:
+        return Figures(*alternate(*writes.runners(writes.JOBS[name], directory), runs), "s")
+
+    return job
+
+
 JOBS = {
     "info": info_job,
     "check": check_job,
     "small-check": small_check_job,
     "map": map_job,
     "pread": pread_job,
+    **{name: write_job(name) for name in writes.JOBS},
 }
 
 
@@ -153,7 +164,7 @@ def report(name: str, figures: Figures) -> None:
     digits = 0 if figures.unit == "reads/s" else 3
     ratios = [one / other for one, other in zip(figures.ours, figures.theirs, strict=True)]
     print(
-        f"{name:12} {mine:12.{digits}f} {reference:12.{digits}f} {figures.unit:8} "
+        f"{name:19} {mine:12.{digits}f} {reference:12.{digits}f} {figures.unit:8} "
         f"{statistics.median(ratios):7.2f} ({min(ratios):.2f}..{max(ratios):.2f})  {figures.note}".rstrip(),
         flush=True,
     )
@@ -174,7 +185,7 @@ def main() -> int:
     print(
         f"{os.cpu_count()} cores, Python {platform.python_version()}, qemu-img {version}, medians of {arguments.runs}"
     )
-    print(f"{'job':12} {'qcow2c':>12} {'qemu-img':>12} {'unit':8} {'ratio':>7} (least..most)")
+    print(f"{'job':19} {'qcow2c':>12} {'qemu-img':>12} {'unit':8} {'ratio':>7} (least..most)")
     with tempfile.TemporaryDirectory(prefix="qcow2c-bench-") as temporary:
         directory = arguments.directory or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,9 @@ def pieces(
     """
     end = guest_offset + len(data)
     size = reader.geometry.cluster_size
+    base = guest_offset & -size
+    if end <= base + size and not reader.geometry.extended_l2:
+        return _pieces_of_cluster(reader, table, base, guest_offset, data, in_place=in_place, fresh=fresh)
     last = (end - 1) // size * size
     found = [*_copies(reader, table, guest_offset, min(end, guest_offset // size * size + size), in_place, before=True)]
     found.append((guest_offset, end))
@@ -60,6 +63,23 @@ def pieces(
             reader.read_into(memoryview(buffer), start)
             kept.append(Piece(start, buffer))
     return kept
+
+
+def _pieces_of_cluster(
+    reader: Reader, table: Table, base: int, guest_offset: int, data: memoryview, *, in_place: bool, fresh: bool
+) -> list[Piece]:
+    """Return the same for a write within one standard cluster, as most small ones are: one read, one write."""
+    size = reader.geometry.cluster_size
+    if len(data) == size or (in_place and _subcluster_kinds(reader, table, base)[0] is Kind.DATA):
+        return [Piece(guest_offset, data)]
+    if reads_as_zeros(reader, base, size):
+        end = guest_offset + len(data)
+        before, behind = Piece(base, zeros(guest_offset - base)), Piece(end, zeros(base + size - end))
+        return [Piece(guest_offset, data)] if fresh else [before, Piece(guest_offset, data), behind]
+    cluster = bytearray(size)
+    reader.read_into(memoryview(cluster), base)
+    cluster[guest_offset - base : guest_offset - base + len(data)] = data
+    return [Piece(base, cluster)]
 
 
 def _copies(
@@ -119,11 +139,15 @@ def together(found: list[Piece]) -> Iterator[list[Piece]]:
 
 
 def reads_as_zeros(reader: Reader, guest_offset: int, length: int) -> bool:
-    """Tell whether guest bytes read as zeros by what the tables say; no data is read."""
-    inside = max(0, min(length, reader.disk_size - guest_offset))
-    bottom = 0 if reader.backing is None else reader.backing.disk_size
-    for run in reader.runs(guest_offset, inside):
-        if run.kind not in _ZERO_KINDS and (run.kind not in _BELOW_KINDS or run.guest_offset < bottom):
+    """Tell whether guest bytes read as zeros by what the tables of all layers say; no data is read."""
+    below = reader.backing
+    bottom = 0 if below is None else below.disk_size
+    for run in reader.runs(guest_offset, max(0, min(length, reader.disk_size - guest_offset))):
+        if run.kind in _ZERO_KINDS or (run.kind in _BELOW_KINDS and run.guest_offset >= bottom):
+            continue
+        if run.kind not in _BELOW_KINDS or not isinstance(below, Reader):
+            return False
+        if not reads_as_zeros(below, run.guest_offset, run.length):
             return False
     return True
 

@@ -31,6 +31,10 @@ class Engine(WrittenLayer):
         """
         with self.lock:
             self._change(guest_offset, len(data))
+            host_offset = self.locate(guest_offset, len(data))
+            if host_offset >= 0 and self._is_own(host_offset >> self._cluster_bits):
+                self.data.write((data,), host_offset)
+                return
             for start, end in self._by_table(guest_offset, guest_offset + len(data)):
                 self._make_room()
                 self._write_below(self._writable_table(start), data[start - guest_offset : end - guest_offset], start)

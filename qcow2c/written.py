@@ -135,6 +135,10 @@ class WrittenLayer(Reader):
         """Return the index in its L2 table of the entry of a guest cluster."""
         return guest_offset >> self._cluster_bits & self._l2_mask
 
+    def _is_own(self, cluster: int) -> bool:
+        """Tell whether a host cluster to which a guest cluster maps may be overwritten."""
+        return self.cache.refcount(cluster) == 1 and (self._guard is None or cluster not in self._guard)
+
     def _own_cluster(self, table: Table, guest_offset: int) -> int | None:
         """Return the host cluster of a guest cluster if it may be overwritten. Raises CorruptMetadata."""
         index = self._index(guest_offset)
@@ -150,9 +154,9 @@ class WrittenLayer(Reader):
         if not host_offset:
             return None
         cluster = host_offset >> self._cluster_bits
-        refcount = self.cache.refcount(cluster)
-        if refcount == 1 and (self._guard is None or cluster not in self._guard):
+        if self._is_own(cluster):
             return host_offset
+        refcount = self.cache.refcount(cluster)
         if refcount <= 1:
             problem = "overlaps metadata" if refcount else "has refcount 0"
             message = f"L2 entry {entry:#018x}: the host cluster {problem}, so that it is not written: run check -r"
