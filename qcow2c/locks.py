@@ -87,9 +87,12 @@ def lock(fd: int, use: Use, name: str, held: set[int]) -> None:
             taken.add(offset)
         _require_compatible(fd, use, name)
         held |= taken
-    except OSError as exc:
-        if exc.errno not in _UNSUPPORTED:
-            raise StoreError(f"Could not lock {name!r}: {exc.strerror}") from exc
+    except (OSError, ValueError) as exc:  # ValueError: the file is closed.
+        code = exc.errno if isinstance(exc, OSError) else errno.EBADF
+        if code not in _UNSUPPORTED:
+            error = StoreError(f"Could not lock {name!r}: {os.strerror(code or errno.EIO)}")
+            error.errno = code
+            raise error from exc
     finally:
         for offset in taken - held:
             with suppress(OSError):
