@@ -280,10 +280,10 @@ def dump(
     return Dump(source, sections, verify=verify, share=share)
 
 
-def chain(path: str, gate: str, *, share: bool = False) -> Iterator[Store]:
+def chain(path: str, gate: str) -> Iterator[Store]:
     """Yield the image at `path` and each qcow2 file below it, as far as the gate allows; each is closed afterwards.
 
-    Raises GateRefused, ChainError, StoreError, ImageLocked.
+    None is locked: a dump does that. Raises GateRefused, ChainError, StoreError.
     """
     seen: list[object] = []
     image, policy = path, gate_for(gate)
@@ -297,7 +297,6 @@ def chain(path: str, gate: str, *, share: bool = False) -> Iterator[Store]:
             seen.append(store.identity())
             if len(seen) > 1 and store.pread(len(MAGIC), 0) != MAGIC:
                 return  # A raw file has no structures.
-            store.lock(locks.Use.of_reader(share=share))
             yield store
             try:
                 name = Header.load(store).backing_file
@@ -338,8 +337,15 @@ def _bounded(header: Header) -> Header:
 class _CallableModule(ModuleType):
     """Importing this module puts it where the public function `qcow2c.dump` was: so it answers to the same call."""
 
-    def __call__(self, source: Source | Store, sections: Iterable[str] | None = None, *, verify: bool = False) -> Dump:
-        return dump(source, sections, verify=verify)
+    def __call__(
+        self,
+        source: Source | Store,
+        sections: Iterable[str] | None = None,
+        *,
+        verify: bool = False,
+        share: bool = False,
+    ) -> Dump:
+        return dump(source, sections, verify=verify, share=share)
 
 
 sys.modules[__name__].__class__ = _CallableModule

@@ -57,7 +57,7 @@ def run(chosen: Namespace) -> int:
     # As with info: one array for the chain, closed even where the chain breaks off.
     is_array, status, separator = chosen.output == "json", 0, "["
     try:
-        for store in chain(chosen.image, chosen.gate, share=chosen.force_share):
+        for store in chain(chosen.image, chosen.gate):
             if is_array:
                 sys.stdout.write(separator)
             separator = ","

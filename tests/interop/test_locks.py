@@ -196,6 +196,17 @@ def test_our_commands_are_refused_while_they_write_unless_told_to_share(
     assert run_ours(folder, command, "image.qcow2").status == 0
 
 
+@pytest.mark.parametrize("command", ["info", "dump"])
+def test_a_chain_is_shown_only_while_nobody_writes_to_a_layer(
+    folder: Path, run_ours: Callable[..., Outcome], command: str
+) -> None:
+    words = ["--backing-chain", "overlay.qcow2"]
+    with qemu_io(folder, "image.qcow2"):
+        assert_refused(run_ours(folder, command, *words), permission='shared "write"')
+        assert run_ours(folder, command, "-U", *words).status == 0
+    assert run_ours(folder, command, *words).status == 0
+
+
 @pytest.mark.parametrize("option", ["--backing-chain", ""])
 def test_info_asks_only_for_the_layers_that_it_shows(
     folder: Path, run_ours: Callable[..., Outcome], option: str

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import qcow2c
+from qcow2c import locks
 from qcow2c.errors import ImageLocked, StoreError, UsageError
 from qcow2c.locks import Use
 from qcow2c.storage import LocalFile, Store, open_store
@@ -205,6 +206,21 @@ def test_check_and_dump_are_kept_out_by_a_writer_unless_they_share(path: Path) -
             assert disk.file_names()
         image.pwrite(b"x", 0)
     qcow2c.check(path)
+
+
+def test_even_who_shares_keeps_out_of_what_cannot_be_read_consistently(path: Path, tmp_path: Path) -> None:
+    from qcow2c.ops.info import info
+    from qcow2c.ops.map import opened as mapped
+
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(1 << 20))
+    for source in (path, raw):
+        with source.open("rb") as other:
+            locks._control(other.fileno(), fcntl.F_OFD_SETLK, fcntl.F_RDLCK, 200)
+            for use in (lambda source: info(source, share=True), lambda source: mapped(source, share=True).__enter__()):
+                with pytest.raises(ImageLocked, match='"consistent read" lock'):
+                    use(source)
+        info(source)
 
 
 def test_the_layers_below_are_protected_from_writers(path: Path, tmp_path: Path) -> None:
