@@ -51,7 +51,7 @@ class Medium:
 
     def write(self, parts: Sequence[Buffer], offset: int) -> None:
         """Write buffers one behind the other. Raises StoreError."""
-        self._require_sound()
+        self.require_sound()
         self._unflushed = True
         if len(parts) == 1:
             self.store.pwrite(parts[0], offset)
@@ -60,19 +60,19 @@ class Medium:
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """Make bytes read as zeros. Raises StoreError."""
-        self._require_sound()
+        self.require_sound()
         self._unflushed = True
         self.store.write_zeroes(offset, length)
 
     def punch(self, offset: int, length: int) -> None:
         """Give back the space of bytes that nothing refers to. Raises StoreError."""
-        self._require_sound()
+        self.require_sound()
         self._unflushed = True
         self.store.punch(offset, length)
 
     def flush(self) -> None:
         """Make everything written so far durable. Raises StoreError, then and ever after."""
-        self._require_sound()
+        self.require_sound()
         if not self._unflushed:
             return
         try:
@@ -82,7 +82,8 @@ class Medium:
             raise
         self._unflushed = False
 
-    def _require_sound(self) -> None:
+    def require_sound(self) -> None:
+        """Raise StoreError after a flush that has failed."""
         if self._failure is not None:
             message = f"an earlier flush of {self.store.name!r} failed, so that nothing more is written: close it"
             raise StoreError(f"{message} ({self._failure.message})") from self._failure

@@ -99,7 +99,9 @@ def entry_nodes(table: Table, words: U64Array, bitmaps: U64Array | None, at: int
         span = Span(at + first * table.entry_size, count * table.entry_size)
         low, high = first, first + count - 1
         findings = tuple(_entry_findings(breakable, word, bitmap, span, geometry)) if breakable else ()
-        target = table.target(word) + (count - 1) * step
+        target = table.target(word)
+        if target:
+            target += (count - 1) * step
         if target >= table.size:
             message = f"entry {word:#018x} leads to {target:#x}, past the end of the file at {table.size:#x}"
             findings += (Finding("table.entry_past_end", Severity.ERROR, message, span, table.spec),)

@@ -63,6 +63,8 @@ class WrittenLayer(Reader):
 
     def _change(self, guest_offset: int, length: int) -> None:
         """Prepare for a change of guest bytes; called before it is made."""
+        self.cache.medium.require_sound()
+        self.data.require_sound()
         self._begin()
         self._bitmaps.note(guest_offset, length)
 
