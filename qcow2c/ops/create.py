@@ -68,6 +68,11 @@ class CreateOptions:
         return -(-self.size // SECTOR_SIZE) * SECTOR_SIZE
 
     @property
+    def allocates(self) -> bool:
+        """Whether each cluster of the disk has its place from the start: a raw data file must be readable by itself."""
+        return self.preallocation != "off" or self.data_file_raw
+
+    @property
     def version(self) -> Version:
         return VERSIONS[self.compat]
 
@@ -191,7 +196,7 @@ def join_backing(image: str | None, backing_file: str) -> str:
 def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions) -> None:
     """Create an image whose options are complete; see `create`."""
     options.validate()
-    planned = plan(options.geometry, options.disk_size, allocated=options.preallocation != "off")
+    planned = plan(options.geometry, options.disk_size, allocated=options.allocates)
     header = _header(options, planned)
     with ExitStack() as stack:
         store = stack.enter_context(new_file(path, Use.WRITABLE_IMAGE, nocow=options.nocow))
@@ -246,7 +251,7 @@ def _write(store: Store, data: Store, header: bytes, planned: ImageLayout, optio
     if planned.data_clusters:
         start = 0 if data is not store else planned.first_data * size
         length = options.disk_size if data is not store else planned.data_clusters * size
-        if options.preallocation != "metadata":
+        if options.preallocation in ("falloc", "full"):
             store.allocate(0, planned.end * size)
             data.allocate(start, length)
         if options.preallocation == "full":

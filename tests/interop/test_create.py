@@ -85,7 +85,7 @@ def compare(folders: tuple[Path, Path], *, empty: bool) -> None:
         info = json.loads(qemu(folder, "qemu-img", "info", "--output=json", "image.qcow2"))
         shown.append({key: value for key, value in info.items() if (ours.l1_size and empty) or key != "actual-size"})
     assert shown[0] == shown[1]
-    if not empty and theirs.cluster_size == 512:
+    if not empty and theirs.cluster_size < 4096:
         return  # Metadata lies between the data, and shares blocks of the file system with it.
     left, right = (json.loads(qemu(folder, "qemu-img", "map", "--output=json", "image.qcow2")) for folder in folders)
     assert without_places(left) == without_places(right)
