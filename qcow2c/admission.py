@@ -8,7 +8,7 @@ Leaks are no obstacle, and neither are copied bits, which the engine does not be
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,16 @@ class ClusterSet:
     def add(self, cluster: int) -> None:
         self._added.add(cluster)
 
+    def within(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs, as (first, end), of clusters in a range; those that were added are single clusters."""
+        position = max(0, bisect_right(self._firsts, first) - 1)
+        while position < len(self._firsts) and self._firsts[position] < end:
+            run = max(first, self._firsts[position]), min(end, self._ends[position])
+            if run[0] < run[1]:
+                yield run
+            position += 1
+        yield from ((cluster, cluster + 1) for cluster in self._added if first <= cluster < end)
+
 
 @dataclass(frozen=True)
 class Admission:
@@ -89,9 +99,13 @@ def admit(store: Store, header: Header, snapshots: SnapshotTable) -> Admission:
 
 
 def trusted(store: Store, header: Header, snapshots: SnapshotTable) -> Admission:
-    """Return the admission of an image whose refcounts nobody has looked at. Raises as `admit`, for less."""
+    """Return the admission of an image whose refcounts nobody has looked at.
+
+    Raises as `admit`, but only for the state of the image, and for a refcount table that cannot be one.
+    """
     _require_state(header)
     walk = Walk(store, header, snapshots)
+    _require_sound_refcount_table(walk)
     bits = header.cluster_bits
     runs: list[tuple[int, int]] = []
     for part in [*walk.metadata(), walk.refcount_blocks()]:
@@ -114,14 +128,24 @@ def _refused(message: str, where: Span | None = None, spec: str = _SPEC) -> Qcow
 
 def _require_sound_tables(walk: Walk) -> None:
     """Raise for an entry of an L1 table or of the refcount table that breaks a rule."""
+    _require_sound_refcount_table(walk)
     for state in walk.states():
         words = walk.l1_table(state)
         for rule in L1_RULES:
             _require_none(rule.broken(words, 0, walk.geometry), words, state.l1_offset, f"L1 entry: {rule.message}")
+
+
+def _require_sound_refcount_table(walk: Walk) -> None:
+    """Raise for an entry of the refcount table that breaks a rule, or names the block of another."""
     table = walk.refcount_table()
+    at = walk.header.refcount_table_offset
     for rule in REFCOUNT_TABLE_RULES:
-        broken = rule.broken(table, 0, walk.geometry)
-        _require_none(broken, table, walk.header.refcount_table_offset, f"refcount table entry: {rule.message}")
+        _require_none(rule.broken(table, 0, walk.geometry), table, at, f"refcount table entry: {rule.message}")
+    rows = np.flatnonzero(table)
+    _, first = np.unique(table[rows], return_index=True)
+    repeated = np.zeros(len(table), dtype=bool)
+    repeated[np.delete(rows, first)] = True
+    _require_none(repeated, table, at, "two entries of the refcount table name one block")
 
 
 def _require_none(broken: NDArray[np.bool_], words: U64Array, table_offset: int, problem: str) -> None:

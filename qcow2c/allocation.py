@@ -7,9 +7,9 @@ in memory is 0: what was released stays counted until the change that released i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container
+from collections.abc import Iterable
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,6 +28,14 @@ _BLOCKS_AHEAD = 64
 """Refcount blocks that are made together at most, so that what follows lies together, too."""
 
 
+class Forbidden(Protocol):
+    """Clusters that are never given out."""
+
+    def within(self, first: int, end: int) -> Iterable[tuple[int, int]]:
+        """Return the runs of them, as (first, end), in a range of clusters."""
+        ...
+
+
 class Extent(NamedTuple):
     """Adjacent host clusters that were given out. `fresh`: nothing was ever written there, they read as zeros."""
 
@@ -39,7 +47,7 @@ class Extent(NamedTuple):
 class Allocator:
     """The free clusters of one image."""
 
-    def __init__(self, cache: MetadataCache, *, forbidden: Container[int] | None = None) -> None:
+    def __init__(self, cache: MetadataCache, *, forbidden: Forbidden | None = None) -> None:
         """`forbidden` clusters are never given out, whatever their refcount: where refcounts cannot be believed."""
         self._cache = cache
         self._geometry = cache.geometry
@@ -116,7 +124,9 @@ class Allocator:
         else:
             used = np.frombuffer(block.words, dtype=f"u{block.words.itemsize}") != 0
         if self._forbidden is not None:
-            used = used | np.array([cluster in self._forbidden for cluster in range(base, base + count)])
+            used = used.copy()
+            for first, end in self._forbidden.within(base, base + count):
+                used[first - base : end - base] = True
         edges = np.flatnonzero(np.diff(np.concatenate(([True], used, [True])))) + base
         for first, end in edges.reshape(-1, 2).tolist():
             self._append(first, end)
