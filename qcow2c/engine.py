@@ -139,12 +139,12 @@ class Engine(WrittenLayer):
         end = guest_offset + length
         first = -(-guest_offset // size) * size
         last = end if end == self.disk_size else end // size * size
+        if first >= last or not (self._can_zero or self.backing is None):
+            return
         with self.lock:
-            if first < last:
-                self._change(first, last - first)
+            self._change(first, last - first)
             for start, stop in self._by_table(first, last):
-                if self._can_zero or not self._shows_backing(start):
-                    self._zero(start, stop, unmap=True)
+                self._zero(start, stop, unmap=True)
 
     @property
     def _can_zero(self) -> bool:
