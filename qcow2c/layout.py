@@ -55,8 +55,8 @@ def fields(schema: Schema) -> tuple[Field, ...]:
 
 def _fields(schema: Schema) -> Iterator[Field]:
     offset = 0
-    for named in _members(schema):
-        kind = _unnamed(named)
+    for named in members(schema):
+        kind = unnamed(named)
         size = named.sizeof()
         names = {int(value): str(name) for value, name in kind.decmapping.items()} if isinstance(kind, Enum) else {}
         is_integer = isinstance(kind, Enum | FormatField)
@@ -146,14 +146,14 @@ class Bits:
 @cache
 def bits(schema: Schema) -> Bits:
     """Return shift, width, mask and doc of each field of a BitStruct."""
-    members = list(_members(schema))
-    width = sum(member.sizeof() for member in members)
+    parts = list(members(schema))
+    width = sum(member.sizeof() for member in parts)
     remaining = width
     found = []
-    for member in members:
+    for member in parts:
         size = member.sizeof()
         remaining -= size
-        kind = _unnamed(member)
+        kind = unnamed(member)
         unit = kind._decode(1, None, "") if isinstance(kind, Adapter) else 1
         mask = ((1 << size) - 1) << remaining
         found.append(BitField(member.name, remaining, size, mask, int(unit), member.docs))
@@ -206,7 +206,7 @@ def _scalar(member: Field) -> str:
 
 def is_bits(schema: Schema) -> bool:
     """Tell a BitStruct, whose fields are bits of one word, from a Struct of bytes."""
-    return isinstance(_unnamed(schema), Transformed)
+    return isinstance(unnamed(schema), Transformed)
 
 
 # --- exact spans of records of variable length ----------------------------------------------------------------------
@@ -217,12 +217,12 @@ _START = "@"
 @cache
 def traced(schema: Schema) -> Schema:
     """Return the same Struct with a Tell before each field and one at the end, under names that no field has."""
-    members: list[Schema] = []
-    for member in _members(schema):
-        inner = _unnamed(member)
+    spaced: list[Schema] = []
+    for member in members(schema):
+        inner = unnamed(member)
         body = member.name / traced(inner) if isinstance(inner, Struct) else member
-        members += [(_START + member.name) / Tell, body]
-    return Struct(*members, _START / Tell)
+        spaced += [(_START + member.name) / Tell, body]
+    return Struct(*spaced, _START / Tell)
 
 
 class Traced(NamedTuple):
@@ -242,10 +242,10 @@ def trace(schema: Schema, data: bytes) -> tuple[Traced, ...]:
 
 
 def _trace(schema: Schema, parsed: Any) -> Iterator[Traced]:
-    members = list(_members(schema))
-    starts = [parsed[_START + member.name] for member in members] + [parsed[_START]]
-    for member, start, end in zip(members, starts, starts[1:], strict=False):
-        inner, value = _unnamed(member), parsed[member.name]
+    parts = list(members(schema))
+    starts = [parsed[_START + member.name] for member in parts] + [parsed[_START]]
+    for member, start, end in zip(parts, starts, starts[1:], strict=False):
+        inner, value = unnamed(member), parsed[member.name]
         children = tuple(_trace(inner, value)) if isinstance(inner, Struct) else ()
         yield Traced(member.name, start, end - start, value, member.docs, children)
 
@@ -253,14 +253,16 @@ def _trace(schema: Schema, parsed: Any) -> Iterator[Traced]:
 # --- under the hood of Construct ------------------------------------------------------------------------------------
 
 
-def _unnamed(schema: Schema) -> Schema:
+def unnamed(schema: Schema) -> Schema:
+    """Return a schema without its name and documentation."""
     while isinstance(schema, Renamed):
         schema = schema.subcon
     return schema
 
 
-def _members(schema: Schema) -> list[Any]:
-    schema = _unnamed(schema)
+def members(schema: Schema) -> list[Any]:
+    """Return the named parts of a Struct or BitStruct, in order."""
+    schema = unnamed(schema)
     if isinstance(schema, Transformed):
         schema = schema.subcon
     return list(schema.subcons)

@@ -94,6 +94,7 @@ LAYERS = (
     Layer(6, "witnesses.py", below=3, also=("_kaitai/",)),
     Layer(6, "render/", below=3, also=("render/", "nodes.py")),
     Layer(7, "__init__.py"),
+    Layer(7, "testing/", also=("testing/",)),
     Layer(8, "cli/", also=("cli/",)),
     Layer(TOP, "__main__.py"),
 )

@@ -139,12 +139,18 @@ class CreateOptions:
 
 
 def create(
-    path: str | os.PathLike[str] | Any, size: int | None = None, *, check_backing: bool = True, **options: Any
+    path: str | os.PathLike[str] | Any,
+    size: int | None = None,
+    *,
+    check_backing: bool = True,
+    guest_data: Any = None,
+    **options: Any,
 ) -> None:
     """Create a qcow2 image of `size` bytes at `path`, or in a writable binary file object or a bytearray.
 
     `options` are those of `CreateOptions`. An existing file is replaced. Without a size it is the backing file's; with
-    `check_backing=False` the backing file is not looked at. An external data file is created, too.
+    `check_backing=False` the backing file is not looked at. An external data file is created, too, unless
+    `guest_data`, a binary file object or a bytearray, is to be it.
 
     Durable order: everything but the magic value, the magic value, the file's name. A crash leaves no image.
     Raises UsageError before any file is touched, StoreError, ImageLocked, and what opening the backing file raises.
@@ -162,7 +168,7 @@ def create(
         size = found if size is None else size
     if size is None:
         raise UsageError("Image creation needs a size parameter")
-    write_image(path, CreateOptions(size, **options))
+    write_image(path, CreateOptions(size, **options), guest_data)
 
 
 def backing_size(image: str | None, backing_file: str, backing_format: str | None) -> int:
@@ -193,7 +199,7 @@ def join_backing(image: str | None, backing_file: str) -> str:
     return str(any_file(GateRequest("backing file", backing_file, Path(image if image is not None else "image"))))
 
 
-def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions) -> None:
+def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions, guest_data: Any = None) -> None:
     """Create an image whose options are complete; see `create`."""
     options.validate()
     planned = plan(options.geometry, options.disk_size, allocated=options.allocates)
@@ -202,7 +208,8 @@ def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions) -> N
         store = stack.enter_context(new_file(path, Use.WRITABLE_IMAGE, nocow=options.nocow))
         data = store
         if options.data_file is not None:
-            data = stack.enter_context(new_file(options.data_file, Use.WRITABLE_DATA_FILE, nocow=options.nocow))
+            target = options.data_file if guest_data is None else guest_data
+            data = stack.enter_context(new_file(target, Use.WRITABLE_DATA_FILE, nocow=options.nocow))
             data.truncate(options.disk_size)
         _write(store, data, header, planned, options)
 

@@ -112,7 +112,7 @@ def every_schema() -> list[tuple[str, object]]:
 
 @pytest.mark.parametrize(("name", "schema"), every_schema())
 def test_every_field_says_what_it_is_and_where_the_specification_does(name: str, schema: object) -> None:
-    members = layout._members(schema)
+    members = layout.members(schema)
     assert members
     for member in members:
         assert isinstance(member.docs, Doc), f"{name}.{member.name}"

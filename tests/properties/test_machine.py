@@ -1,0 +1,15 @@
+"""The state machine over every combination of options, in memory."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+from qcow2c.testing import ImageMachine
+
+DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
+
+
+class TestImage(ImageMachine.TestCase):  # type: ignore[misc,name-defined]
+    settings = settings(max_examples=2000 if DEEP else 120, stateful_step_count=40 if DEEP else 20)
