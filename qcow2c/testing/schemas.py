@@ -25,6 +25,9 @@ MAX_LENGTH = 64
 """Bytes of what has a length of its own, where nothing else is asked for."""
 
 
+_LENGTHS = ("id_str_size", "name_size", "extra_data_size")
+
+
 def from_schema(schema: Schema, *, hostile: bool = False, **overrides: SearchStrategy[Any]) -> SearchStrategy[Any]:
     """Return a strategy of values that `schema.build` takes: dictionaries for structures, with fields by name.
 
@@ -46,6 +49,9 @@ def stored(schema: Schema, *, hostile: bool = False, **overrides: SearchStrategy
 @st.composite
 def _structure(draw: DrawFn, schema: Schema, hostile: bool, overrides: dict[str, SearchStrategy[Any]]) -> Any:
     values: dict[str, Any] = {}
+    if any(callable(getattr(layout.unnamed(member), "length", None)) for member in layout.members(schema)):
+        # What has a length of its own follows: it must be drawn, too, however hostile the rest.
+        overrides = {name: st.integers(1, MAX_LENGTH) for name in _LENGTHS} | overrides if hostile else overrides
     for member in layout.members(schema):
         if member.name in overrides:
             values[member.name] = draw(overrides[member.name])
@@ -98,15 +104,17 @@ def _integer(member: Schema, kind: Schema, valid: Any, hostile: bool) -> SearchS
     if valid is None:
         return _lengths(member, everything)
     if isinstance(valid, range):
-        last = min(len(valid) - 1, ((1 << width) * unit - 1 - valid.start) // valid.step)
-        return _lengths(member, st.integers(0, last).map(lambda position: valid[position]))
+        start, step = valid.start, valid.step  # Some ranges are too long for len().
+        last = (min(valid.stop, (1 << width) * unit) - 1 - start) // step
+        return _lengths(member, st.integers(0, last).map(lambda position: start + position * step))
     return st.sampled_from([int(value) for value in valid])
 
 
 def _lengths(member: Schema, drawn: SearchStrategy[int]) -> SearchStrategy[int]:
     """Keep the lengths of what follows in a record short."""
-    is_length = member.name.endswith("_size") and member.name in ("id_str_size", "name_size", "extra_data_size")
-    return drawn.map(lambda value: value if value <= MAX_LENGTH else value % MAX_LENGTH + 1) if is_length else drawn
+    if member.name not in _LENGTHS:
+        return drawn
+    return drawn.map(lambda value: value if value <= MAX_LENGTH else value % MAX_LENGTH + 1)
 
 
 def _width(kind: Schema) -> tuple[int, int]:
