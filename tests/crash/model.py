@@ -25,6 +25,11 @@ class DiskModel:
         """Note a flush that was acknowledged at a time."""
         self._flushed.append((time, bytes(self.now)))
 
+    @property
+    def acknowledged(self) -> set[int]:
+        """The times of acknowledged flushes."""
+        return {time for time, _ in self._flushed}
+
     def problem(self, time: int, got: bytes, uncertain: Container[int] = ()) -> str | None:
         """Return what is wrong with a disk after a crash at a time, None if nothing is.
 

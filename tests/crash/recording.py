@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -124,13 +124,18 @@ class CrashState:
     story: str
 
 
-def crash_states(recorder: Recorder, seed: int) -> Iterator[CrashState]:
-    """Yield each state that a crash could leave, as far as tried; no two with the same files at the same epoch."""
+def crash_states(recorder: Recorder, seed: int, acknowledged: Container[int] = ()) -> Iterator[CrashState]:
+    """Yield each state that a crash could leave, as far as tried.
+
+    No two have the same files, unless a flush came between them, or was acknowledged: then more is expected of them.
+    """
     chooser = random.Random(seed)
     durable = [bytearray(data) for data in recorder.initial]
     pending: list[Event] = []
     seen: set[bytes] = set()
     for time in range(len(recorder.log) + 1):
+        if time in acknowledged:
+            seen.clear()
         event = recorder.log[time] if time < len(recorder.log) else None
         ends_epoch = event is None or event.kind is Kind.FLUSH
         choices: list[tuple[str, list[Arrival]]] = [("killed", [True] * len(pending))]

@@ -39,7 +39,7 @@ def test_no_crash_loses_what_was_flushed(scenario: Scenario, seed: int, tmp_path
         play(scenario, image, model, seed, lambda: len(recorder.log))
     model.flushed(len(recorder.log))
     judge = Judge(prepared, model, kept, tmp_path, seed)
-    for state in crash_states(recorder, seed):
+    for state in crash_states(recorder, seed, model.acknowledged):
         judge.state(state)
     assert judge.judged > 20
 

@@ -36,6 +36,21 @@ def no_flush_before_the_mapping(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MetadataCache, "_write_what_nothing_names", step)
 
 
+def no_flush_of_the_mapping(patch: pytest.MonkeyPatch) -> None:
+    original = MetadataCache._write_mapping
+
+    def step(cache: MetadataCache) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Medium, "flush", lambda _medium: None)
+            original(cache)
+
+    patch.setattr(MetadataCache, "_write_mapping", step)
+
+
+def nothing_is_ever_flushed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Medium, "flush", lambda _medium: None)
+
+
 def freed_clusters_free_at_once(patch: pytest.MonkeyPatch) -> None:
     def release(cache: MetadataCache, first: int, count: int = 1, *, discard: bool = False) -> None:
         cache.lower_at_once(first, first + count)
@@ -78,6 +93,8 @@ def copies_left_out(patch: pytest.MonkeyPatch) -> None:
 BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "the mapping before refcounts": (mapping_before_refcounts, "4k clusters"),
     "the mapping before its data": (no_flush_before_the_mapping, "64k clusters"),
+    "a flush without its end": (no_flush_of_the_mapping, "4k clusters"),
+    "no flush at all": (nothing_is_ever_flushed, "4k clusters"),
     "freed clusters used at once": (freed_clusters_free_at_once, "freed clusters used again"),
     "freed compressed clusters used at once": (freed_clusters_free_at_once, "compressed clusters rewritten"),
     "the mapping before the data file": (data_file_not_flushed, "data file"),
@@ -105,6 +122,17 @@ def test_states_of_two_writes_are_all_there() -> None:
     store.pwrite(b"c" * 512, 512)
     found = {(state.files[0][:1], state.files[0][512:513]) for state in crash_states(recorder, 1)}
     assert found == {(b"\0", b"\0"), (b"a", b"\0"), (b"b", b"\0"), (b"a", b"c"), (b"b", b"c")}
+
+
+def test_a_state_is_judged_again_after_a_flush_was_acknowledged() -> None:
+    recorder = Recorder()
+    store = recorder.store(bytes(512))
+    model = DiskModel(bytes(512))
+    model.write(0, 0, b"x" * 512)
+    store.pwrite(b"x" * 512, 0)
+    model.flushed(1)
+    problems = [model.problem(state.time, state.files[0]) for state in crash_states(recorder, 1, model.acknowledged)]
+    assert any(problems)
 
 
 def test_stores_lose_writes_independently() -> None:
