@@ -158,3 +158,18 @@ def test_a_readme_that_is_not_true_is_noticed(place: Path) -> None:
     wrong = Block(1, "sh", "true # exit status 1\n", None)
     with pytest.raises(AssertionError):
         test_the_block_does_what_the_readme_says(wrong, place)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_examples_of_testing_run(number: int, tmp_path: Path) -> None:
+    found = [block for block in blocks_of((ROOT / "docs/testing.md").read_text("utf-8")) if block.language == "python"]
+    assert len(found) == 3
+    done = subprocess.run(
+        [sys.executable, "-c", found[number].source],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
