@@ -100,7 +100,8 @@ def runners(job: WriteJob, directory: Path) -> tuple[Callable[[], float], Callab
                 lines.append("flush")
         script = "\n".join([*lines, "flush", "quit"]) + "\n"
         start = time.perf_counter()
-        subprocess.run(["qemu-io", "-t", "writeback", "-f", "qcow2", image], input=script.encode(), check=True, stdout=subprocess.DEVNULL)
+        words = ["qemu-io", "-t", "writeback", "-f", "qcow2"]
+        subprocess.run([*words, image], input=script.encode(), check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - start
 
     return ours, theirs

@@ -7,9 +7,10 @@ old contents and change tables in memory; they write nothing and allocate nothin
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from qcow2c.geometry import Geometry
 from qcow2c.layer import zeros
 from qcow2c.reader import Reader
 from qcow2c.store import Buffer
@@ -17,6 +18,7 @@ from qcow2c.tables import (
     L2_COMPRESSED,
     L2_COPIED,
     L2_OFFSET,
+    L2_ZERO,
     SUBCLUSTERS_ALLOCATED,
     SUBCLUSTERS_ZERO_SHIFT,
     Kind,
@@ -138,6 +140,16 @@ def together(found: list[Piece]) -> Iterator[list[Piece]]:
         yield group
 
 
+def cut(buffers: Iterable[Buffer], length: int) -> list[Buffer]:
+    """Return the first `length` bytes of buffers that lie one behind the other."""
+    kept: list[Buffer] = []
+    for buffer in buffers:
+        part = memoryview(buffer)[:length]
+        length -= len(part)
+        kept.append(part)
+    return kept
+
+
 def reads_as_zeros(reader: Reader, guest_offset: int, length: int) -> bool:
     """Tell whether guest bytes read as zeros by what the tables of all layers say; no data is read."""
     below = reader.backing
@@ -198,6 +210,17 @@ def is_plain_zero(reader: Reader, table: Table | None, start: int, stop: int, *,
     if unmap and table.words[index * geometry.l2_entry_words] & (L2_OFFSET | L2_COMPRESSED | L2_COPIED):
         return False
     return reads_as_zeros(reader, start, stop - start)
+
+
+def hide_backing(table: Table, geometry: Geometry, index: int, length: int) -> bool:
+    """Let whole clusters read as zeros where none of them is in use: all at once; return whether that was so."""
+    words, count = geometry.l2_entry_words, length >> geometry.cluster_bits
+    old = table.words[index * words : (index + count) * words]
+    if any(old):
+        return False
+    zero = (0, SUBCLUSTERS_ALLOCATED << SUBCLUSTERS_ZERO_SHIFT) if geometry.extended_l2 else (L2_ZERO,)
+    table.set_many(index * words, array("Q", zero * count))
+    return True
 
 
 def zero_subclusters(

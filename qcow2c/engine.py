@@ -102,9 +102,12 @@ class Engine(WrittenLayer):
         """Write pieces of guest data to host clusters: those that lie together in one go."""
         for run in cow.together(pieces):
             at = host_offset + run[0].guest_offset - guest_cluster
-            self.data.write([piece.data for piece in run], at)
+            buffers = [piece.data for piece in run]
+            if self._raw_data:  # Its size is the disk's: no zeros behind that.
+                buffers = cow.cut(buffers, self.disk_size - at)
+            self.data.write(buffers, at)
             if self.geometry.external_data:
-                end = at + sum(len(piece.data) for piece in run)
+                end = at + sum(map(len, buffers))
                 self._data_end = max(self._data_end, -(-end >> self._cluster_bits) << self._cluster_bits)
 
     def _entries(self, table: Table, start: int, end: int) -> list[int]:
@@ -166,6 +169,11 @@ class Engine(WrittenLayer):
         if self._table(start) is None and not self._shows_backing(start):
             return
         size = self.geometry.cluster_size
+        aligned = not (start & self._cluster_mask or end & self._cluster_mask)
+        if aligned and self._can_zero and self._shows_backing(start):
+            self._make_room()
+            if cow.hide_backing(self._writable_table(start), self.geometry, self._index(start), end - start):
+                return
         for base in range(start & ~self._cluster_mask, end, size):
             self._make_room()
             first, stop = max(start, base), min(end, base + size)

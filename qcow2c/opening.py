@@ -175,12 +175,23 @@ class _Opener:
         if data_file is None:
             if not header.data_file:
                 raise UsageError(f"{store.name!r} does not name its external data file: give it (data_file=)")
-            data_file = named_file(header, store, self._gate, "data file", header.data_file)
+            data_file = self._named_data_file(store, header, header.data_file)
         data_store = self.open_store(data_file, writable=writable)
         if data_store.identity() == store.identity():
             raise ChainError(f"{store.name!r} names itself as its external data file")
         self.lock(data_store, Use.WRITABLE_DATA_FILE if writable else Use.DATA_FILE)
         return data_store
+
+    def _named_data_file(self, store: Store, header: Header, name: bytes) -> str | os.PathLike[str]:
+        """Return the data file that an image names: beside the image, else where QEMU, started here, finds it.
+
+        QEMU takes the name as seen from the working directory; the gate judges that place, too. Raises GateRefused.
+        """
+        beside = named_file(header, store, self._gate, "data file", name)
+        if os.path.exists(beside) or store.path is None or not os.path.exists(name):
+            return beside
+        here = os.path.relpath(os.fsdecode(name), os.path.dirname(store.path) or os.curdir)
+        return named_file(header, store, self._gate, "data file", os.fsencode(here))
 
     def _backing_layer(self, store: Store, header: Header, backing: Backing, chain: tuple[Store, ...]) -> Layer | None:
         if backing is False:

@@ -12,8 +12,10 @@ class DiskModel:
 
     def __init__(self, content: bytes) -> None:
         self.now = bytearray(content)
-        self._flushed: list[tuple[int, bytes]] = [(0, bytes(content))]
+        self.initial = bytes(content)
         self._writes: list[tuple[int, int, bytes]] = []
+        self._flushed = [(0, 0, bytes(content))]
+        """Of each flush its time, the writes before it, and the disk."""
 
     def write(self, time: int, offset: int, data: bytes) -> None:
         """Note a write that was begun at a time."""
@@ -23,29 +25,28 @@ class DiskModel:
 
     def flushed(self, time: int) -> None:
         """Note a flush that was acknowledged at a time."""
-        self._flushed.append((time, bytes(self.now)))
+        self._flushed.append((time, len(self._writes), bytes(self.now)))
 
     @property
     def acknowledged(self) -> set[int]:
         """The times of acknowledged flushes."""
-        return {time for time, _ in self._flushed}
+        return {time for time, _, _ in self._flushed}
 
     def problem(self, time: int, got: bytes, uncertain: Container[int] = ()) -> str | None:
         """Return what is wrong with a disk after a crash at a time, None if nothing is.
 
         `uncertain` are offsets of sectors that may hold anything: a write to them has failed.
         """
-        since, base = max((entry for entry in self._flushed if entry[0] <= time), key=lambda entry: entry[0])
         # Of several flushes at one time the last one counts.
-        base = [content for when, content in self._flushed if when == since][-1]
+        _, later, base = [flush for flush in self._flushed if flush[0] <= time][-1]
         if len(got) != len(base):
             return f"the disk has {len(got)} bytes, not {len(base)}"
         if got == base:
             return None
         wrong = {at for at in range(0, len(base), SECTOR) if got[at : at + SECTOR] != base[at : at + SECTOR]}
         wrong = {at for at in wrong if at not in uncertain}
-        for when, first, data in self._writes:
-            if since <= when < max(time, 1) or when == since == time:
+        for when, first, data in self._writes[later:]:
+            if when < time:
                 for at in range(first, first + len(data), SECTOR):
                     if at in wrong and got[at : at + SECTOR] == data[at - first : at - first + SECTOR]:
                         wrong.discard(at)

@@ -65,6 +65,11 @@ class Event:
                 position = end
 
     @property
+    def touched(self) -> slice:
+        """The bytes that may be others afterwards."""
+        return slice(0, None) if self.kind is Kind.TRUNCATE else slice(self.offset, self.offset + len(self.data))
+
+    @property
     def sectors(self) -> int:
         return (self.offset + len(self.data) - 1) // SECTOR - self.offset // SECTOR + 1 if self.data else 0
 
@@ -132,39 +137,63 @@ def crash_states(recorder: Recorder, seed: int, acknowledged: Container[int] = (
     chooser = random.Random(seed)
     durable = [bytearray(data) for data in recorder.initial]
     pending: list[Event] = []
-    seen: set[bytes] = set()
-    for time in range(len(recorder.log) + 1):
-        if time in acknowledged:
-            seen.clear()
-        event = recorder.log[time] if time < len(recorder.log) else None
-        ends_epoch = event is None or event.kind is Kind.FLUSH
-        choices: list[tuple[str, list[Arrival]]] = [("killed", [True] * len(pending))]
-        if ends_epoch:
-            choices += _choices(pending, chooser)
-        for story, chosen in choices:
-            files = [bytearray(data) for data in durable]
-            for write, how in zip(pending, chosen, strict=True):
-                if how is True:
-                    write.apply(files[write.store])
-                elif how is not False:
-                    write.apply(files[write.store], how)
-            digest = hashlib.blake2b(b"\0".join(files)).digest()
-            if digest not in seen:
-                seen.add(digest)
-                yield CrashState(time, tuple(bytes(file) for file in files), f"{story} at {time}")
-        if event is None:
-            return
-        if event.kind is Kind.FLUSH:
-            seen.clear()
-            kept = []
-            for write in pending:
-                if write.store == event.store:
-                    write.apply(durable[write.store])
-                else:
-                    kept.append(write)
-            pending = kept
-        else:
-            pending.append(event)
+    """Writes from before the epoch to stores that were not flushed."""
+    start = 0
+    while start <= len(recorder.log):
+        flushes = (time for time in range(start, len(recorder.log)) if recorder.log[time].kind is Kind.FLUSH)
+        end = next(flushes, len(recorder.log))
+        epoch = [*pending, *recorder.log[start:end]]
+        trial = _Trial(durable, epoch)
+        seen: set[bytes] = set()
+        for time in range(start, end + 1):
+            if time in acknowledged:
+                seen.clear()
+            arrived = len(pending) + time - start
+            choices: list[tuple[str, list[Arrival]]] = [("killed", [index < arrived for index in range(len(epoch))])]
+            if time == end:
+                choices += _choices(epoch, chooser)
+            for story, chosen in choices:
+                trial.apply(chosen)
+                digest = trial.digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    yield CrashState(time, trial.contents(), f"{story} at {time}")
+        if end < len(recorder.log):
+            flushed = recorder.log[end].store
+            for write in epoch:
+                if write.store == flushed:
+                    write.apply(durable[flushed])
+            pending = [write for write in epoch if write.store != flushed]
+        start = end + 1
+
+
+class _Trial:
+    """Copies of the files to which some writes of an epoch arrive; only what these touch is copied again and hashed."""
+
+    def __init__(self, durable: Sequence[bytearray], epoch: Sequence[Event]) -> None:
+        self._durable = durable
+        self._files = [bytearray(data) for data in durable]
+        self._epoch = epoch
+        self._touched = [(write.store, write.touched) for write in epoch]
+
+    def apply(self, chosen: Sequence[Arrival]) -> None:
+        """Undo what was applied before, and let the chosen writes arrive."""
+        for store, file in enumerate(self._files):
+            del file[len(self._durable[store]) :]
+        for store, touched in self._touched:
+            self._files[store][touched] = self._durable[store][touched]
+        for write, how in zip(self._epoch, chosen, strict=True):
+            if how is not False:
+                write.apply(self._files[write.store], None if how is True else how)
+
+    def digest(self) -> bytes:
+        """Return a value that tells the states of one epoch apart."""
+        parts = [repr([len(file) for file in self._files]).encode()]
+        parts += [self._files[store][touched] for store, touched in self._touched]
+        return hashlib.blake2b(b"".join(parts)).digest()
+
+    def contents(self) -> tuple[bytes, ...]:
+        return tuple(bytes(file) for file in self._files)
 
 
 def _choices(pending: Sequence[Event], chooser: random.Random) -> Iterator[tuple[str, list[Arrival]]]:

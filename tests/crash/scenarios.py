@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import qcow2c
+from qcow2c import layout
+from qcow2c.errors import Qcow2Error
+from qcow2c.header import field_span
 from qcow2c.store import Store
+from qcow2c.structs import AUTOCLEAR_FEATURES
 
-from .model import DiskModel
+from .model import SECTOR, DiskModel
 
 KIB = 1024
 BACKING_SEED = 5
 IMAGE, DATA_FILE, BACKING_FILE = "image.qcow2", "data.raw", "backing.raw"
+
+UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
 
 FILLED = ("io", "write -P 17 0 40k", "write -P 18 60k 20k")
 COMPRESSED = ("io", "write -c -P 4 0 64k")
@@ -26,7 +32,8 @@ class Scenario:
     """An image, what qemu did to it, and how the recorded history is drawn.
 
     `weights` are letters: write, zero, discard, compress, flush. `reach` is the longest write in clusters, `cache`
-    bounds the L2 tables in memory, `used_blocks` are refcount blocks that the allocator takes for full.
+    bounds the L2 tables in memory, `used_blocks` are refcount blocks that the allocator takes for full, and with
+    `unknown_feature` an autoclear bit is set that nobody knows.
     """
 
     name: str
@@ -40,6 +47,18 @@ class Scenario:
     reach: int = 4
     cache: int | None = None
     used_blocks: int = 0
+    unknown_feature: bool = False
+
+    @property
+    def qemu_share(self) -> float:
+        """The share of the states that qemu-img checks, too: all of small images."""
+        return 1 if self.size <= 32 * KIB else 0.05
+
+    def limit(self, image: qcow2c.Image) -> None:
+        """Let an image that is written run into the limits of the scenario."""
+        if self.cache:
+            image.layer._l2_limit = self.cache
+        image.layer.allocator._scanned = self.used_blocks
 
     @property
     def hides_backing(self) -> bool:
@@ -85,9 +104,16 @@ class _RawImage(qcow2c.Image):
 SCENARIOS = (
     Scenario("4k clusters", "cluster_size=4k", 128 * KIB, (FILLED,)),
     Scenario("version 2", "compat=0.10,cluster_size=512", 32 * KIB, (("io", "write -P 3 0 5k"),)),
+    Scenario("1-bit refcounts", "cluster_size=512,refcount_bits=1", 64 * KIB, weights="wwwwcdff", steps=12),
     Scenario(
-        "new refcount blocks of 1 bit", "cluster_size=512,refcount_bits=1", 100 * KIB, weights="wwwwcdf", steps=30
+        "new refcount blocks of 1 bit",
+        "cluster_size=512,refcount_bits=1",
+        100 * KIB,
+        weights="wwwwcdf",
+        steps=10,
+        used_blocks=1,
     ),
+    Scenario("unknown autoclear bit", "cluster_size=512", 32 * KIB, weights="wzdf", steps=8, unknown_feature=True),
     Scenario(
         "growing refcount table",
         "cluster_size=512,refcount_bits=64",
@@ -95,7 +121,7 @@ SCENARIOS = (
         weights="wwwwdf",
         steps=12,
         reach=40,
-        used_blocks=63,
+        used_blocks=64,
     ),
     Scenario("64k clusters", "cluster_size=64k", 1024 * KIB, (("io", "write -P 1 0 300k"),), steps=10),
     Scenario(
@@ -169,45 +195,79 @@ def prepare(scenario: Scenario, folder: Path) -> Prepared:
             run("qemu-img", "bitmap", "--add", "-g", words[0], IMAGE, words[1])
         else:
             run("qemu-io", "-f", "qcow2", *[part for word in words for part in ("-c", word)], IMAGE)
+    image = bytearray((folder / IMAGE).read_bytes())
+    if scenario.unknown_feature:
+        where = field_span("autoclear_features")
+        features = layout.integer(image[where.offset : where.end]) | UNKNOWN_AUTOCLEAR
+        image[where.offset : where.end] = layout.stored_integer(features, where.length)
     data = (folder / DATA_FILE).read_bytes() if scenario.data_file else None
-    return Prepared((folder / IMAGE).read_bytes(), data, backing)
+    return Prepared(bytes(image), data, backing)
 
 
-def play(scenario: Scenario, image: qcow2c.Image, model: DiskModel, seed: int, now: Callable[[], int]) -> None:
-    """Do a drawn history to an image, and note it in the model at the times of a clock."""
-    chooser = random.Random(seed)
-    size, cluster = image.size(), image.geometry.cluster_size
-    for _ in range(scenario.steps):
-        action = chooser.choice(scenario.weights)
-        start = chooser.randrange(size)
-        start -= start % chooser.choice((1, 512, 512, cluster, cluster))
-        longest = scenario.reach * cluster
-        length = chooser.choice((512, 700, cluster // 2, longest // 2, longest // 4, chooser.randrange(1, longest)))
-        length = min(size - start, length)
-        if action == "w":
-            data = chooser.randbytes(length)
-            model.write(now(), start, data)
-            image.pwrite(data, start)
-        elif action == "z":
-            model.write(now(), start, bytes(length))
-            image.write_zeroes(start, length, unmap=chooser.random() < 0.5)
-        elif action == "d":
-            first, end = whole_clusters(start, length, cluster, size)
-            if first < end and scenario.hides_backing:
-                model.write(now(), first, bytes(end - first))
-            image.discard(start, length)
-        elif action == "c":
-            start -= start % cluster
-            length = min(size - start, chooser.choice((1, 2)) * cluster)
-            data = bytes(chooser.choices(b"abcd", k=length))
-            model.write(now(), start, data)
-            image.write_compressed(data, start)
+class Player:
+    """Does a drawn history to an image, and notes it in the model at the times of a clock.
+
+    `failures` collects errors of the tree, after which the history goes on; without it they go through.
+    """
+
+    def __init__(
+        self, image: qcow2c.Image, model: DiskModel, now: Callable[[], int], failures: list[Qcow2Error] | None = None
+    ) -> None:
+        self._image = image
+        self._model = model
+        self._now = now
+        self._failures = failures
+
+    def play(self, scenario: Scenario, seed: int) -> None:
+        chooser = random.Random(seed)
+        image, size, cluster = self._image, self._image.size(), self._image.geometry.cluster_size
+        for _ in range(scenario.steps):
+            action = chooser.choice(scenario.weights)
+            unit = chooser.choice((1, 512, 512, cluster, cluster))
+            longest = scenario.reach * cluster
+            length = chooser.choice((512, 700, cluster // 2, longest // 2, longest // 4, chooser.randrange(1, longest)))
+            if action in "dc":
+                unit, length = cluster, chooser.choice((1, 1, 2, 3)) * cluster
+            start = chooser.randrange(size) // unit * unit
+            length = min(size - start, length)
+            if action == "w":
+                self._change(start, chooser.randbytes(length), image.pwrite)
+            elif action == "z":
+                unmap = chooser.random() < 0.5
+                self._change(start, bytes(length), lambda data, at, u=unmap: image.write_zeroes(at, len(data), unmap=u))
+            elif action == "c":
+                data = bytes(chooser.choices(b"abcd", k=length))
+                self._change(start, data, image.write_compressed)
+            elif action == "f":
+                self._flush()
+            elif scenario.hides_backing:
+                self._change(start, bytes(length), lambda data, at: image.discard(at, len(data)))
+            else:
+                image.discard(start, length)
+
+    def _flush(self) -> None:
+        try:
+            self._image.flush()
+        except Qcow2Error as error:
+            self._failed(error)
         else:
-            image.flush()
-            model.flushed(now())
+            self._model.flushed(self._now())
 
+    def _change(self, start: int, data: bytes, act: Callable[[bytes, int], object]) -> None:
+        first, end = start // SECTOR * SECTOR, -(-(start + len(data)) // SECTOR) * SECTOR
+        old = bytes(self._model.now[first:end])
+        self._model.write(self._now(), start, data)
+        try:
+            act(data, start)
+        except Qcow2Error as error:
+            self._failed(error)
+            new, found = self._model.now[first:end], self._image.pread(end - first, first)
+            for at in range(0, len(found), SECTOR):
+                sector = slice(at, at + SECTOR)
+                assert found[sector] in (old[sector], new[sector]), f"neither old nor new at {first + at:#x}: {error}"
+            self._model.write(self._now(), first, found)
 
-def whole_clusters(start: int, length: int, cluster: int, size: int) -> tuple[int, int]:
-    """Return the range of whole clusters in a range; the end of the disk ends a cluster, too."""
-    end = start + length
-    return -(-start // cluster) * cluster, end if end == size else end // cluster * cluster
+    def _failed(self, error: Qcow2Error) -> None:
+        if self._failures is None:
+            raise error
+        self._failures.append(error)

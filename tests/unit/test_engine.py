@@ -340,6 +340,20 @@ def test_an_external_data_file_has_each_cluster_at_its_guest_offset(tmp_path: Pa
     assert clean(image_data)
 
 
+@pytest.mark.parametrize("extended", [False, True])
+def test_a_raw_data_file_never_grows_beyond_the_disk(extended: bool) -> None:
+    size, image_data, guest = 100_352, bytearray(), io.BytesIO()
+    options: dict[str, Any] = {"data_file": "guest", "data_file_raw": True, "extended_l2": extended}
+    qcow2c.create(image_data, size, guest_data=guest, **options)
+    with qcow2c.open(image_data, "r+", data_file=guest) as image:
+        image.discard(0, size)
+        image.pwrite(b"last", size - 4)
+        image.write_zeroes(65536, size - 65536)
+        image.pwrite(b"first", 65536)
+    assert guest.getvalue() == bytes(65536) + b"first".ljust(size - 65536, b"\0")
+    assert clean(image_data)
+
+
 def test_a_raw_data_file_is_always_the_disk(tmp_path: Path) -> None:
     image_data, guest = made(data_file=tmp_path / "guest", data_file_raw=True), bytearray(1024 * KIB)
     with qcow2c.open(image_data, "r+", data_file=guest) as image:
@@ -537,3 +551,21 @@ def test_a_closed_image_is_closed() -> None:
         image.pwrite(b"x", 0)
     with pytest.raises(ValueError, match="closed"):
         image.pread(1, 0)
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_a_large_range_over_a_backing_file_is_zeroed_at_once(extended: bool) -> None:
+    size = 64 << 20
+    base = made(size)
+    with qcow2c.open(base, "r+") as image:
+        image.pwrite(b"b" * 100_000, 32 << 20)
+    over = made(
+        size, cluster_size=65536, extended_l2=extended, backing_file="b", backing_fmt="qcow2", check_backing=False
+    )
+    with qcow2c.open(base) as below, qcow2c.open(over, "r+", backing=below) as image:
+        image.write_zeroes(65536, size - 65536)
+        assert image.pread(100_000, 32 << 20) == bytes(100_000)
+        image.pwrite(b"on top", 33 << 20)
+        image.write_zeroes(32 << 20, 2 << 20)
+        assert image.pread(8, 33 << 20) == bytes(8)
+    assert clean(over)

@@ -228,3 +228,17 @@ def test_the_public_names_resolve_and_others_do_not() -> None:
     assert issubclass(qcow2c.Qcow2Error, Exception)
     with pytest.raises(AttributeError, match="nothing"):
         qcow2c.nothing  # noqa: B018
+
+
+def test_a_data_file_is_found_where_qemu_would_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disks").mkdir()
+    qcow2c.create("disks/image.qcow2", 1 << 20, data_file="disks/data.raw")
+    with qcow2c.open("disks/image.qcow2", "r+") as image:
+        image.pwrite(b"here", 5)
+    assert (tmp_path / "disks/data.raw").read_bytes()[5:9] == b"here"
+    qcow2c.create("disks/other.qcow2", 1 << 20, data_file="outside.raw")
+    with pytest.raises(GateRefused):
+        qcow2c.open("disks/other.qcow2")
+    with qcow2c.open("disks/other.qcow2", gate="any") as image:
+        assert image.pread(4, 0) == bytes(4)
