@@ -18,7 +18,7 @@ from qcow2c.cli import arguments, sizes, text
 from qcow2c.errors import UnsupportedFeature
 
 if TYPE_CHECKING:
-    from qcow2c.ops.map import Columns, DiskMap
+    from qcow2c.disk_map import Columns, DiskMap
 
 _LINE = '{{ "start": %d, "length": %d, "depth": %d, "present": {}, "zero": {}, "data": {}{}}}'
 
@@ -32,18 +32,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    from qcow2c.ops.map import opened
+    from qcow2c.disk import open_disk
 
-    with opened(chosen.image, image_format=chosen.format, gate=chosen.gate, share=chosen.force_share) as disk:
+    with open_disk(chosen.image, image_format=chosen.format, gate=chosen.gate, share=chosen.force_share) as disk:
         if chosen.output == "json":
-            _write_json(disk, chosen.start_offset, chosen.max_length)
+            _write_json(disk.map, chosen.start_offset, chosen.max_length)
         else:
-            _write_human(disk, chosen.start_offset, chosen.max_length)
+            _write_human(disk.map, chosen.start_offset, chosen.max_length)
     return 0
 
 
 def _write_json(disk: DiskMap, start: int, max_length: int | None) -> None:
-    from qcow2c.ops.map import DATA, OFFSET, PRESENT, ZERO
+    from qcow2c.disk_map import DATA, OFFSET, PRESENT, ZERO
 
     # Without an offset its value is there all the same, printed with no characters.
     lines = [
@@ -73,7 +73,7 @@ def _write_human(disk: DiskMap, start: int, max_length: int | None) -> None:
 
 
 def _write_data(columns: Columns, names: list[str]) -> None:
-    from qcow2c.ops.map import DATA, OFFSET, ZERO
+    from qcow2c.disk_map import DATA, OFFSET, ZERO
 
     lines: list[str] = []
     for at, length, depth, flags, offset in zip(*columns, strict=True):

@@ -192,32 +192,33 @@ def test_what_is_written_to_cannot_be_shared(path: Path) -> None:
 
 
 def test_check_and_dump_are_kept_out_by_a_writer_unless_they_share(path: Path) -> None:
+    from qcow2c.disk import open_disk
     from qcow2c.ops.info import info
-    from qcow2c.ops.map import opened as mapped
 
     with qcow2c.open(path, "r+") as image:
-        for use in (qcow2c.check, qcow2c.dump, info, lambda source: mapped(source).__enter__()):
+        for use in (qcow2c.check, qcow2c.dump, info, lambda source: open_disk(source).__enter__()):
             with pytest.raises(ImageLocked, match='shared "write" lock'):
                 use(path)
         qcow2c.check(path, share=True)
         qcow2c.dump(path, share=True).close()
         info(path, share=True)
-        with mapped(path, share=True) as disk:
-            assert disk.file_names()
+        with open_disk(path, share=True) as disk:
+            assert disk.map.file_names()
         image.pwrite(b"x", 0)
     qcow2c.check(path)
 
 
 def test_even_who_shares_keeps_out_of_what_cannot_be_read_consistently(path: Path, tmp_path: Path) -> None:
+    from qcow2c.disk import open_disk
     from qcow2c.ops.info import info
-    from qcow2c.ops.map import opened as mapped
 
     raw = tmp_path / "raw"
     raw.write_bytes(bytes(1 << 20))
     for source in (path, raw):
         with source.open("rb") as other:
             locks._control(other.fileno(), fcntl.F_OFD_SETLK, fcntl.F_RDLCK, 200)
-            for use in (lambda source: info(source, share=True), lambda source: mapped(source, share=True).__enter__()):
+            shared = lambda source: open_disk(source, share=True).__enter__()  # noqa: E731
+            for use in (lambda source: info(source, share=True), shared):
                 with pytest.raises(ImageLocked, match='"consistent read" lock'):
                     use(source)
         info(source)

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from qcow2c import layout, structs
+from qcow2c import disk_map, layout, map_arrays, structs
+from qcow2c.disk import open_disk
 from qcow2c.errors import CorruptMetadata, LimitExceeded, UnsupportedFeature
+from qcow2c.layer_map import MappedLayer, has_preallocated_metadata, mapped_layers
 from qcow2c.opening import open_image
-from qcow2c.ops import map as mapping
-from qcow2c.ops import map_arrays
-from qcow2c.ops.layer_map import MappedLayer, has_preallocated_metadata, mapped_layers
-from qcow2c.ops.map import Extent, extents, opened
+from qcow2c.ops.map import Extent, extents
 from qcow2c.storage import LocalFile
 from tests.building import L1_COPIED, L2_COPIED, L2_ZERO, Builder
 
 
 def assert_both_ways_agree(top: MappedLayer) -> None:
     """The runs are the same; the batches need not be."""
-    one, many = mapping.plain_columns(top, 0, top.size), map_arrays.columns(top, 0, top.size)
+    one, many = disk_map.plain_columns(top, 0, top.size), map_arrays.columns(top, 0, top.size)
     assert [row for batch in many for row in zip(*batch, strict=True)] == [
         row for batch in one for row in zip(*batch, strict=True)
     ]
@@ -59,11 +58,11 @@ def test_files_are_named_from_where_the_user_stands(tmp_path: Path, monkeypatch:
     (tmp_path / "top").write_bytes(builder.build())
     monkeypatch.chdir(tmp_path.parent)
     for way in (f"{tmp_path.name}/", f"./{tmp_path.name}//"):
-        with opened(f"{way}top") as disk:
-            assert disk.file_names() == [f"{way}top", f"{way}base"]
+        with open_disk(f"{way}top") as disk:
+            assert disk.map.file_names() == [f"{way}top", f"{way}base"]
     monkeypatch.chdir(tmp_path)
-    with opened("top") as disk:
-        assert disk.file_names() == ["top", "base"]
+    with open_disk("top") as disk:
+        assert disk.map.file_names() == ["top", "base"]
 
 
 def test_encrypted_data_has_no_offset() -> None:
@@ -79,15 +78,15 @@ def test_a_raw_file_is_mapped_with_its_holes(tmp_path: Path) -> None:
         file.seek(1 << 20)
         file.write(bytes([1]) * 4096)
         file.truncate((2 << 20) + 100)
-    with opened(path) as disk:
+    with open_disk(path) as disk:
         assert disk.size == (2 << 20) + 512
-        (columns,) = disk.columns()
+        (columns,) = disk.map.columns()
     assert columns.starts == [0, 1 << 20, (1 << 20) + 4096]
     assert columns.offsets == columns.starts
 
 
 def test_another_format_is_refused() -> None:
-    with pytest.raises(UnsupportedFeature, match="vmdk"), opened(b"KDMV" + bytes(508)):
+    with pytest.raises(UnsupportedFeature, match="vmdk"), open_disk(b"KDMV" + bytes(508)):
         pass
 
 

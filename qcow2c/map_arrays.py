@@ -1,7 +1,7 @@
-"""`map` by arrays: windows of the disk, the L2 tables of each layer read in one go, no loop over entries.
+"""The map of a disk by arrays: windows of the disk, the L2 tables of each layer read in one go, no loop over entries.
 
-It gives the same runs as `map.plain_columns`; a property holds them equal. What breaks a rule is left to the reader
-to say, when all before it has been told.
+It gives the same runs as `disk_map.plain_columns`; a property holds them equal. What breaks a rule is left to the
+reader to say, when all before it has been told.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from qcow2c import tables
 from qcow2c.errors import LimitExceeded, Span
 from qcow2c.layer import RawLayer
-from qcow2c.ops.layer_map import BELOW, DATA, OFFSET, ZERO, Columns, MappedLayer, raw_runs
+from qcow2c.layer_map import BELOW, DATA, OFFSET, ZERO, Columns, MappedLayer, raw_runs
 from qcow2c.reader import Reader
 from qcow2c.records import BitmapDirectory, SnapshotTable
 from qcow2c.references import L2Tables, Walk

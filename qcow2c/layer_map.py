@@ -1,4 +1,4 @@
-"""What `map` says of the layers of an image: flags of a run, the depth of each layer, and where its bytes lie.
+"""What the map of a disk says of its layers: flags of a run, the depth of each layer, and where its bytes lie.
 
 Shared by the two ways of mapping, one run at a time and by arrays. It walks nothing but the refcounts.
 """

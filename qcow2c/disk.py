@@ -1,0 +1,84 @@
+"""`Disk`: an image, qcow2 or raw, as commands see it: a size in whole sectors, a map, and bytes. Read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from qcow2c.disk_map import DiskMap
+from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.gate import Gate
+from qcow2c.image import Image
+from qcow2c.layer import Layer, RawLayer
+from qcow2c.locks import Use
+from qcow2c.opening import Backing, detect_format, open_image
+from qcow2c.storage import Source, Store, open_store
+
+
+class Disk:
+    """What a command reads: the top layer of a chain. `image` is None for a raw file."""
+
+    def __init__(self, layer: Layer, name: str, image: Image | None = None) -> None:
+        self.layer = layer
+        self.name = name
+        self.image = image
+        self.map = DiskMap(layer)
+        self.size = self.map.size
+        """Bytes, in whole sectors: rounded up for a raw file."""
+
+    @property
+    def image_format(self) -> str:
+        return "raw" if self.image is None else "qcow2"
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer, with zeros beyond the end. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""
+        self.layer.read_into(buffer, offset)
+
+
+@contextmanager
+def open_disk(
+    source: Source | Store,
+    *,
+    image_format: str | None = None,
+    gate: str | Gate = "directory",
+    share: bool = False,
+    snapshot: str | None = None,
+    backing: Backing = None,
+    data_file: Source | Store | None = None,
+    on_error: Literal["raise", "zero"] = "raise",
+) -> Iterator[Disk]:
+    """Open an image of a given or detected format, with what lies below it; the rest is as in `open_image`.
+
+    `snapshot` is the name or the ID of the internal snapshot to read. Raises UsageError where there is none, and
+    UnsupportedFeature for other formats.
+    """
+    store = open_store(source)
+    try:
+        found = image_format or detect_format(store)
+        if found == "raw":
+            if snapshot is not None:
+                raise UsageError("Failed to load snapshot: a raw image has none")
+            store.lock(Use.SHARED)
+            yield Disk(RawLayer(store), store.name)
+        elif found == "qcow2":
+            with open_image(
+                store, gate=gate, share=share, backing=backing, data_file=data_file, on_error=on_error
+            ) as image:
+                if snapshot is None:
+                    yield Disk(image.layer, store.name, image)
+                else:
+                    with _state(image, snapshot) as state:
+                        yield Disk(state.layer, store.name, state)
+        else:
+            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
+    finally:
+        if store is not source:
+            store.close()
+
+
+def _state(image: Image, snapshot: str) -> Image:
+    try:
+        return image.snapshots[snapshot].open()
+    except KeyError:
+        raise UsageError(f"Failed to load snapshot: Can't find snapshot {snapshot!r}") from None
