@@ -156,7 +156,8 @@ def _look_at_backing(chosen: Namespace, options: dict[str, Any]) -> None:
 
 
 def _create(image: str, image_format: str, options: dict[str, Any]) -> None:
-    from qcow2c.ops.create import CreateOptions, create_raw, write_image
+    from qcow2c.create_options import CreateOptions
+    from qcow2c.new_image import create_raw, write_image
 
     if image_format == "raw":
         create_raw(image, **options)

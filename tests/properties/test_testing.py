@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import qcow2c
 from qcow2c import layout, structs, testing
+from qcow2c.create_options import CreateOptions
 from qcow2c.geometry import Geometry
-from qcow2c.ops.create import CreateOptions
 from qcow2c.table_rules import BITMAP_TABLE_RULES, L1_RULES, broken_rules, l2_rules
 from qcow2c.tables import Kind, kind_of
 
