@@ -50,10 +50,24 @@ def compressor(method: int, level: int | None = None) -> Compressor:
 
         return deflate
     if method == CompressionType.ZSTD:
-        import zstandard
-
-        return zstandard.ZstdCompressor(level=3 if level is None else level).compress
+        return _zstd_compressor(3 if level is None else level)
     raise UnsupportedFeature(f"unknown compression type {method}", spec="Additional fields (version 3 and higher)")
+
+
+def _zstd_compressor(level: int) -> Compressor:
+    import zstandard
+
+    local = threading.local()
+
+    def compress(cluster: bytes) -> bytes:
+        # A context serves one thread at a time.
+        context = getattr(local, "context", None)
+        if context is None:
+            context = local.context = zstandard.ZstdCompressor(level=level)
+        packed: bytes = context.compress(cluster)
+        return packed
+
+    return compress
 
 
 def inflate(data: bytes, cluster_size: int) -> bytes:

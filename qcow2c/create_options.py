@@ -134,7 +134,7 @@ class Places(NamedTuple):
     refcount_table_clusters: int
 
 
-def _fields(options: CreateOptions, places: Places) -> dict[str, int]:
+def _fields(options: CreateOptions, places: Places, *, bitmaps: bool) -> dict[str, int]:
     geometry = options.geometry
     compression = COMPRESSION_TYPES[options.compression_type]
     incompatible = layout.flags(
@@ -153,16 +153,20 @@ def _fields(options: CreateOptions, places: Places) -> dict[str, int]:
         "refcount_table_clusters": places.refcount_table_clusters,
         "incompatible_features": incompatible,
         "compatible_features": layout.flags(COMPATIBLE_FEATURES, lazy_refcounts=options.lazy_refcounts),
-        "autoclear_features": layout.flags(AUTOCLEAR_FEATURES, data_file_raw=options.data_file_raw),
+        "autoclear_features": layout.flags(AUTOCLEAR_FEATURES, bitmaps=bitmaps, data_file_raw=options.data_file_raw),
         "refcount_order": geometry.refcount_order,
         "compression_type": compression,
     }
 
 
-def header_of(options: CreateOptions, places: Places) -> bytes:
-    """Return the first cluster without what pads it."""
+def header_of(options: CreateOptions, places: Places, bitmaps: bytes | None = None) -> bytes:
+    """Return the first cluster without what pads it; `bitmaps` is the data of the bitmaps extension."""
     backing_file = None if options.backing_file is None else os.fsencode(options.backing_file)
-    return first_cluster(_fields(options, places), [*_extensions(options)], backing_file, options.cluster_size)
+    extensions = [*_extensions(options)]
+    if bitmaps is not None:
+        extensions.append((ExtensionType.BITMAPS, bitmaps))
+    fields = _fields(options, places, bitmaps=bitmaps is not None)
+    return first_cluster(fields, extensions, backing_file, options.cluster_size)
 
 
 def _extensions(options: CreateOptions) -> Iterator[tuple[ExtensionType, bytes]]:

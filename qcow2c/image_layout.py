@@ -17,6 +17,8 @@ from qcow2c.refcounts import stored_ones
 from qcow2c.structs import Limit
 from qcow2c.tables import L1_COPIED, L2_COPIED
 
+_TOO_LARGE = "The image size is too large for file format 'qcow2' (try using a larger cluster size)"
+
 _TABLES_AT_ONCE = 2 << 20
 """Bytes of tables that are made at a time."""
 
@@ -105,10 +107,7 @@ def plan(geometry: Geometry, disk_size: int, *, allocated: bool) -> ImageLayout:
 
     Raises UsageError where the format cannot hold a disk of that size.
     """
-    l1_entries = geometry.l1_entries(disk_size)
-    message = "The image size is too large for file format 'qcow2' (try using a larger cluster size)"
-    if l1_entries * 8 > Limit.L1_TABLE_BYTES:
-        raise UsageError(message)
+    l1_entries = l1_entries_of(geometry, disk_size)
     data_clusters = geometry.clusters(disk_size) if allocated else 0
     found = ImageLayout(geometry, l1_entries, data_clusters, 1, 1)
     while True:
@@ -118,5 +117,13 @@ def plan(geometry: Geometry, disk_size: int, *, allocated: bool) -> ImageLayout:
             break
         found = ImageLayout(geometry, l1_entries, data_clusters, table_clusters, blocks)
     if table_clusters * geometry.cluster_size > Limit.REFCOUNT_TABLE_BYTES:
-        raise UsageError(message)
+        raise UsageError(_TOO_LARGE)
     return found
+
+
+def l1_entries_of(geometry: Geometry, disk_size: int) -> int:
+    """Return the L1 entries of a disk. Raises UsageError where no L1 table can be that long."""
+    entries = geometry.l1_entries(disk_size)
+    if entries * 8 > Limit.L1_TABLE_BYTES:
+        raise UsageError(_TOO_LARGE)
+    return entries

@@ -52,6 +52,8 @@ class LocalFile(Store):
         self.name = os.fsdecode(path)
         self.path = self.name
         self.writable = writable
+        self.starts_writeback = True
+        """Whether the system is asked to write large ranges out at once: not where nothing is flushed in the end."""
         self.created = False
         """Whether this has made the file."""
         self._fd = -1
@@ -187,7 +189,7 @@ class LocalFile(Store):
 
     def _start_writeback(self, offset: int, length: int) -> None:
         """Let the system begin to write a large range out, so that there is less to wait for in the next flush."""
-        if length >= _WRITEBACK_FROM:
+        if self.starts_writeback and length >= _WRITEBACK_FROM:
             with suppress(OSError):
                 os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
@@ -228,6 +230,10 @@ class LocalFile(Store):
                 _uninterrupted(os.posix_fallocate, self._fd, offset, length)
         except (OSError, OverflowError) as exc:
             raise self.failure(exc, "allocate space in", where) from exc
+
+    def reserve(self, offset: int, length: int) -> None:
+        with suppress(OSError, OverflowError):  # What is wrong, if anything, the write will tell.
+            _fallocate(self._fd, _KEEP_SIZE, offset, length)
 
     def write_zeroes(self, offset: int, length: int) -> None:
         where = Span(offset, length)
@@ -272,6 +278,27 @@ class LocalFile(Store):
         with suppress(OSError):
             if os.path.samestat(os.stat(self.name, follow_symlinks=False), os.fstat(self._fd)):
                 os.unlink(self.name)
+
+    def require_name(self) -> None:
+        """Raise StoreError if the name no longer means the file: somebody has removed or replaced it."""
+        try:
+            if os.path.samestat(os.stat(self.name), os.fstat(self._fd)):
+                return
+            problem: Exception = OSError("another file has taken its name")
+        except OSError as exc:
+            problem = exc
+        raise self.failure(problem, "find again") from problem
+
+    def rename(self, name: str, mode: int | None = None) -> None:
+        """Give the file another name, in place of whatever has it, and a mode. Raises StoreError."""
+        self.require_name()
+        try:
+            if mode is not None:
+                os.fchmod(self._fd, stat.S_IMODE(mode))
+            os.rename(self.name, name)
+        except OSError as exc:
+            raise self.failure(exc, "rename") from exc
+        self.name = self.path = name
 
     def set_no_copy_on_write(self) -> None:
         """Ask the file system to write the file in place; where it cannot, nothing happens."""

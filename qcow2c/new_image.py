@@ -37,10 +37,12 @@ def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions, gues
 
 
 @contextmanager
-def new_file(path: str | os.PathLike[str] | Any, use: Use, *, nocow: bool = False) -> Iterator[Store]:
+def new_file(
+    path: str | os.PathLike[str] | Any, use: Use, *, nocow: bool = False, durable: bool = True
+) -> Iterator[Store]:
     """Open a file to be written from its start: locked, then emptied. What fails removes it if it was not there.
 
-    Raises StoreError, ImageLocked.
+    With `durable`, its name is so in the end. Raises StoreError, ImageLocked.
     """
     if not isinstance(path, str | os.PathLike):
         store = open_store(path, writable=True)
@@ -58,13 +60,53 @@ def new_file(path: str | os.PathLike[str] | Any, use: Use, *, nocow: bool = Fals
         if nocow:
             file.set_no_copy_on_write()
         yield file
-        file.flush_name()
+        file.require_name()
+        if durable:
+            file.flush_name()
     except BaseException:
         if file.created:
             file.remove()
         raise
     finally:
         file.close()
+
+
+@contextmanager
+def complete_file(
+    path: str | os.PathLike[str] | Any, use: Use, *, nocow: bool = False, durable: bool = True
+) -> Iterator[Store]:
+    """Open a new file that takes its name only when it is complete: what has no magic value always looks complete.
+
+    A file that is there is locked and emptied at once, and replaced in the end; its mode stays. Where no other file can
+    be made beside it, it is written itself. Raises StoreError, ImageLocked.
+    """
+    final = os.path.realpath(path) if isinstance(path, str | os.PathLike) else ""
+    directory, name = os.path.split(os.fsdecode(final))
+    if not final or (os.path.exists(final) and not os.access(directory, os.W_OK)):
+        with new_file(path, use, nocow=nocow, durable=durable) as store:
+            yield store
+        return
+    with ExitStack() as stack:
+        mode = None
+        if os.path.exists(final):
+            old = LocalFile(final, writable=True)
+            stack.callback(old.close)
+            old.lock(use)
+            old.truncate(0)
+            mode = os.stat(final).st_mode
+        partial = LocalFile(os.path.join(directory, f".{name}.{os.getpid()}.partial"), writable=True, create=True)
+        stack.callback(partial.close)
+        try:
+            partial.lock(use)
+            if nocow:
+                partial.set_no_copy_on_write()
+            yield partial
+            partial.rename(os.fsdecode(final), mode)
+            if durable:
+                partial.flush_name()
+        except BaseException:
+            partial.remove()
+            raise
 
 
 def _write(store: Store, data: Store, header: bytes, planned: ImageLayout, options: CreateOptions) -> None:

@@ -61,7 +61,7 @@ def native_block(data: bytes, refcount_order: int) -> array[int]:
     """Return the refcounts of stored blocks in native order, each in one word however narrow it is."""
     if _sub_byte(refcount_order)[0]:
         return array("B", refcounts(data, refcount_order).tobytes())
-    words = array(_word_code(refcount_group(refcount_order).sizeof()), data)
+    words = array(word_code(refcount_order), data)
     if sys.byteorder == "little" and words.itemsize > 1:
         words.byteswap()
     return words
@@ -90,8 +90,9 @@ def stored_ones(count: int, refcount_order: int) -> bytes:
 
 
 @cache
-def _word_code(size: int) -> str:
-    """Return the type code of an array of unsigned words of a size in bytes."""
+def word_code(refcount_order: int) -> str:
+    """Return the type code of an array that holds refcounts in native order, each in one word."""
+    size = 1 if _sub_byte(refcount_order)[0] else refcount_group(refcount_order).sizeof()
     return next(code for code in "BHILQ" if array(code).itemsize == size)
 
 

@@ -94,6 +94,9 @@ class Store(ABC):
         for start in range(max(self.size(), offset), offset + length, len(_ZEROS)):
             self.pwrite(_ZEROS[: min(len(_ZEROS), offset + length - start)], start)
 
+    def reserve(self, offset: int, length: int) -> None:  # noqa: B027 - a hint, which few stores can take
+        """Expect bytes to be written soon: where the system can find their space faster at once, it does."""
+
     def write_zeroes(self, offset: int, length: int) -> None:
         """Make bytes read as zeros; the store grows where they end behind its end. Raises StoreError."""
         self.require_writable(Span(offset, length))

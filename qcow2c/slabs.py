@@ -1,0 +1,231 @@
+"""What there is to copy of disks: slabs, planned from their maps, read in big pieces, and searched for zeros.
+
+A slab is a range of the disk to be made, small enough for a buffer. Reading and searching are positional and release
+the interpreter's lock, so that threads may share a plan; `in_order` runs work on slabs in threads.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import NamedTuple, TypeVar
+
+from qcow2c.disk import Disk
+from qcow2c.disk_map import DATA, OFFSET, PRESENT, ZERO
+from qcow2c.layer import RawLayer, fill_zeros
+from qcow2c.reader import Reader
+from qcow2c.store import Store
+
+SLAB_BYTES = 4 << 20
+"""Bytes of a slab, which begins at a multiple of them: whole clusters of any size."""
+
+_ZEROS = bytes(SLAB_BYTES)
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class Piece(NamedTuple):
+    """Bytes of a slab that hold data: where they go, and where they come from.
+
+    `offset` is the place in the layer's data store, or -1 where only the disk knows how to read them.
+    """
+
+    start: int
+    length: int
+    source: PlannedDisk
+    depth: int
+    offset: int
+
+
+class Slab(NamedTuple):
+    """A range of the target; without pieces it has any size. What is in neither `pieces` nor `zeros` is left alone."""
+
+    start: int
+    end: int
+    pieces: Sequence[Piece]
+    zeros: Sequence[tuple[int, int]]
+    """Ranges, as (start, end), that must read as zeros."""
+
+
+class PlannedDisk:
+    """A disk at its place in the target."""
+
+    def __init__(self, disk: Disk, start: int) -> None:
+        self.disk = disk
+        self.start = start
+        self.end = start + disk.size
+        self.stores: list[Store] = []
+        layer = disk.layer
+        while isinstance(layer, Reader) and layer.backing is not None:
+            self.stores.append(layer.data_store)
+            layer = layer.backing
+        if isinstance(layer, Reader | RawLayer):
+            self.stores.append(layer.data_store if isinstance(layer, Reader) else layer.store)
+
+    def read(self, piece: Piece, buffer: memoryview) -> None:
+        """Fill a buffer with a piece. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""
+        done = self.stores[piece.depth].readinto_at(buffer, piece.offset) if piece.offset >= 0 else 0
+        if done < len(buffer):  # Compressed, or past the end of a file, which the layer judges.
+            self.disk.read_into(buffer[done:], piece.start + done - self.start)
+
+
+def plan(
+    disks: Sequence[PlannedDisk], *, with_zeros: bool = False, top_only: bool = False, blind: bool = False
+) -> Iterator[Slab]:
+    """Yield what must be copied, in order.
+
+    `with_zeros` names the ranges that are zeros, too; `top_only` leaves out what the top layers do not decide;
+    `blind` does without maps, which may be damaged, and takes all for data. Raises as `DiskMap.columns`.
+    """
+    pieces: list[Piece] = []
+    empty: list[tuple[int, int]] = []
+    current = -1
+    size = disks[-1].end if disks else 0
+
+    def slab() -> Slab:
+        start = current * SLAB_BYTES
+        return Slab(start, min(size, start + SLAB_BYTES), pieces, empty)
+
+    for start, end, source, depth, flags, offset in _extents(disks, blind=blind):
+        is_data = flags & (DATA | ZERO) == DATA
+        if (top_only and (depth or (is_data and not flags & PRESENT))) or not (is_data or with_zeros):
+            continue
+        at = start
+        while at < end:
+            number = at // SLAB_BYTES
+            if number != current:
+                if pieces or empty:
+                    yield slab()
+                    pieces, empty = [], []
+                current = number
+            whole = end // SLAB_BYTES * SLAB_BYTES
+            if not is_data and at == number * SLAB_BYTES < whole:
+                yield Slab(at, whole, (), [(at, whole)])  # However many slabs: zeros need no buffer.
+                at = whole
+                continue
+            stop = min(end, (number + 1) * SLAB_BYTES)
+            if is_data:
+                where = offset + at - start if flags & OFFSET else -1
+                pieces.append(Piece(at, stop - at, source, depth, where))
+            else:
+                empty.append((at, stop))
+            at = stop
+    if pieces or empty:
+        yield slab()
+
+
+def _extents(
+    disks: Sequence[PlannedDisk], *, blind: bool
+) -> Iterator[tuple[int, int, PlannedDisk, int, int, int]]:
+    """Yield start, end, disk, depth, flags and offset of the extents of adjacent disks."""
+    for planned in disks:
+        if blind:
+            yield planned.start, planned.end, planned, 0, DATA | PRESENT, 0
+            continue
+        for columns in planned.disk.map.columns():
+            for start, length, depth, flags, offset in zip(*columns, strict=True):
+                at = planned.start + start
+                yield at, at + length, planned, depth, flags, offset
+
+
+def read(slab: Slab, buffer: memoryview, *, below: bool = False) -> None:
+    """Fill a buffer with a slab that has pieces; what is in none of them is zeros, or, with `below`, what the disk has.
+
+    Raises as `PlannedDisk.read`.
+    """
+    if below:
+        source = slab.pieces[0].source
+        source.disk.read_into(buffer[: slab.end - slab.start], slab.start - source.start)
+        return
+    done = slab.start
+    for piece in slab.pieces:
+        if piece.start > done:
+            fill_zeros(buffer[done - slab.start : piece.start - slab.start])
+        done = piece.start + piece.length
+        piece.source.read(piece, buffer[piece.start - slab.start : done - slab.start])
+    fill_zeros(buffer[done - slab.start : slab.end - slab.start])
+
+
+# --- zeros ----------------------------------------------------------------------------------------------------------
+
+
+def data_ranges(buffer: memoryview, unit: int) -> list[tuple[int, int]]:
+    """Return the ranges, as (start, end), of whole units that hold anything but zeros; 8 bytes are the least unit.
+
+    The last unit may be cut short, at a multiple of 8 bytes. Looks at one word of most units, and at no more than it
+    needs of the others.
+    """
+    length = len(buffer)
+    probes = array("Q", buffer.cast("Q")[:: unit // 8].tobytes())
+    suspects = probes.count(0)
+    if not suspects:
+        return [(0, length)]
+    found: list[tuple[int, int]] = []
+    begin = 0
+    index = -1
+    while suspects:
+        index = probes.index(0, index + 1)
+        last = index + 1
+        while last < len(probes) and not probes[last]:
+            last += 1
+        suspects -= last - index
+        for start, end in _zero_units(buffer, index * unit, min(length, last * unit), unit):
+            if start > begin:
+                found.append((begin, start))
+            begin = end
+        index = last - 1
+    if begin < length:
+        found.append((begin, length))
+    return found
+
+
+def _zero_units(buffer: memoryview, start: int, end: int, unit: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of a row of units that are zeros: all at once where they all are."""
+    if _ZEROS.startswith(bytes(buffer[start:end])):
+        yield start, end
+        return
+    if end - start > unit:
+        middle = start + (end - start) // unit // 2 * unit
+        middle = max(middle, start + unit)
+        yield from _zero_units(buffer, start, middle, unit)
+        yield from _zero_units(buffer, middle, end, unit)
+
+
+# --- threads --------------------------------------------------------------------------------------------------------
+
+
+class Buffers:
+    """Buffers that are used again; `take` waits where all are in use."""
+
+    def __init__(self, count: int) -> None:
+        self._free: SimpleQueue[memoryview | None] = SimpleQueue()
+        for _ in range(count):
+            self._free.put(None)
+
+    def take(self) -> memoryview:
+        return self._free.get() or memoryview(bytearray(SLAB_BYTES))
+
+    def give(self, buffer: memoryview) -> None:
+        self._free.put(buffer)
+
+
+def in_order(items: Iterable[_T], work: Callable[[_T], _R], *, workers: int, ahead: int) -> Iterator[_R]:
+    """Yield the results of work on items, in order; threads do it, for at most `ahead` items that wait.
+
+    An error ends it; what was not begun is not done then.
+    """
+    pending: deque[Future[_R]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            while len(pending) >= ahead or (pending and pending[0].done()):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
