@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from qcow2c.image import Image as Image
     from qcow2c.opening import open_image as open
     from qcow2c.ops.check import check as check
+    from qcow2c.ops.compare import compare as compare
     from qcow2c.ops.create import create as create
+    from qcow2c.ops.measure import measure as measure
 
 __version__ = "0.1.0"
 
@@ -22,12 +24,14 @@ _HOMES = {
     "Image": ("qcow2c.image", "Image"),
     "Qcow2Error": ("qcow2c.errors", "Qcow2Error"),
     "check": ("qcow2c.ops.check", "check"),
+    "compare": ("qcow2c.ops.compare", "compare"),
     "create": ("qcow2c.ops.create", "create"),
     "dump": ("qcow2c.dump", "dump"),
+    "measure": ("qcow2c.ops.measure", "measure"),
     "open": ("qcow2c.opening", "open_image"),
 }
 
-__all__ = ["Image", "Qcow2Error", "check", "create", "dump", "open"]
+__all__ = ["Image", "Qcow2Error", "check", "compare", "create", "dump", "measure", "open"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 COMMANDS = {
+    "convert": "copy an image into another format, or another image",
     "create": "a new image, empty or over a backing file",
     "info": "what an image is: sizes, features, snapshots, bitmaps",
     "map": "which bytes of the disk hold data, and where",
+    "measure": "how large a file would become: a copy of an image, or a new one",
+    "compare": "whether two images hold the same data",
     "check": "compare references with refcounts, find corruption",
     "dump": "every structure, field by field",
 }
@@ -105,7 +108,7 @@ def _arguments(command: str, words: list[str]) -> Namespace:
     parser = Parser(prog=f"qcow2c {command}", description=module.__doc__, formatter_class=Formatter)
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
-    return parser.parse_args(words)
+    return parser.parse_intermixed_args(words)
 
 
 def _answer(arguments: Namespace) -> int:

@@ -1,0 +1,215 @@
+"""How large a file would become: what a new image, or a copy of an image, needs. It reads tables, and writes nothing.
+
+The numbers are those of qemu-img measure: metadata is counted as if each cluster of the disk were allocated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
+
+from qcow2c import rules
+from qcow2c.create_options import PREALLOCATIONS, CreateOptions
+from qcow2c.disk import Disk, open_disk
+from qcow2c.disk_map import DATA, OFFSET, ZERO, Columns, DiskMap
+from qcow2c.errors import UsageError
+from qcow2c.findings import Severity, raise_first
+from qcow2c.gate import Gate
+from qcow2c.geometry import Geometry
+from qcow2c.header import aligned
+from qcow2c.image import Image, Snapshot
+from qcow2c.records import read_bitmaps
+from qcow2c.storage import Source, Store
+from qcow2c.structs import BITMAP_DIRECTORY_HEADER, SECTOR_SIZE, V2_REFCOUNT_ORDER, Limit, Version
+
+_COMPATS = ("0.10", "1.1")
+"""Without "v2" and "v3", which only create knows."""
+
+_UNMEASURED = ("vmdk", "vdi", "vpc", "vhdx", "parallels", "qcow", "qed", "luks")
+_UNCREATED = ("bochs", "cloop", "dmg")
+"""Formats that QEMU knows, but does not create."""
+
+_HOLDS_DATA = [flags & (DATA | ZERO) == DATA for flags in range(OFFSET << 1)]
+"""By the flags of a run: whether its bytes would have to be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Sizes in bytes. `bitmaps` is what a copy of the bitmaps adds to both, None where there can be none."""
+
+    required: int
+    fully_allocated: int
+    bitmaps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotKey:
+    """Which snapshot: the first one of this ID and this name, as far as they are given."""
+
+    id: str | None = None
+    name: str | None = None
+
+    def names(self, snapshot: Snapshot) -> bool:
+        return self.id in (None, snapshot.id) and self.name in (None, snapshot.name)
+
+
+def measure(
+    source: Source | Store | None = None,
+    *,
+    size: int | None = None,
+    output_format: str = "raw",
+    image_format: str | None = None,
+    snapshot: str | SnapshotKey | None = None,
+    gate: str | Gate = "directory",
+    share: bool = False,
+    **create_options: Any,
+) -> Measurement:
+    """Return how large a file of `output_format` becomes: a copy of `source`, or an empty image of `size` bytes.
+
+    `snapshot` is an ID or, where no ID matches, a name. `create_options` are those of `CreateOptions`; with a backing
+    file nothing is taken to be in it. `image_format`, `gate` and `share` are as in `open_disk`.
+
+    Raises UsageError, and what opening `source` and reading its tables raises.
+    """
+    if source is not None and size is not None:
+        raise UsageError("a size cannot be used together with an image")
+    if source is not None:
+        with open_disk(source, image_format=image_format, gate=gate, share=share) as disk:
+            contents = disk.map if snapshot is None else _map_of_snapshot(disk, snapshot)
+            if _is_raw(output_format):
+                return Measurement(disk.size, disk.size)
+            return _copy(disk, contents, _target(0, create_options))
+    if size is None:
+        raise UsageError("either a size or an image must be given")
+    if image_format is not None or snapshot is not None:
+        raise UsageError("a format and a snapshot can only be those of an image")
+    if _is_raw(output_format):
+        whole = -(-size // SECTOR_SIZE) * SECTOR_SIZE
+        return Measurement(whole, whole)
+    target = _target(size, create_options)
+    data = target.geometry.clusters(size) if _is_filled(target) else 0
+    return _measured(target.geometry, target.geometry.clusters(size), data)
+
+
+def _map_of_snapshot(disk: Disk, snapshot: str | SnapshotKey) -> DiskMap:
+    """Return the map of a snapshot. As in QEMU, the disk has the size that it has now."""
+    image = disk.image
+    if image is None:
+        reason = "Block format 'raw' used by device '' does not support temporarily loading internal snapshots"
+        raise UsageError(f"Failed to load snapshot: {reason}")
+    keys = (snapshot,) if isinstance(snapshot, SnapshotKey) else (SnapshotKey(id=snapshot), SnapshotKey(name=snapshot))
+    for key in keys:
+        for found in image.snapshots.list():
+            if key.names(found):
+                found.open()  # For its rules.
+                return DiskMap(image.layer.state(found.record.l1_table_offset, found.record.l1_size, disk.size))
+    raise UsageError("Failed to load snapshot: Can't find snapshot")
+
+
+# --- what is asked for ----------------------------------------------------------------------------------------------
+
+
+def _is_raw(output_format: str) -> bool:
+    """Tell whether the output is raw, else it is qcow2. Raises UsageError for all other formats."""
+    if output_format in _UNMEASURED:
+        raise UsageError(f"Block driver {output_format!r} does not support size measurement")
+    if output_format in _UNCREATED:
+        raise UsageError(f"Format driver {output_format!r} does not support image creation")
+    if output_format not in ("raw", "qcow2"):
+        raise UsageError(f"Unknown file format {output_format!r}")
+    return output_format == "raw"
+
+
+def _target(size: int, options: dict[str, Any]) -> CreateOptions:
+    """Return the options of the new image, checked as far as they have a part in its size, as in QEMU."""
+    for name in options:
+        if name not in CreateOptions.__dataclass_fields__:
+            raise UsageError(f"Invalid parameter {name!r}")
+    target = CreateOptions(size, **options)
+    CreateOptions(
+        0, cluster_size=target.cluster_size, refcount_bits=target.refcount_bits, extended_l2=target.extended_l2
+    ).validate()
+    if target.compat not in _COMPATS:
+        raise UsageError(f"Invalid compatibility level: {target.compat!r}")
+    if target.version < Version.V3 and target.refcount_bits != 1 << V2_REFCOUNT_ORDER:
+        newer = "compatibility level 1.1 or above (use compat=1.1 or greater)"
+        raise UsageError(f"Different refcount widths than 16 bits require {newer}")
+    if target.preallocation not in PREALLOCATIONS:
+        raise UsageError(f"invalid parameter value: {target.preallocation}")
+    if target.geometry.l1_entries(size) * 8 > Limit.L1_TABLE_BYTES:
+        raise UsageError("The image size is too large (try using a larger cluster size)")
+    return target
+
+
+def _is_filled(target: CreateOptions) -> bool:
+    """Tell whether all clusters have their space from the start. Preallocated metadata is counted in any case."""
+    return target.preallocation in ("falloc", "full")
+
+
+# --- what it takes --------------------------------------------------------------------------------------------------
+
+
+def _copy(disk: Disk, contents: DiskMap, target: CreateOptions) -> Measurement:
+    """Return what a copy of a disk takes."""
+    geometry = target.geometry
+    clusters = geometry.clusters(disk.size)
+    # Nobody knows how much of the new backing file is the same.
+    data = clusters if target.backing_file is not None else _data_clusters(contents.columns(), geometry.cluster_bits)
+    bitmaps = None
+    if disk.image is not None and min(target.version, disk.image.header.version) >= Version.V3:
+        bitmaps = _bitmaps_size(disk.image, disk.size, geometry)
+    return _measured(geometry, clusters, clusters if _is_filled(target) else data, bitmaps)
+
+
+def _data_clusters(batches: Iterable[Columns], cluster_bits: int) -> int:
+    """Return how many clusters of the new image the runs with data touch."""
+    count = end = 0
+    for columns in batches:
+        chosen = map(_HOLDS_DATA.__getitem__, columns.flags)
+        for start, length in compress(zip(columns.starts, columns.lengths, strict=True), chosen):
+            # Two runs may share a cluster.
+            first = max(start >> cluster_bits, end)
+            end = -(-(start + length) >> cluster_bits)
+            count += end - first
+    return count
+
+
+def _measured(geometry: Geometry, clusters: int, data_clusters: int, bitmaps: int | None = None) -> Measurement:
+    """Return the sizes for a disk of so many clusters, some of which hold data."""
+    l2_tables = -(-clusters >> geometry.l2_bits)
+    metadata = 1 + l2_tables + -(-l2_tables // geometry.words_per_cluster)
+    metadata += _refcount_clusters(geometry, metadata + clusters)
+    size = geometry.cluster_size
+    return Measurement((metadata + data_clusters) * size, (metadata + clusters) * size, bitmaps)
+
+
+def _refcount_clusters(geometry: Geometry, clusters: int) -> int:
+    """Return how many clusters the refcounts of so many others take, and of their own blocks and table."""
+    found = 0
+    while True:
+        blocks = -(-(clusters + found) >> geometry.refcount_block_bits)
+        needed = blocks + -(-blocks // geometry.words_per_cluster)
+        if needed == found:
+            return found
+        found = needed
+
+
+def _bitmaps_size(image: Image, disk_size: int, geometry: Geometry) -> int:
+    """Return what a copy of all bitmaps takes, as if none of their clusters could be left out.
+
+    Raises CorruptMetadata where a bitmap breaks a rule: QEMU does not open such an image.
+    """
+    raise_first(image.notices, Severity.ERROR, also=("extension.bitmaps",))
+    directory = read_bitmaps(image.layer.store, image.header)
+    if directory.broken is not None:
+        raise directory.broken.exception()
+    clusters = directory_size = 0
+    for record in directory.records:
+        raise_first(rules.bitmap_findings(image.header, record), Severity.WARNING)
+        bits = -(-disk_size >> record.granularity_bits)
+        data = geometry.clusters(-(-bits // 8))
+        clusters += data + -(-data // geometry.words_per_cluster)
+        directory_size += aligned(BITMAP_DIRECTORY_HEADER.sizeof() + len(record.name.partition(b"\0")[0]))
+    return (clusters + geometry.clusters(directory_size)) * geometry.cluster_size
