@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 from qcow2c.disk_map import DiskMap
 from qcow2c.errors import UnsupportedFeature, UsageError
 from qcow2c.gate import Gate
-from qcow2c.image import Image
+from qcow2c.image import Image, Snapshot
 from qcow2c.layer import Layer, RawLayer
 from qcow2c.locks import Use
 from qcow2c.opening import Backing, detect_format, open_image
+from qcow2c.reader import Reader
 from qcow2c.storage import Source, Store, open_store
 
 
@@ -36,6 +38,17 @@ class Disk:
         self.layer.read_into(buffer, offset)
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotKey:
+    """Which snapshot: the first one of this ID and this name, as far as they are given."""
+
+    id: str | None = None
+    name: str | None = None
+
+    def names(self, snapshot: Snapshot) -> bool:
+        return self.id in (None, snapshot.id) and self.name in (None, snapshot.name)
+
+
 @contextmanager
 def open_disk(
     source: Source | Store,
@@ -43,22 +56,23 @@ def open_disk(
     image_format: str | None = None,
     gate: str | Gate = "directory",
     share: bool = False,
-    snapshot: str | None = None,
+    snapshot: str | SnapshotKey | None = None,
     backing: Backing = None,
     data_file: Source | Store | None = None,
     on_error: Literal["raise", "zero"] = "raise",
 ) -> Iterator[Disk]:
     """Open an image of a given or detected format, with what lies below it; the rest is as in `open_image`.
 
-    `snapshot` is the name or the ID of the internal snapshot to read. Raises UsageError where there is none, and
-    UnsupportedFeature for other formats.
+    `snapshot` is the ID or, where no ID matches, the name of the internal snapshot to read. Raises UsageError where
+    there is none, and UnsupportedFeature for other formats.
     """
     store = open_store(source)
     try:
         found = image_format or detect_format(store)
         if found == "raw":
             if snapshot is not None:
-                raise UsageError("Failed to load snapshot: a raw image has none")
+                reason = "Block format 'raw' used by device '' does not support temporarily loading internal snapshots"
+                raise UsageError(f"Failed to load snapshot: {reason}")
             store.lock(Use.SHARED)
             yield Disk(RawLayer(store), store.name)
         elif found == "qcow2":
@@ -68,8 +82,7 @@ def open_disk(
                 if snapshot is None:
                     yield Disk(image.layer, store.name, image)
                 else:
-                    with _state(image, snapshot) as state:
-                        yield Disk(state.layer, store.name, state)
+                    yield Disk(_state(image, snapshot), store.name, image)
         else:
             raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
     finally:
@@ -77,8 +90,12 @@ def open_disk(
             store.close()
 
 
-def _state(image: Image, snapshot: str) -> Image:
-    try:
-        return image.snapshots[snapshot].open()
-    except KeyError:
-        raise UsageError(f"Failed to load snapshot: Can't find snapshot {snapshot!r}") from None
+def _state(image: Image, snapshot: str | SnapshotKey) -> Reader:
+    """Return a snapshot as QEMU reads it: on a disk of the size that it has now."""
+    keys = (snapshot,) if isinstance(snapshot, SnapshotKey) else (SnapshotKey(id=snapshot), SnapshotKey(name=snapshot))
+    for key in keys:
+        for found in image.snapshots.list():
+            if key.names(found):
+                found.open()  # For its rules.
+                return image.layer.state(found.record.l1_table_offset, found.record.l1_size, image.size())
+    raise UsageError("Failed to load snapshot: Can't find snapshot")

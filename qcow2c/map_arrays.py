@@ -109,7 +109,7 @@ class _Plan:
         parts = [(((index + first) << coverage_bits).astype(np.int64), kinds[index], np.zeros(len(index), np.int64))]
         if missing:  # The reader raises for an entry that should be there.
             at = np.array([(first + len(l1)) << coverage_bits], dtype=np.int64)
-            is_declared = first + len(l1) < mapped.layer.header.l1_size
+            is_declared = first + len(l1) < mapped.layer.l1_entries
             kind = np.array([len(Kind) if is_declared else Kind.UNALLOCATED], dtype=np.uint8)
             parts.append((at, kind, np.zeros(1, np.int64)))
         if len(rows):

@@ -56,7 +56,8 @@ def new_file(
         raise
     try:
         file.lock(use)
-        file.truncate(0)
+        if file.size():  # ext4 writes a file out when it is closed, if it was ever emptied.
+            file.truncate(0)
         if nocow:
             file.set_no_copy_on_write()
         yield file
@@ -77,7 +78,7 @@ def complete_file(
 ) -> Iterator[Store]:
     """Open a new file that takes its name only when it is complete: what has no magic value always looks complete.
 
-    A file that is there is locked and emptied at once, and replaced in the end; its mode stays. Where no other file can
+    A file that is there is locked and removed at once, so that there is room; its mode stays. Where no other file can
     be made beside it, it is written itself. Raises StoreError, ImageLocked.
     """
     final = os.path.realpath(path) if isinstance(path, str | os.PathLike) else ""
@@ -92,8 +93,8 @@ def complete_file(
             old = LocalFile(final, writable=True)
             stack.callback(old.close)
             old.lock(use)
-            old.truncate(0)
             mode = os.stat(final).st_mode
+            old.remove()
         partial = LocalFile(os.path.join(directory, f".{name}.{os.getpid()}.partial"), writable=True, create=True)
         stack.callback(partial.close)
         try:

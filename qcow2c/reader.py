@@ -125,6 +125,11 @@ class Reader:
         """The L1 entries that the file holds; not to be changed."""
         return self._l1
 
+    @property
+    def l1_entries(self) -> int:
+        """How many L1 entries are declared."""
+        return self._l1_entries
+
     def _locator(self) -> Callable[[int, int], int]:
         """Return `locate(guest_offset, length)`: where bytes within one plain data cluster are in the data store.
 

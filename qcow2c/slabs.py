@@ -10,7 +10,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from queue import LifoQueue
 from typing import NamedTuple, TypeVar
 
 from qcow2c.disk import Disk
@@ -199,10 +199,10 @@ def _zero_units(buffer: memoryview, start: int, end: int, unit: int) -> Iterator
 
 
 class Buffers:
-    """Buffers that are used again; `take` waits where all are in use."""
+    """Buffers that are used again, the last one first: it is still in the processor's cache. `take` waits for one."""
 
     def __init__(self, count: int) -> None:
-        self._free: SimpleQueue[memoryview | None] = SimpleQueue()
+        self._free: LifoQueue[memoryview | None] = LifoQueue()
         for _ in range(count):
             self._free.put(None)
 

@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import arguments, option_list, sizes, text
 from qcow2c.cli.create import OPTIONS
+from qcow2c.cli.image_options import snapshot_key
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UsageError
 
 if TYPE_CHECKING:
-    from qcow2c.ops.measure import Measurement, SnapshotKey
+    from qcow2c.disk import SnapshotKey
+    from qcow2c.ops.measure import Measurement
 
 _OF_FILES = (Option("extent_size_hint", "size", "Extent size hint for the image file, 0 to disable"),)
 """Options without any part in the size."""
-
-_SNAPSHOT_PREFIX = "snapshot."
-_SNAPSHOT_OPTIONS = (Option("snapshot.id", "str", ""), Option("snapshot.name", "str", ""))
 
 _SIZE_FORM = (
     "Invalid image size specified. You may use k, M, G, T, P or E suffixes for",
@@ -69,7 +68,7 @@ def run(chosen: Namespace) -> int:
         return 0
     try:
         size = _size(chosen)
-        snapshot = _snapshot(chosen.snapshot)
+        snapshot = snapshot_key(chosen.snapshot)
         _check_source(chosen)
         options = _options(chosen, known)
         found = _measure(chosen, size, snapshot, options)
@@ -88,18 +87,6 @@ def _size(chosen: Namespace) -> int | None:
         return sizes.parse_size(chosen.size)
     except ArgumentTypeError as exc:
         raise UsageError(_SIZE_RANGE if "must be between" in str(exc) else "\n".join(_SIZE_FORM)) from exc
-
-
-def _snapshot(words: str | None) -> str | SnapshotKey | None:
-    if words is None or not words.startswith(_SNAPSHOT_PREFIX):
-        return words
-    from qcow2c.ops.measure import SnapshotKey
-
-    try:
-        found = option_list.parse([words], _SNAPSHOT_OPTIONS)
-    except UsageError as exc:
-        raise UsageError(f"{exc}\nFailed in parsing snapshot param {words!r}") from exc
-    return SnapshotKey(found.get("snapshot.id"), found.get("snapshot.name"))
 
 
 def _check_source(chosen: Namespace) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 
 from qcow2c import rules
 from qcow2c.create_options import PREALLOCATIONS, CreateOptions
-from qcow2c.disk import Disk, open_disk
-from qcow2c.disk_map import DATA, OFFSET, ZERO, Columns, DiskMap
+from qcow2c.disk import Disk, SnapshotKey, open_disk
+from qcow2c.disk_map import DATA, OFFSET, ZERO, Columns
 from qcow2c.errors import UsageError
 from qcow2c.findings import Severity, raise_first
 from qcow2c.gate import Gate
 from qcow2c.geometry import Geometry
 from qcow2c.header import aligned
-from qcow2c.image import Image, Snapshot
+from qcow2c.image import Image
 from qcow2c.records import read_bitmaps
 from qcow2c.storage import Source, Store
 from qcow2c.structs import BITMAP_DIRECTORY_HEADER, SECTOR_SIZE, V2_REFCOUNT_ORDER, Limit, Version
@@ -44,17 +44,6 @@ class Measurement:
     bitmaps: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotKey:
-    """Which snapshot: the first one of this ID and this name, as far as they are given."""
-
-    id: str | None = None
-    name: str | None = None
-
-    def names(self, snapshot: Snapshot) -> bool:
-        return self.id in (None, snapshot.id) and self.name in (None, snapshot.name)
-
-
 def measure(
     source: Source | Store | None = None,
     *,
@@ -76,11 +65,10 @@ def measure(
     if source is not None and size is not None:
         raise UsageError("a size cannot be used together with an image")
     if source is not None:
-        with open_disk(source, image_format=image_format, gate=gate, share=share) as disk:
-            contents = disk.map if snapshot is None else _map_of_snapshot(disk, snapshot)
+        with open_disk(source, image_format=image_format, gate=gate, share=share, snapshot=snapshot) as disk:
             if _is_raw(output_format):
                 return Measurement(disk.size, disk.size)
-            return _copy(disk, contents, _target(0, create_options))
+            return _copy(disk, _target(0, create_options))
     if size is None:
         raise UsageError("either a size or an image must be given")
     if image_format is not None or snapshot is not None:
@@ -91,21 +79,6 @@ def measure(
     target = _target(size, create_options)
     data = target.geometry.clusters(size) if _is_filled(target) else 0
     return _measured(target.geometry, target.geometry.clusters(size), data)
-
-
-def _map_of_snapshot(disk: Disk, snapshot: str | SnapshotKey) -> DiskMap:
-    """Return the map of a snapshot. As in QEMU, the disk has the size that it has now."""
-    image = disk.image
-    if image is None:
-        reason = "Block format 'raw' used by device '' does not support temporarily loading internal snapshots"
-        raise UsageError(f"Failed to load snapshot: {reason}")
-    keys = (snapshot,) if isinstance(snapshot, SnapshotKey) else (SnapshotKey(id=snapshot), SnapshotKey(name=snapshot))
-    for key in keys:
-        for found in image.snapshots.list():
-            if key.names(found):
-                found.open()  # For its rules.
-                return DiskMap(image.layer.state(found.record.l1_table_offset, found.record.l1_size, disk.size))
-    raise UsageError("Failed to load snapshot: Can't find snapshot")
 
 
 # --- what is asked for ----------------------------------------------------------------------------------------------
@@ -151,12 +124,12 @@ def _is_filled(target: CreateOptions) -> bool:
 # --- what it takes --------------------------------------------------------------------------------------------------
 
 
-def _copy(disk: Disk, contents: DiskMap, target: CreateOptions) -> Measurement:
+def _copy(disk: Disk, target: CreateOptions) -> Measurement:
     """Return what a copy of a disk takes."""
     geometry = target.geometry
     clusters = geometry.clusters(disk.size)
     # Nobody knows how much of the new backing file is the same.
-    data = clusters if target.backing_file is not None else _data_clusters(contents.columns(), geometry.cluster_bits)
+    data = clusters if target.backing_file is not None else _data_clusters(disk.map.columns(), geometry.cluster_bits)
     bitmaps = None
     if disk.image is not None and min(target.version, disk.image.header.version) >= Version.V3:
         bitmaps = _bitmaps_size(disk.image, disk.size, geometry)

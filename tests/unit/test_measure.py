@@ -11,9 +11,10 @@ import pytest
 
 import qcow2c
 from qcow2c import disk_map, structs
+from qcow2c.disk import SnapshotKey
 from qcow2c.disk_map import DATA, OFFSET, PRESENT, ZERO, Columns
 from qcow2c.errors import CorruptMetadata, GateRefused, StoreError, UsageError
-from qcow2c.ops.measure import Measurement, SnapshotKey, _data_clusters, measure
+from qcow2c.ops.measure import Measurement, _data_clusters, measure
 from qcow2c.structs import ExtensionType
 from tests.building import L2_ZERO, Builder, extension
 
