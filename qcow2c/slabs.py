@@ -31,12 +31,13 @@ _R = TypeVar("_R")
 class Piece(NamedTuple):
     """Bytes of a slab that hold data: where they go, and where they come from.
 
-    `offset` is the place in the layer's data store, or -1 where only the disk knows how to read them.
+    `offset` is the place in the layer's data store, or -1 where only the disk knows how to read them. Without a
+    `source` they were read already.
     """
 
     start: int
     length: int
-    source: PlannedDisk
+    source: PlannedDisk | None
     depth: int
     offset: int
 
@@ -139,6 +140,7 @@ def read(slab: Slab, buffer: memoryview, *, below: bool = False) -> None:
     """
     if below:
         source = slab.pieces[0].source
+        assert source is not None, "only disks have anything below"
         source.disk.read_into(buffer[: slab.end - slab.start], slab.start - source.start)
         return
     done = slab.start
@@ -146,7 +148,8 @@ def read(slab: Slab, buffer: memoryview, *, below: bool = False) -> None:
         if piece.start > done:
             fill_zeros(buffer[done - slab.start : piece.start - slab.start])
         done = piece.start + piece.length
-        piece.source.read(piece, buffer[piece.start - slab.start : done - slab.start])
+        if piece.source is not None:
+            piece.source.read(piece, buffer[piece.start - slab.start : done - slab.start])
     fill_zeros(buffer[done - slab.start : slab.end - slab.start])
 
 

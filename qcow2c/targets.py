@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 from qcow2c.codecs import Compressor
+from qcow2c.errors import StoreError
 from qcow2c.image import Image
 from qcow2c.image_builder import ImageBuilder
 from qcow2c.layer import zeros
 from qcow2c.slabs import SLAB_BYTES, Slab, data_ranges
-from qcow2c.store import Store
+from qcow2c.store import Store, reason
 from qcow2c.structs import SECTOR_SIZE
 from qcow2c.tables import SUBCLUSTERS_ALLOCATED
 
@@ -26,6 +27,8 @@ _COPY_UP_TO = SLAB_BYTES // 2
 
 Ranges = list[tuple[int, int]]
 Release = Callable[[], None]
+Write = Callable[[memoryview], object]
+"""Takes all of some bytes, or raises."""
 
 
 class Target(ABC):
@@ -222,10 +225,28 @@ class ImageTarget(Target):
             self._image.flush()
 
 
+class Pipe:
+    """A target that cannot seek: a binary file object whose `write` may take a part."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file = file
+        self.name = name
+
+    def write(self, data: memoryview) -> None:
+        """Write all bytes. Raises StoreError, BrokenPipeError where nobody reads on."""
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise StoreError(f"Could not write to {self.name!r}: {reason(exc)}") from exc
+
+
 class RawPipe(Target):
     """Raw bytes, one after the other, to whoever reads them."""
 
-    def __init__(self, write: Callable[[memoryview], object]) -> None:
+    def __init__(self, write: Write) -> None:
         super().__init__(0)
         self._send = write
         self._position = 0

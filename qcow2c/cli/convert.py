@@ -12,19 +12,26 @@ examples:
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from contextlib import ExitStack
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import arguments, option_list, progress, sizes, text
 from qcow2c.cli.create import OPTIONS
-from qcow2c.cli.image_options import named_image, snapshot_key
+from qcow2c.cli.image_options import NamedImage, named_image, snapshot_key
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UnsupportedFeature, UsageError
 
+if TYPE_CHECKING:
+    from qcow2c.disk import Disk, SnapshotKey
+
 _LEVEL = Option("compression_level", "num", "Compression level: 1 to 9 for zlib, 1 to 22 for zstd")
 _CACHE_MODES = ("none", "off", "directsync", "writeback", "unsafe", "writethrough")
-_STANDARD_STREAM = "-"
+_STREAM = "-"
+"""Standard input or output."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -77,6 +84,8 @@ def run(chosen: Namespace) -> int:
         return 1
     *sources, target = chosen.images
     chosen.image = target
+    if target == _STREAM:
+        chosen.quiet = True  # Standard output is taken.
     with ExitStack() as stack:
         # The line of the progress ends before an error is told.
         report = stack.enter_context(progress.shown(wanted=chosen.progress and not chosen.quiet))
@@ -159,29 +168,56 @@ def _copy(
     create: dict[str, Any],
     report: progress.Report | None,
 ) -> None:
-    from qcow2c.disk import open_disk
-    from qcow2c.ops.convert import How, copy_disks
+    from qcow2c.ops.convert import How, copy_disks, copy_stream
+    from qcow2c.targets import Pipe
 
     snapshot = snapshot_key(chosen.snapshot)
     if snapshot is not None and len(sources) > 1:
         raise UsageError("No support for concatenating multiple snapshot")
+    made = How(**how)
+    place: Any = Pipe(_standard(sys.stdout), "standard output")
+    if target != _STREAM:
+        place = named_image(target, image_opts=chosen.target_image_opts).filename
+    if _STREAM in sources:
+        if sources != [_STREAM] or snapshot is not None or chosen.image_opts:
+            raise UsageError("standard input can only be the one source, without snapshots and --image-opts")
+        if chosen.format in (None, "raw") and not _is_file(sys.stdin):
+            copy_stream(_standard(sys.stdin), place, output_format, made, gate=chosen.gate, **create)
+            return
     with ExitStack() as stack:
-        disks = []
-        for word in sources:
-            chosen.image = word
-            named = named_image(word, image_opts=chosen.image_opts, image_format=chosen.format)
-            disks.append(
-                stack.enter_context(
-                    open_disk(
-                        named.filename,
-                        image_format=named.format,
-                        gate=chosen.gate,
-                        share=chosen.force_share,
-                        snapshot=snapshot,
-                        on_error="zero" if chosen.salvage else "raise",
-                        **named.options,
-                    )
-                )
-            )
+        disks = [stack.enter_context(_opened(chosen, word, snapshot)) for word in sources]
         chosen.image = target
-        copy_disks(disks, target, output_format, How(**how), progress=report, gate=chosen.gate, **create)
+        copy_disks(disks, place, output_format, made, progress=report, gate=chosen.gate, **create)
+        for disk in disks:
+            for lost in disk.image.salvaged if disk.image is not None and not chosen.quiet else ():
+                text.note(f"qcow2c: warning: error while reading offset {lost.guest.offset}: {lost.error}")
+
+
+def _opened(chosen: Namespace, word: str, snapshot: str | SnapshotKey | None) -> AbstractContextManager[Disk]:
+    """Open a source, which the errors are about from now on."""
+    from qcow2c.disk import open_disk
+
+    chosen.image = word
+    if word == _STREAM:
+        named = NamedImage(word, "/dev/stdin", chosen.format, {})
+    else:
+        named = named_image(word, image_opts=chosen.image_opts, image_format=chosen.format)
+    return open_disk(
+        named.filename,
+        image_format=named.format,
+        gate=chosen.gate,
+        share=chosen.force_share,
+        snapshot=snapshot,
+        on_error="zero" if chosen.salvage else "raise",
+        **named.options,
+    )
+
+
+def _standard(stream: Any) -> Any:
+    """Return a standard stream without any buffer."""
+    return open(stream.fileno(), "rb" if stream is sys.stdin else "wb", buffering=0, closefd=False)
+
+
+def _is_file(stream: Any) -> bool:
+    """Tell whether a standard stream is a regular file, which can seek."""
+    return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)

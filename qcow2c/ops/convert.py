@@ -6,27 +6,28 @@ taken by a target (`targets.py`) in the order of the disk.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, BinaryIO
 
-from qcow2c import codecs, slabs
+from qcow2c import codecs
+from qcow2c.copying import Copying, DiskCopy, Progress, StreamCopy
 from qcow2c.create_options import COMPRESSION_TYPES, CreateOptions
 from qcow2c.disk import Disk, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.gate import Gate
 from qcow2c.image_builder import ImageBuilder
+from qcow2c.image_pipe import ImagePipe, Survey
 from qcow2c.local_file import LocalFile
 from qcow2c.locks import Use
 from qcow2c.new_image import complete_file, new_file, write_image
 from qcow2c.opening import open_image
-from qcow2c.slabs import Buffers, PlannedDisk, Slab
+from qcow2c.slabs import SLAB_BYTES, PlannedDisk
 from qcow2c.storage import Source, Store, open_store
 from qcow2c.structs import SECTOR_SIZE
-from qcow2c.targets import ImageTarget, NewImageTarget, RawTarget, Target
+from qcow2c.targets import ImageTarget, NewImageTarget, Pipe, RawPipe, RawTarget
 
 SPARSE_SIZE = 4096
 """Bytes of zeros that become a hole, unless the caller says otherwise."""
@@ -35,15 +36,6 @@ MAX_SPARSE_SIZE = 16 << 20
 
 _ALIGNED_FROM = 64 << 20
 """Bytes of a disk from which on data begins where large writes are fast."""
-
-_AHEAD = 4
-"""Slabs that wait for their turn."""
-
-_IN_USE = 5
-"""Buffers that are in none of the slabs that wait: the one that is taken, and those that a target keeps for a while."""
-
-Progress = Callable[[int, int], object]
-"""Told how many bytes of how many are done."""
 
 
 @dataclass(frozen=True)
@@ -117,23 +109,48 @@ def copy_disks(
     gate: str | Gate = "directory",
     **create: Any,
 ) -> None:
-    """Copy open disks; see `convert`."""
-    _judge(disks, output_format, how, create)
+    """Copy open disks; see `convert`. The target may be a `Pipe`, too."""
+    _judge(len(disks), output_format, how, create)
     placed: list[PlannedDisk] = []
     for disk in disks:
         placed.append(PlannedDisk(disk, placed[-1].end if placed else 0))
-    size = placed[-1].end if placed else 0
-    job = _Job(placed, size, how, progress)
-    if output_format == "raw":
-        _to_raw(job, target, create)
-    elif how.existing or not _is_plain(create):
-        _into_image(job, target, gate, create)
+    _copy(DiskCopy(placed, threads=how.threads, progress=progress), target, output_format, how, gate, create)
+
+
+def copy_stream(
+    file: BinaryIO, target: Any, output_format: str, how: How, *, gate: str | Gate = "directory", **create: Any
+) -> None:
+    """Copy raw bytes that can be read but once; see `convert`. Where the size must be known first, they are kept."""
+    _judge(1, output_format, how, create)
+    raw_in_place = output_format == "raw" and not how.existing
+    if raw_in_place or (output_format == "qcow2" and _is_built(how, create) and not isinstance(target, Pipe)):
+        _copy(StreamCopy(file, threads=how.threads), target, output_format, how, gate, create)
+        return
+    from tempfile import TemporaryFile
+
+    with TemporaryFile() as kept:
+        shutil.copyfileobj(file, kept, SLAB_BYTES)
+        kept.flush()
+        with open_disk(f"/proc/self/fd/{kept.fileno()}", image_format="raw") as disk:
+            copy_disks([disk], target, output_format, how, gate=gate, **create)
+
+
+def _copy(
+    copy: Copying, target: Any, output_format: str, how: How, gate: str | Gate, create: dict[str, Any]
+) -> None:
+    if isinstance(target, Pipe):
+        _to_pipe(copy, target, output_format, how, create)
+    elif output_format == "raw":
+        _to_raw(copy, target, how, create)
+    elif _is_built(how, create):
+        nocow = create.get("nocow", False)
+        with new_file(target, Use.WRITABLE_IMAGE, nocow=nocow, durable=how.durable) as store:
+            _to_new_image(copy, store, how, CreateOptions(copy.size, **create))
     else:
-        with new_file(target, Use.WRITABLE_IMAGE, nocow=create.get("nocow", False), durable=how.durable) as store:
-            _to_new_image(job, store, CreateOptions(size, **create))
+        _into_image(copy, target, how, gate, create)
 
 
-def _judge(disks: Sequence[Disk], output_format: str, how: How, create: dict[str, Any]) -> None:
+def _judge(sources: int, output_format: str, how: How, create: dict[str, Any]) -> None:
     """Raise UsageError for what makes no sense, in QEMU's words."""
     if output_format not in ("raw", "qcow2"):
         raise UsageError(f"Unknown file format '{output_format}'")
@@ -149,122 +166,103 @@ def _judge(disks: Sequence[Disk], output_format: str, how: How, create: dict[str
             f"{message}{SECTOR_SIZE} up to {MAX_SPARSE_SIZE}. "
             "Select 0 to disable sparse detection (fully allocates output)."
         )
-    if create.get("backing_file") is not None and len(disks) > 1:
+    if create.get("backing_file") is not None and sources > 1:
         raise UsageError(
             "Having a backing file for the target makes no sense when concatenating multiple input images"
         )
 
 
-def _is_plain(create: dict[str, Any]) -> bool:
+def _is_built(how: How, create: dict[str, Any]) -> bool:
     """Tell whether a new image can be built in one pass: nothing lies below it, and nothing is there before."""
-    return (
-        create.get("backing_file") is None
-        and create.get("data_file") is None
-        and create.get("preallocation", "off") == "off"
-    )
+    plain = create.get("backing_file") is None and create.get("data_file") is None
+    return plain and not how.existing and create.get("preallocation", "off") == "off"
 
 
 # --- targets --------------------------------------------------------------------------------------------------------
 
 
-def _to_raw(job: _Job, target: Any, create: dict[str, Any]) -> None:
-    how = job.how
+def _to_raw(copy: Copying, target: Any, how: How, create: dict[str, Any]) -> None:
+    wipe = how.existing and not how.target_is_zero
+    copy.with_zeros = wipe or not how.sparse_size
     if how.existing:
         store = open_store(target, writable=True)
         try:
             store.lock(Use.WRITABLE_DATA_FILE)
-            if store.size() < job.size:
+            if store.size() < copy.size:
                 raise UsageError("output file is smaller than input file")
-            raw = RawTarget(store, unit=how.sparse_size, wipe=not how.target_is_zero, durable=how.durable)
-            job.run(raw, with_zeros=not how.target_is_zero)
+            _without_writeback(store, how)
+            copy.run(RawTarget(store, unit=how.sparse_size, wipe=wipe, durable=how.durable))
         finally:
             if store is not target:
                 store.close()
         return
+    preallocation = create.get("preallocation", "off")
+    if preallocation not in ("off", "falloc", "full"):
+        raise UsageError(f"Parameter 'preallocation' does not accept value {preallocation!r}")
     nocow = create.get("nocow", False)
     with complete_file(target, Use.WRITABLE_DATA_FILE, nocow=nocow, durable=how.durable) as store:
         _without_writeback(store, how)
-        preallocation = create.get("preallocation", "off")
-        if preallocation not in ("off", "falloc", "full"):
-            raise UsageError(f"Parameter 'preallocation' does not accept value {preallocation!r}")
         if preallocation != "off":
-            store.allocate(0, job.size)
-        job.run(RawTarget(store, unit=how.sparse_size, durable=how.durable), with_zeros=not how.sparse_size)
+            store.allocate(0, copy.size)
+        copy.run(RawTarget(store, unit=how.sparse_size, durable=how.durable))
 
 
-def _to_new_image(job: _Job, store: Store, options: CreateOptions) -> None:
-    how = job.how
+def _to_new_image(copy: Copying, store: Store, how: How, options: CreateOptions) -> None:
     _without_writeback(store, how)
-    aligned = job.size >= _ALIGNED_FROM and not how.compressed
+    aligned = copy.size >= _ALIGNED_FROM and not how.compressed
     builder = ImageBuilder(store, options, aligned=aligned, durable=how.durable)
     compress = None
     if how.compressed:
         compress = codecs.compressor(COMPRESSION_TYPES[options.compression_type], how.compression_level)
-    target = NewImageTarget(builder, find_zeros=bool(how.sparse_size) or how.compressed, compress=compress)
-    has_zero = options.geometry.has_zero_bit or options.extended_l2
-    job.run(target, with_zeros=not how.sparse_size and has_zero)
+    # Without zero clusters, what is not allocated reads as zeros just as well.
+    copy.with_zeros = not how.sparse_size and (options.geometry.has_zero_bit or options.extended_l2)
+    copy.run(NewImageTarget(builder, find_zeros=bool(how.sparse_size) or how.compressed, compress=compress))
 
 
-def _into_image(job: _Job, target: Any, gate: str | Gate, create: dict[str, Any]) -> None:
+def _to_pipe(copy: Copying, pipe: Pipe, output_format: str, how: How, create: dict[str, Any]) -> None:
+    if output_format == "raw":
+        copy.run(RawPipe(pipe.write))
+    elif _is_built(how, create) and not how.compressed:
+        options = CreateOptions(copy.size, **create)
+        options.validate()
+        survey = Survey(options.cluster_size)
+        copy.run(survey)
+        copy.run(ImagePipe(pipe.write, options, survey.edges))
+    elif _is_built(how, create):
+        # Nobody knows where compressed clusters lie before all are compressed.
+        from tempfile import TemporaryFile
+
+        with TemporaryFile() as kept:
+            store = open_store(f"/proc/self/fd/{kept.fileno()}", writable=True)
+            try:
+                _to_new_image(copy, store, replace(how, durable=False), CreateOptions(copy.size, **create))
+                for start in range(0, store.size(), SLAB_BYTES):
+                    pipe.write(memoryview(store.pread(SLAB_BYTES, start)))
+            finally:
+                store.close()
+    else:
+        raise UsageError("standard output takes a new image without backing file, data file or preallocation")
+
+
+def _into_image(copy: Copying, target: Any, how: How, gate: str | Gate, create: dict[str, Any]) -> None:
     """Write through the engine: into an image that is there, or one over a backing file, preallocated, ..."""
-    how = job.how
     over_backing = create.get("backing_file") is not None
     if not how.existing:
-        write_image(target, CreateOptions(job.size, **create))
+        write_image(target, CreateOptions(copy.size, **create))
     with open_image(target, "r+", gate=gate) as image:
-        if image.size() < job.size:
+        if image.size() < copy.size:
             raise UsageError("output file is smaller than input file")
         if how.compressed and image.geometry.external_data:
             raise UsageError("Compression not supported for this file format")
         _without_writeback(image.layer.store, how)
         wipe = over_backing or (how.existing and not how.target_is_zero)
-        image_target = ImageTarget(
-            image, unit=how.sparse_size, wipe=wipe, compressed=how.compressed, durable=how.durable
+        copy.with_zeros, copy.top_only = wipe or not how.sparse_size, over_backing
+        copy.below = over_backing and how.compressed
+        copy.run(
+            ImageTarget(image, unit=how.sparse_size, wipe=wipe, compressed=how.compressed, durable=how.durable)
         )
-        job.run(image_target, with_zeros=wipe or not how.sparse_size, top_only=over_backing)
 
 
 def _without_writeback(store: Store, how: How) -> None:
     if isinstance(store, LocalFile):
         store.starts_writeback = how.durable
-
-
-# --- the copy -------------------------------------------------------------------------------------------------------
-
-
-class _Job:
-    """Copies planned disks to a target, with threads that read and search."""
-
-    def __init__(self, disks: Sequence[PlannedDisk], size: int, how: How, progress: Progress | None) -> None:
-        self.disks = disks
-        self.size = size
-        self.how = how
-        self._progress = progress
-
-    def run(self, target: Target, *, with_zeros: bool = False, top_only: bool = False) -> None:
-        """Copy everything. Raises as reading and the target."""
-        workers = self.how.threads or max(2, min(16, os.cpu_count() or 2))
-        ahead = workers + _AHEAD
-        buffers = Buffers(ahead + _IN_USE)
-        blind = any(planned.disk.image is not None and planned.disk.image.layer.salvage for planned in self.disks)
-        below = top_only and self.how.compressed
-
-        def work(slab: Slab) -> tuple[Slab, memoryview | None, Any]:
-            if not slab.pieces:
-                return slab, None, None
-            buffer = buffers.take()
-            slabs.read(slab, buffer, below=below)
-            return slab, buffer, target.prepare(slab, buffer)
-
-        plan: Iterable[Slab] = slabs.plan(self.disks, with_zeros=with_zeros, top_only=top_only, blind=blind)
-        for slab, buffer, prepared in slabs.in_order(plan, work, workers=workers, ahead=ahead):
-            if buffer is None:
-                for start, end in slab.zeros:
-                    target.zero(start, end)
-            else:
-                target.take(slab, buffer, prepared, partial(buffers.give, buffer))
-            if self._progress is not None:
-                self._progress(slab.end, self.size)
-        target.finish(self.size)
-        if self._progress is not None:
-            self._progress(self.size, self.size)
