@@ -186,6 +186,13 @@ class Image(io.RawIOBase):
             engine.write_compressed(view, offset)
         return len(view)
 
+    def place(self, data: bytes) -> int:
+        """Store bytes that are no guest data, in whole clusters that lie together; return their host offset.
+
+        They are leaked clusters until something refers to them. Raises LimitExceeded, StoreError.
+        """
+        return self._writable(0, 0).place(data)
+
     def flush(self) -> None:
         """Make everything written so far durable. Raises StoreError; after a failure nothing more can be written."""
         if self._engine is not None:

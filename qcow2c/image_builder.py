@@ -211,7 +211,7 @@ class ImageBuilder:
             self._map(start, array("Q", [zero]) * count, array("Q", [bitmap]) * count)
             self._write_complete()
 
-    def set_bitmaps(self, extension: bytes) -> None:
+    def set_bitmaps(self, extension: bytes | None) -> None:
         """Name a bitmap directory, which has been placed, by the data of its header extension."""
         self._bitmaps = extension
 

@@ -106,6 +106,8 @@ class NewImageTarget(Target):
         super().__init__(max(unit, SECTOR_SIZE) if find_zeros else 0)
         self._builder = builder
         self._compress = compress
+        self.before_end: Callable[[], None] = lambda: None
+        """Called when all of the disk is there, and the image is not complete yet."""
 
     def prepare(self, slab: Slab, buffer: memoryview) -> Any:
         ranges = self.ranges(slab, buffer)
@@ -173,6 +175,7 @@ class NewImageTarget(Target):
         self._builder.add_zeros(start, end - start)
 
     def finish(self, size: int) -> None:
+        self.before_end()
         self._builder.finish(size)
 
 

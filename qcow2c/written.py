@@ -91,6 +91,25 @@ class WrittenLayer(Reader):
         self._bitmaps.begin()
         self._begun = True
 
+    def place(self, data: bytes) -> int:
+        """Store clusters that are no guest data; return their host offset.
+
+        Durable order: the data at once, its refcounts with the next commit. A crash leaves leaked clusters.
+        """
+        with self.lock:
+            self._begin()
+            count = self.geometry.clusters(len(data))
+            parts = []
+            extent = self.allocator.allocate(count)
+            while extent.clusters < count:  # A refcount block that is yet to be made may lie between.
+                parts.append(extent)
+                extent = self.allocator.allocate(count)
+            for part in parts:
+                self.allocator.abandon(part)
+            host_offset = extent.first << self._cluster_bits
+            self.cache.medium.write([data.ljust(count << self._cluster_bits, b"\0")], host_offset)
+            return host_offset
+
     def flush(self) -> None:
         """Make everything written so far durable. Raises StoreError; see `MetadataCache.commit`."""
         with self.lock:

@@ -74,6 +74,7 @@ LAYERS = (
     Layer(3, "admission.py"),
     Layer(3, "image_layout.py"),
     Layer(3, "create_options.py"),
+    Layer(3, "bitmap_copy.py"),
     Layer(4, "image_builder.py"),
     Layer(4, "written.py"),
     Layer(4, "engine.py", also=("written.py",)),

@@ -127,6 +127,8 @@ def _how(chosen: Namespace, output_format: str) -> tuple[dict[str, Any], dict[st
         "compressed": chosen.compress,
         "existing": chosen.existing,
         "target_is_zero": chosen.target_is_zero,
+        "bitmaps": chosen.bitmaps,
+        "skip_broken_bitmaps": chosen.skip_broken_bitmaps,
         "durable": chosen.cache != "unsafe",
     }
     if chosen.sparse_size is not None:
@@ -187,10 +189,10 @@ def _copy(
     with ExitStack() as stack:
         disks = [stack.enter_context(_opened(chosen, word, snapshot)) for word in sources]
         chosen.image = target
-        copy_disks(disks, place, output_format, made, progress=report, gate=chosen.gate, **create)
+        copy_disks(disks, place, output_format, made, progress=report, warn=_warn, gate=chosen.gate, **create)
         for disk in disks:
             for lost in disk.image.salvaged if disk.image is not None and not chosen.quiet else ():
-                text.note(f"qcow2c: warning: error while reading offset {lost.guest.offset}: {lost.error}")
+                _warn(f"error while reading offset {lost.guest.offset}: {lost.error}")
 
 
 def _opened(chosen: Namespace, word: str, snapshot: str | SnapshotKey | None) -> AbstractContextManager[Disk]:
@@ -211,6 +213,10 @@ def _opened(chosen: Namespace, word: str, snapshot: str | SnapshotKey | None) ->
         on_error="zero" if chosen.salvage else "raise",
         **named.options,
     )
+
+
+def _warn(message: str) -> None:
+    text.note(f"qcow2c: warning: {message}")
 
 
 def _standard(stream: Any) -> Any:

@@ -7,26 +7,28 @@ taken by a target (`targets.py`) in the order of the disk.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import Any, BinaryIO
 
 from qcow2c import codecs
+from qcow2c.bitmap_copy import Place, bitmaps_to_copy, copy_bitmaps
 from qcow2c.copying import Copying, DiskCopy, Progress, StreamCopy
-from qcow2c.create_options import COMPRESSION_TYPES, CreateOptions
+from qcow2c.create_options import COMPRESSION_TYPES, VERSIONS, CreateOptions
 from qcow2c.disk import Disk, open_disk
 from qcow2c.errors import UsageError
-from qcow2c.gate import Gate
+from qcow2c.gate import Gate, any_file, gate_for
+from qcow2c.geometry import Geometry
 from qcow2c.image_builder import ImageBuilder
 from qcow2c.image_pipe import ImagePipe, Survey
 from qcow2c.local_file import LocalFile
 from qcow2c.locks import Use
-from qcow2c.new_image import complete_file, new_file, write_image
+from qcow2c.new_image import complete_file, name_bitmaps, new_file, write_image
 from qcow2c.opening import open_image
 from qcow2c.slabs import SLAB_BYTES, PlannedDisk
 from qcow2c.storage import Source, Store, open_store
-from qcow2c.structs import SECTOR_SIZE
+from qcow2c.structs import SECTOR_SIZE, Version
 from qcow2c.targets import ImageTarget, NewImageTarget, Pipe, RawPipe, RawTarget
 
 SPARSE_SIZE = 4096
@@ -36,6 +38,9 @@ MAX_SPARSE_SIZE = 16 << 20
 
 _ALIGNED_FROM = 64 << 20
 """Bytes of a disk from which on data begins where large writes are fast."""
+
+Bitmaps = Callable[[Geometry, Place], bytes | None]
+"""Places bitmaps in an image; returns the data of the header extension that names them, None without any."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ class How:
     """Write into a target that is there."""
     target_is_zero: bool = False
     """An existing target reads as zeros."""
+    bitmaps: bool = False
+    """Copy the persistent bitmaps of the source, too."""
+    skip_broken_bitmaps: bool = False
     durable: bool = True
     """The copy is durable before it counts as done."""
     threads: int | None = None
@@ -106,15 +114,18 @@ def copy_disks(
     how: How,
     *,
     progress: Progress | None = None,
+    warn: Callable[[str], object] | None = None,
     gate: str | Gate = "directory",
     **create: Any,
 ) -> None:
-    """Copy open disks; see `convert`. The target may be a `Pipe`, too."""
+    """Copy open disks; see `convert`. The target may be a `Pipe`, too; `warn` is told what cannot be copied."""
     _judge(len(disks), output_format, how, create)
+    bitmaps = _bitmaps(disks, output_format, how, create, warn or (lambda _message: None)) if how.bitmaps else None
     placed: list[PlannedDisk] = []
     for disk in disks:
         placed.append(PlannedDisk(disk, placed[-1].end if placed else 0))
-    _copy(DiskCopy(placed, threads=how.threads, progress=progress), target, output_format, how, gate, create)
+    copy = DiskCopy(placed, threads=how.threads, progress=progress)
+    _copy(copy, target, output_format, how, gate, create, bitmaps)
 
 
 def copy_stream(
@@ -135,19 +146,54 @@ def copy_stream(
             copy_disks([disk], target, output_format, how, gate=gate, **create)
 
 
+def _bitmaps(
+    disks: Sequence[Disk], output_format: str, how: How, create: dict[str, Any], warn: Callable[[str], object]
+) -> Bitmaps:
+    """Return what places the bitmaps of the one source in the target. Raises UsageError, CorruptMetadata."""
+    if len(disks) != 1:
+        raise UsageError("Copying bitmaps only possible with single source")
+    image = disks[0].image
+    if image is None:
+        raise UsageError("Source lacks bitmap support")
+    store, header = image.layer.store, image.header
+    records = bitmaps_to_copy(store, header, skip_broken=how.skip_broken_bitmaps, warn=warn)
+    if output_format == "raw" or VERSIONS.get(create.get("compat", "1.1")) == Version.V2:
+        raise UsageError(f"Format driver '{output_format}' does not support bitmaps")
+    if how.existing and records:
+        raise UsageError("bitmaps can be copied into a new image only, not with -n")
+
+    def place_all(geometry: Geometry, place: Place) -> bytes | None:
+        return copy_bitmaps(store, header, records, geometry, disks[0].size, place) if records else None
+
+    return place_all
+
+
 def _copy(
-    copy: Copying, target: Any, output_format: str, how: How, gate: str | Gate, create: dict[str, Any]
+    copy: Copying,
+    target: Any,
+    output_format: str,
+    how: How,
+    gate: str | Gate,
+    create: dict[str, Any],
+    bitmaps: Bitmaps | None = None,
 ) -> None:
     if isinstance(target, Pipe):
-        _to_pipe(copy, target, output_format, how, create)
+        _to_pipe(copy, target, output_format, how, create, bitmaps)
     elif output_format == "raw":
         _to_raw(copy, target, how, create)
     elif _is_built(how, create):
         nocow = create.get("nocow", False)
         with new_file(target, Use.WRITABLE_IMAGE, nocow=nocow, durable=how.durable) as store:
-            _to_new_image(copy, store, how, CreateOptions(copy.size, **create))
+            _to_new_image(copy, store, how, CreateOptions(copy.size, **create), bitmaps)
+    elif how.existing:
+        _into_image(copy, target, how, gate)
     else:
-        _into_image(copy, target, how, gate, create)
+        nocow = create.get("nocow", False)
+        with complete_file(target, Use.WRITABLE_IMAGE, nocow=nocow, durable=how.durable) as store:
+            _without_writeback(store, how)
+            options = CreateOptions(copy.size, **create)
+            write_image(store, options)
+            _into_image(copy, store, how, gate, options, bitmaps)
 
 
 def _judge(sources: int, output_format: str, how: How, create: dict[str, Any]) -> None:
@@ -207,7 +253,9 @@ def _to_raw(copy: Copying, target: Any, how: How, create: dict[str, Any]) -> Non
         copy.run(RawTarget(store, unit=how.sparse_size, durable=how.durable))
 
 
-def _to_new_image(copy: Copying, store: Store, how: How, options: CreateOptions) -> None:
+def _to_new_image(
+    copy: Copying, store: Store, how: How, options: CreateOptions, bitmaps: Bitmaps | None = None
+) -> None:
     _without_writeback(store, how)
     aligned = copy.size >= _ALIGNED_FROM and not how.compressed
     builder = ImageBuilder(store, options, aligned=aligned, durable=how.durable)
@@ -216,26 +264,31 @@ def _to_new_image(copy: Copying, store: Store, how: How, options: CreateOptions)
         compress = codecs.compressor(COMPRESSION_TYPES[options.compression_type], how.compression_level)
     # Without zero clusters, what is not allocated reads as zeros just as well.
     copy.with_zeros = not how.sparse_size and (options.geometry.has_zero_bit or options.extended_l2)
-    copy.run(NewImageTarget(builder, find_zeros=bool(how.sparse_size) or how.compressed, compress=compress))
+    target = NewImageTarget(builder, find_zeros=bool(how.sparse_size) or how.compressed, compress=compress)
+    if bitmaps is not None:
+        target.before_end = lambda: builder.set_bitmaps(bitmaps(builder.geometry, builder.place))
+    copy.run(target)
 
 
-def _to_pipe(copy: Copying, pipe: Pipe, output_format: str, how: How, create: dict[str, Any]) -> None:
+def _to_pipe(
+    copy: Copying, pipe: Pipe, output_format: str, how: How, create: dict[str, Any], bitmaps: Bitmaps | None
+) -> None:
     if output_format == "raw":
         copy.run(RawPipe(pipe.write))
-    elif _is_built(how, create) and not how.compressed:
+    elif _is_built(how, create) and not how.compressed and bitmaps is None:
         options = CreateOptions(copy.size, **create)
         options.validate()
         survey = Survey(options.cluster_size)
         copy.run(survey)
         copy.run(ImagePipe(pipe.write, options, survey.edges))
     elif _is_built(how, create):
-        # Nobody knows where compressed clusters lie before all are compressed.
+        # Nobody knows where bitmaps and compressed clusters lie before all is there.
         from tempfile import TemporaryFile
 
         with TemporaryFile() as kept:
             store = open_store(f"/proc/self/fd/{kept.fileno()}", writable=True)
             try:
-                _to_new_image(copy, store, replace(how, durable=False), CreateOptions(copy.size, **create))
+                _to_new_image(copy, store, replace(how, durable=False), CreateOptions(copy.size, **create), bitmaps)
                 for start in range(0, store.size(), SLAB_BYTES):
                     pipe.write(memoryview(store.pread(SLAB_BYTES, start)))
             finally:
@@ -244,23 +297,37 @@ def _to_pipe(copy: Copying, pipe: Pipe, output_format: str, how: How, create: di
         raise UsageError("standard output takes a new image without backing file, data file or preallocation")
 
 
-def _into_image(copy: Copying, target: Any, how: How, gate: str | Gate, create: dict[str, Any]) -> None:
-    """Write through the engine: into an image that is there, or one over a backing file, preallocated, ..."""
-    over_backing = create.get("backing_file") is not None
-    if not how.existing:
-        write_image(target, CreateOptions(copy.size, **create))
-    with open_image(target, "r+", gate=gate) as image:
+def _into_image(
+    copy: Copying,
+    target: Any,
+    how: How,
+    gate: str | Gate,
+    options: CreateOptions | None = None,
+    bitmaps: Bitmaps | None = None,
+) -> None:
+    """Write through the engine: into an image that is there, or with `options` a new one that cannot be built."""
+    over_backing = options is not None and options.backing_file is not None
+    with open_image(target, "r+", gate=_trusting(gate, options)) as image:
         if image.size() < copy.size:
             raise UsageError("output file is smaller than input file")
         if how.compressed and image.geometry.external_data:
             raise UsageError("Compression not supported for this file format")
         _without_writeback(image.layer.store, how)
+        _without_writeback(image.layer.data_store, how)
         wipe = over_backing or (how.existing and not how.target_is_zero)
         copy.with_zeros, copy.top_only = wipe or not how.sparse_size, over_backing
         copy.below = over_backing and how.compressed
-        copy.run(
-            ImageTarget(image, unit=how.sparse_size, wipe=wipe, compressed=how.compressed, durable=how.durable)
-        )
+        copy.run(ImageTarget(image, unit=how.sparse_size, wipe=wipe, compressed=how.compressed, durable=how.durable))
+        extension = bitmaps(image.geometry, image.place) if bitmaps is not None else None
+    if extension is not None and options is not None:
+        name_bitmaps(target, options, extension)
+
+
+def _trusting(gate: str | Gate, options: CreateOptions | None) -> Gate:
+    """Return a gate that allows, too, what the caller has just named for a new image."""
+    usual = gate_for(gate)
+    named = (options.backing_file, options.data_file) if options is not None else ()
+    return lambda request: any_file(request) if request.name in named else usual(request)
 
 
 def _without_writeback(store: Store, how: How) -> None:
