@@ -1,31 +1,28 @@
 """What there is to copy of disks: slabs, planned from their maps, read in big pieces, and searched for zeros.
 
 A slab is a range of the disk to be made, small enough for a buffer. Reading and searching are positional and release
-the interpreter's lock, so that threads may share a plan; `in_order` runs work on slabs in threads.
+the interpreter's lock, so that threads may share a plan.
 """
 
 from __future__ import annotations
 
+import mmap
+import threading
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from queue import LifoQueue
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from qcow2c.disk import Disk
 from qcow2c.disk_map import DATA, OFFSET, PRESENT, ZERO
 from qcow2c.layer import RawLayer, fill_zeros
 from qcow2c.reader import Reader
 from qcow2c.store import Store
+from qcow2c.structs import SECTOR_SIZE
 
 SLAB_BYTES = 4 << 20
 """Bytes of a slab, which begins at a multiple of them: whole clusters of any size."""
 
 _ZEROS = bytes(SLAB_BYTES)
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 class Piece(NamedTuple):
@@ -53,12 +50,18 @@ class Slab(NamedTuple):
 
 
 class PlannedDisk:
-    """A disk at its place in the target."""
+    """A disk at its place in the target, or `length` bytes of it from byte `first` on, which go to the same place.
 
-    def __init__(self, disk: Disk, start: int) -> None:
+    A part may begin and end anywhere; zeros fill its last sector.
+    """
+
+    def __init__(self, disk: Disk, at: int, *, first: int = 0, length: int | None = None) -> None:
         self.disk = disk
-        self.start = start
-        self.end = start + disk.size
+        self.first = first
+        self.length = disk.size if length is None else length
+        self.start = at - first
+        """Where byte 0 of the disk would lie, which may be before the target."""
+        self.end = at + -(-self.length // SECTOR_SIZE) * SECTOR_SIZE
         self.stores: list[Store] = []
         layer = disk.layer
         while isinstance(layer, Reader) and layer.backing is not None:
@@ -125,9 +128,10 @@ def _extents(
     """Yield start, end, disk, depth, flags and offset of the extents of adjacent disks."""
     for planned in disks:
         if blind:
-            yield planned.start, planned.end, planned, 0, DATA | PRESENT, 0
+            at = planned.start + planned.first
+            yield at, at + planned.length, planned, 0, DATA | PRESENT, 0
             continue
-        for columns in planned.disk.map.columns():
+        for columns in planned.disk.map.columns(planned.first, planned.length):
             for start, length, depth, flags, offset in zip(*columns, strict=True):
                 at = planned.start + start
                 yield at, at + length, planned, depth, flags, offset
@@ -198,37 +202,44 @@ def _zero_units(buffer: memoryview, start: int, end: int, unit: int) -> Iterator
         yield from _zero_units(buffer, middle, end, unit)
 
 
-# --- threads --------------------------------------------------------------------------------------------------------
+# --- buffers --------------------------------------------------------------------------------------------------------
 
 
 class Buffers:
-    """Buffers that are used again, the last one first: it is still in the processor's cache. `take` waits for one."""
+    """Buffers that are used again, the last one first: it is still in the processor's cache.
+
+    They begin at a page, which makes copying to and from them faster.
+    """
 
     def __init__(self, count: int) -> None:
-        self._free: LifoQueue[memoryview | None] = LifoQueue()
-        for _ in range(count):
-            self._free.put(None)
+        self._left = count
+        self._free: list[memoryview] = []
+        self._changed = threading.Condition()
+        self._closed = False
 
     def take(self) -> memoryview:
-        return self._free.get() or memoryview(bytearray(SLAB_BYTES))
+        """Return a buffer; wait until there is one. Raises Closed after `close`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or self._left or self._closed)
+            if self._closed:
+                raise Closed
+            if self._free:
+                return self._free.pop()
+            self._left -= 1
+        return memoryview(mmap.mmap(-1, SLAB_BYTES))
 
     def give(self, buffer: memoryview) -> None:
-        self._free.put(buffer)
+        """Take a buffer back."""
+        with self._changed:
+            self._free.append(buffer)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Let nobody wait any more: the copy has failed."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
-def in_order(items: Iterable[_T], work: Callable[[_T], _R], *, workers: int, ahead: int) -> Iterator[_R]:
-    """Yield the results of work on items, in order; threads do it, for at most `ahead` items that wait.
-
-    An error ends it; what was not begun is not done then.
-    """
-    pending: deque[Future[_R]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            while len(pending) >= ahead or (pending and pending[0].done()):
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+class Closed(Exception):
+    """There will be no more buffers."""

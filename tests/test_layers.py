@@ -98,6 +98,7 @@ LAYERS = (
     Layer(6, "ops/create.py"),
     Layer(6, "ops/compare.py"),
     Layer(6, "ops/convert.py"),
+    Layer(6, "ops/dd.py"),
     Layer(6, "ops/measure.py"),
     Layer(6, "dump.py", below=3, also=("nodes.py", "dump_header.py", "dump_tables.py", "dump_trace.py", "verify.py")),
     Layer(6, "dump_header.py", below=3, also=("nodes.py",)),

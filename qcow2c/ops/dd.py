@@ -1,0 +1,85 @@
+"""`dd`: copy a part of a disk, measured in blocks, into a new qcow2 image or raw file.
+
+What reads as zeros is not written: the copy has holes there, or clusters that are not allocated.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from qcow2c.copying import DiskCopy
+from qcow2c.create_options import CreateOptions
+from qcow2c.disk import Disk, open_disk
+from qcow2c.errors import StoreError, UsageError
+from qcow2c.gate import Gate
+from qcow2c.image_builder import ImageBuilder
+from qcow2c.locks import Use
+from qcow2c.new_image import complete_file, new_file
+from qcow2c.slabs import PlannedDisk
+from qcow2c.storage import Source, Store
+from qcow2c.structs import SECTOR_SIZE
+from qcow2c.targets import NewImageTarget, RawTarget, Target
+
+BLOCK_SIZE = SECTOR_SIZE
+"""Bytes of a block, unless the caller says otherwise."""
+
+_SPARSE_SIZE = 4096
+"""Bytes of zeros that become a hole."""
+
+
+class Part(NamedTuple):
+    """Bytes of a disk. `beyond`: what was to be skipped is more than there is."""
+
+    first: int
+    length: int
+    beyond: bool
+
+
+def part_of(disk_size: int, *, block_size: int = BLOCK_SIZE, count: int | None = None, skip: int = 0) -> Part:
+    """Return what blocks mean, as QEMU 7.2 counts: `count` blocks from the start of the disk, less those skipped."""
+    end = disk_size if count is None else min(disk_size, count * block_size)
+    first = skip * block_size
+    return Part(first, end - first, beyond=False) if first <= end else Part(end, 0, beyond=True)
+
+
+def dd(
+    source: Source | Store,
+    target: Any,
+    *,
+    block_size: int = BLOCK_SIZE,
+    count: int | None = None,
+    skip: int = 0,
+    output_format: str = "raw",
+    image_format: str | None = None,
+    gate: str | Gate = "directory",
+    share: bool = False,
+) -> Part:
+    """Copy a part of a disk to a path or a writable binary file object; return which part it was.
+
+    `output_format` is "raw" or "qcow2". The target is made anew; it has its name, or its magic value, only when it is
+    complete. Raises UsageError, what `open_disk` raises, StoreError, ImageLocked.
+    """
+    with open_disk(source, image_format=image_format, gate=gate, share=share) as disk:
+        part = part_of(disk.size, block_size=block_size, count=count, skip=skip)
+        copy_part(disk, target, part, output_format)
+        return part
+
+
+def copy_part(disk: Disk, target: Any, part: Part, output_format: str) -> None:
+    """Copy a part of an open disk; see `dd`."""
+    if output_format not in ("raw", "qcow2"):
+        raise UsageError("Unknown file format")
+    copy = DiskCopy([PlannedDisk(disk, 0, first=part.first, length=part.length)])
+    is_raw = output_format == "raw"
+    with ExitStack() as stack:
+        try:
+            place = complete_file(target, Use.WRITABLE_DATA_FILE) if is_raw else new_file(target, Use.WRITABLE_IMAGE)
+            store = stack.enter_context(place)
+        except StoreError as exc:
+            exc.message = f"error while creating output image: {exc.message}"
+            raise
+        taker: Target = RawTarget(store, unit=_SPARSE_SIZE)
+        if not is_raw:
+            taker = NewImageTarget(ImageBuilder(store, CreateOptions(copy.size)))
+        copy.run(taker)
