@@ -21,6 +21,9 @@ from qcow2c.structs import MAGIC, SECTOR_SIZE
 
 _FILL_BYTES = 4 << 20
 
+_NAME_BYTES = 200
+"""Bytes of a file's name that go into the name of the file that is yet to be completed: names have a limit."""
+
 
 def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions, guest_data: Any = None) -> None:
     """Create an image whose options are complete; see `create`."""
@@ -50,11 +53,7 @@ def new_file(
         store.truncate(0)
         yield store
         return
-    try:
-        file = LocalFile(path, writable=True, create=True)
-    except StoreError as exc:
-        exc.message = exc.message.replace("Could not open", "Could not create", 1)
-        raise
+    file = _created(os.fsdecode(path), os.fsdecode(path))
     try:
         file.lock(use)
         if file.size():  # ext4 writes a file out when it is closed, if it was ever emptied.
@@ -71,6 +70,15 @@ def new_file(
         raise
     finally:
         file.close()
+
+
+def _created(place: str, name: str) -> LocalFile:
+    """Open a file, which is made if it is not there; an error calls it by the name that the caller knows."""
+    try:
+        return LocalFile(place, writable=True, create=True)
+    except StoreError as exc:
+        exc.message = exc.message.replace(f"Could not open {place!r}", f"Could not create {name!r}", 1)
+        raise
 
 
 @contextmanager
@@ -96,10 +104,13 @@ def complete_file(
             old.lock(use)
             mode = os.stat(final).st_mode
             old.remove()
-        partial = LocalFile(os.path.join(directory, f".{name}.{os.getpid()}.partial"), writable=True, create=True)
+        short = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
+        partial = _created(os.path.join(directory, f".{short}.{os.getpid()}.partial"), os.fsdecode(path))
         stack.callback(partial.close)
+        partial.lock(use)  # Whoever else has it goes on working on it.
         try:
-            partial.lock(use)
+            if partial.size():  # Left behind by a process of the same number, which was killed.
+                partial.truncate(0)
             if nocow:
                 partial.set_no_copy_on_write()
             yield partial

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from select import select
 from typing import Any, BinaryIO
 
 from qcow2c.codecs import Compressor
@@ -239,7 +240,11 @@ class Pipe:
         """Write all bytes. Raises StoreError, BrokenPipeError where nobody reads on."""
         try:
             while data:
-                data = data[self._file.write(data) :]
+                count: int | None = self._file.write(data)
+                if count is None:  # Somebody has made the pipe one that does not wait.
+                    select([], [self._file], [])
+                else:
+                    data = data[count:]
         except BrokenPipeError:
             raise
         except OSError as exc:
