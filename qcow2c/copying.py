@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from select import select
 from typing import Any, BinaryIO
 
 from qcow2c import slabs
+from qcow2c.errors import StoreError
 from qcow2c.layer import fill_zeros
 from qcow2c.reader import Reader
 from qcow2c.slabs import SLAB_BYTES, Buffers, Piece, PlannedDisk, Slab
+from qcow2c.store import reason
 from qcow2c.structs import SECTOR_SIZE
 from qcow2c.targets import Target
 
-_AHEAD = 4
-"""Slabs that wait for their turn, beside those that threads work on."""
+_IN_USE = 4
+"""Buffers that a target keeps for a while, beside those that threads work on."""
 
-_IN_USE = 5
-"""Buffers that are in none of the slabs that wait: the one that is taken, and those that a target keeps for a while."""
+_TELL_SECONDS = 0.1
+"""How often it is told how far a copy is."""
 
 Progress = Callable[[int, int], object]
 """Told how many bytes of how many are done."""
@@ -33,7 +37,7 @@ class Copying(ABC):
     """What of the disks is to be copied: see `DiskCopy`."""
 
     def __init__(self, *, threads: int | None = None, progress: Progress | None = None) -> None:
-        self._workers = threads or max(2, min(16, os.cpu_count() or 2))
+        self._workers = threads or min(16, (os.cpu_count() or 1) + 1)
         self._progress = progress
 
     @abstractmethod
@@ -46,29 +50,100 @@ class Copying(ABC):
 
     def run(self, target: Target) -> None:
         """Copy everything. Raises as reading and the target."""
-        ahead = self._workers + _AHEAD
-        buffers = Buffers(ahead + _IN_USE)
-
-        def work(item: tuple[Slab, memoryview | None]) -> tuple[Slab, memoryview | None, Any]:
-            slab, buffer = item
-            if not slab.pieces:
-                return slab, None, None
-            if buffer is None:
-                buffer = buffers.take()
-                self.read(slab, buffer)
-            return slab, buffer, target.prepare(slab, buffer)
-
-        for slab, buffer, prepared in slabs.in_order(self.slabs(buffers), work, workers=self._workers, ahead=ahead):
-            if buffer is None:
-                for start, end in slab.zeros:
-                    target.zero(start, end)
-            else:
-                target.take(slab, buffer, prepared, partial(buffers.give, buffer))
-            if self._progress is not None and self.size:
-                self._progress(slab.end, self.size)
+        _Run(self, target, self._workers).go(self._tell)
         target.finish(self.size)
-        if self._progress is not None:
-            self._progress(self.size, self.size)
+        self._tell(self.size)
+
+    def _tell(self, done: int) -> None:
+        if self._progress is not None and self.size:
+            self._progress(done, self.size)
+
+
+class _Run:
+    """Threads that each take the next slab, read it, prepare it, and hand it to the target when it is its turn."""
+
+    def __init__(self, copy: Copying, target: Target, workers: int) -> None:
+        self._copy = copy
+        self._target = target
+        self._buffers = Buffers(workers + _IN_USE)
+        self._slabs = enumerate(copy.slabs(self._buffers))
+        self._plan_lock = threading.Lock()
+        self._turn = threading.Condition()
+        self._next = 0
+        """Number of the slab whose turn it is."""
+        self._done = 0
+        """Bytes of the disk that the target has taken."""
+        self._failure: BaseException | None = None
+        self._workers = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+
+    def go(self, tell: Callable[[int], None]) -> None:
+        """Do it all, and tell how far it is from time to time. Raises what a thread raised."""
+        started: list[threading.Thread] = []
+        try:
+            for worker in self._workers:
+                worker.start()
+                started.append(worker)
+            for worker in started:
+                while worker.is_alive():
+                    worker.join(_TELL_SECONDS)
+                    tell(self._done)
+        except BaseException as exc:
+            self._fail(exc)
+            raise
+        finally:
+            for worker in started:
+                worker.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        try:
+            while self._one():
+                pass
+        except BaseException as exc:  # Nobody would hear of it here: the thread that waits for this one raises it.
+            self._fail(exc)
+
+    def _fail(self, exc: BaseException) -> None:
+        with self._turn:
+            self._failure = self._failure or exc
+            self._turn.notify_all()
+        self._buffers.close()
+
+    def _stopped(self) -> bool:
+        return self._failure is not None
+
+    def _one(self) -> bool:
+        """Copy a slab; return False if there is none, or no reason to go on."""
+        with self._plan_lock:
+            if self._stopped():
+                return False
+            number, (slab, buffer) = next(self._slabs, _NOTHING)
+        if slab is None:
+            return False
+        prepared = None
+        if slab.pieces:
+            if buffer is None:
+                buffer = self._buffers.take()
+                self._copy.read(slab, buffer)
+            prepared = self._target.prepare(slab, buffer)
+        with self._turn:
+            self._turn.wait_for(lambda: self._next == number or self._stopped())
+        if self._stopped():
+            return False
+        # Its turn lasts until the next number is set: nobody else is here.
+        if buffer is None:
+            for start, end in slab.zeros:
+                self._target.zero(start, end)
+        else:
+            self._target.take(slab, buffer, prepared, partial(self._buffers.give, buffer))
+        self._done = slab.end
+        with self._turn:
+            self._next += 1
+            self._turn.notify_all()
+        return True
+
+
+_NOTHING: tuple[int, tuple[Slab | None, memoryview | None]] = (-1, (None, None))
 
 
 class DiskCopy(Copying):
@@ -107,7 +182,7 @@ class StreamCopy(Copying):
             buffer = buffers.take()
             done = 0
             while done < SLAB_BYTES:
-                count = self._file.readinto(buffer[done:])  # type: ignore[attr-defined]
+                count = self._read(buffer[done:])
                 if not count:
                     break
                 done += count
@@ -120,6 +195,15 @@ class StreamCopy(Copying):
             yield Slab(start, self.size, [piece], ()), buffer
             if whole < SLAB_BYTES:
                 return
+
+    def _read(self, buffer: memoryview) -> int:
+        """Read some bytes, none only at the end; wait for them. Raises StoreError."""
+        try:
+            while (count := self._file.readinto(buffer)) is None:  # type: ignore[attr-defined]
+                select([self._file], [], [])  # Somebody has made the pipe one that does not wait.
+        except OSError as exc:
+            raise StoreError(f"Could not read the source: {reason(exc)}") from exc
+        return int(count)
 
     def read(self, slab: Slab, buffer: memoryview) -> None:
         raise AssertionError("each slab comes with its buffer")

@@ -66,8 +66,9 @@ def _guarded(words: list[str]) -> int:
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
         return BROKEN_PIPE
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        status = getattr(interrupt, "status", INTERRUPTED)
+        return status
 
 
 def _run(words: list[str]) -> int:

@@ -19,7 +19,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, option_list, progress, sizes, text
+from qcow2c.cli import arguments, interrupts, option_list, progress, sizes, text
 from qcow2c.cli.create import OPTIONS
 from qcow2c.cli.image_options import NamedImage, named_image, snapshot_key
 from qcow2c.cli.option_list import Option
@@ -87,6 +87,7 @@ def run(chosen: Namespace) -> int:
     if target == _STREAM:
         chosen.quiet = True  # Standard output is taken.
     with ExitStack() as stack:
+        stack.enter_context(interrupts.handled())
         # The line of the progress ends before an error is told.
         report = stack.enter_context(progress.shown(wanted=chosen.progress and not chosen.quiet))
         _copy(chosen, sources, target, output_format, how, create, report)
