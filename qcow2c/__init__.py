@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qcow2c.opening import open_image as open
     from qcow2c.ops.check import check as check
     from qcow2c.ops.compare import compare as compare
+    from qcow2c.ops.convert import convert as convert
     from qcow2c.ops.create import create as create
     from qcow2c.ops.measure import measure as measure
 
@@ -25,13 +26,14 @@ _HOMES = {
     "Qcow2Error": ("qcow2c.errors", "Qcow2Error"),
     "check": ("qcow2c.ops.check", "check"),
     "compare": ("qcow2c.ops.compare", "compare"),
+    "convert": ("qcow2c.ops.convert", "convert"),
     "create": ("qcow2c.ops.create", "create"),
     "dump": ("qcow2c.dump", "dump"),
     "measure": ("qcow2c.ops.measure", "measure"),
     "open": ("qcow2c.opening", "open_image"),
 }
 
-__all__ = ["Image", "Qcow2Error", "check", "compare", "create", "dump", "measure", "open"]
+__all__ = ["Image", "Qcow2Error", "check", "compare", "convert", "create", "dump", "measure", "open"]
 
 
 def __getattr__(name: str) -> Any:

@@ -176,11 +176,22 @@ class StreamCopy(Copying):
     def __init__(self, file: BinaryIO, **how: Any) -> None:
         super().__init__(**how)
         self._file = file
+        self._head = b""
+
+    def begin(self, length: int) -> bytes:
+        """Return the first bytes, fewer where there are no more; they are copied all the same. Raises StoreError."""
+        head = memoryview(bytearray(length))
+        done = 0
+        while done < length and (count := self._read(head[done:])):
+            done += count
+        self._head = bytes(head[:done])
+        return self._head
 
     def slabs(self, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
         while True:
             buffer = buffers.take()
-            done = 0
+            done, head, self._head = len(self._head), self._head, b""
+            buffer[:done] = head
             while done < SLAB_BYTES:
                 count = self._read(buffer[done:])
                 if not count:

@@ -184,8 +184,10 @@ def _copy(
     if _STREAM in sources:
         if sources != [_STREAM] or snapshot is not None or chosen.image_opts:
             raise UsageError("standard input can only be the one source, without snapshots and --image-opts")
-        if chosen.format in (None, "raw") and not _is_file(sys.stdin):
-            copy_stream(_standard(sys.stdin), place, output_format, made, gate=chosen.gate, **create)
+        if not _is_file(sys.stdin):
+            chosen.image = target
+            piped = _standard(sys.stdin)
+            copy_stream(piped, place, output_format, made, image_format=chosen.format, gate=chosen.gate, **create)
             return
     with ExitStack() as stack:
         disks = [stack.enter_context(_opened(chosen, word, snapshot)) for word in sources]

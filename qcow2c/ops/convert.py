@@ -25,10 +25,10 @@ from qcow2c.image_pipe import ImagePipe, Survey
 from qcow2c.local_file import LocalFile
 from qcow2c.locks import Use
 from qcow2c.new_image import complete_file, name_bitmaps, new_file, write_image
-from qcow2c.opening import open_image
+from qcow2c.opening import detect_format, open_image
 from qcow2c.slabs import SLAB_BYTES, PlannedDisk
-from qcow2c.storage import Source, Store, open_store
-from qcow2c.structs import SECTOR_SIZE, Version
+from qcow2c.storage import Memory, Source, Store, open_store
+from qcow2c.structs import FORMAT_PROBE_BYTES, SECTOR_SIZE, Version
 from qcow2c.targets import ImageTarget, NewImageTarget, Pipe, RawPipe, RawTarget
 
 SPARSE_SIZE = 4096
@@ -129,20 +129,34 @@ def copy_disks(
 
 
 def copy_stream(
-    file: BinaryIO, target: Any, output_format: str, how: How, *, gate: str | Gate = "directory", **create: Any
+    file: BinaryIO,
+    target: Any,
+    output_format: str,
+    how: How,
+    *,
+    image_format: str | None = None,
+    gate: str | Gate = "directory",
+    **create: Any,
 ) -> None:
-    """Copy raw bytes that can be read but once; see `convert`. Where the size must be known first, they are kept."""
+    """Copy an unbuffered file that can be read but once; see `convert`.
+
+    What has to be read in another order, or needs its size first, goes through a temporary file.
+    """
     _judge(1, output_format, how, create)
-    raw_in_place = output_format == "raw" and not how.existing
-    if raw_in_place or (output_format == "qcow2" and _is_built(how, create) and not isinstance(target, Pipe)):
-        _copy(StreamCopy(file, threads=how.threads), target, output_format, how, gate, create)
+    copy = StreamCopy(file, threads=how.threads)
+    head = copy.begin(FORMAT_PROBE_BYTES)
+    found = image_format or detect_format(Memory(head))
+    in_place = not how.existing if output_format == "raw" else _is_built(how, create) and not isinstance(target, Pipe)
+    if found == "raw" and in_place:
+        _copy(copy, target, output_format, how, gate, create)
         return
     from tempfile import TemporaryFile
 
     with TemporaryFile() as kept:
+        kept.write(head)
         shutil.copyfileobj(file, kept, SLAB_BYTES)
         kept.flush()
-        with open_disk(f"/proc/self/fd/{kept.fileno()}", image_format="raw") as disk:
+        with open_disk(f"/proc/self/fd/{kept.fileno()}", image_format=found, gate=gate) as disk:
             copy_disks([disk], target, output_format, how, gate=gate, **create)
 
 
