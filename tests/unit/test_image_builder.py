@@ -111,6 +111,21 @@ def test_a_built_image_holds_what_was_added(seed: int, write_bytes: int, monkeyp
     assert_holds(image, disk)
 
 
+@pytest.mark.parametrize("aligned", [False, True])
+def test_refcount_blocks_are_placed_as_soon_as_they_are_complete(
+    aligned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_builder, "WRITE_BYTES", 8192)
+    image = bytearray()
+    options = CreateOptions(4 * MIB, cluster_size=512, refcount_bits=64)
+    builder = ImageBuilder(WritableMemory(image), options, aligned=aligned)
+    disk = random.Random(1).randbytes(4 * MIB)
+    for at in range(0, 4 * MIB, MIB):
+        builder.add_data(at, memoryview(disk)[at : at + MIB])
+    builder.finish()
+    assert_holds(image, disk)
+
+
 def test_equal_input_makes_equal_bytes() -> None:
     made = []
     for _ in range(2):
