@@ -22,6 +22,9 @@ from qcow2c.targets import Target
 _IN_USE = 4
 """Buffers that a target keeps for a while, beside those that threads work on."""
 
+_PATIENCE_SECONDS = 0.5
+"""How long an interrupt waits for what a thread is doing."""
+
 _TELL_SECONDS = 0.1
 """How often it is told how far a copy is."""
 
@@ -89,10 +92,11 @@ class _Run:
                     tell(self._done)
         except BaseException as exc:
             self._fail(exc)
-            raise
-        finally:
+            # An interrupt does not wait for a pipe that nobody writes to, or reads from: such a thread stays behind.
+            patience = None if isinstance(exc, Exception) else _PATIENCE_SECONDS
             for worker in started:
-                worker.join()
+                worker.join(patience)
+            raise
         if self._failure is not None:
             raise self._failure
 
