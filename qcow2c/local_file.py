@@ -47,6 +47,8 @@ _OPEN_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 class LocalFile(Store):
     """A regular file. A directory, FIFO, socket or device is refused before it is opened."""
 
+    path: str
+
     def __init__(self, path: str | os.PathLike[str], *, writable: bool = False, create: bool = False) -> None:
         """`create` makes the file where there is none; one that exists keeps its contents. Raises StoreError."""
         self.name = os.fsdecode(path)
@@ -264,7 +266,7 @@ class LocalFile(Store):
     def flush_name(self) -> None:
         """Make the directory entry of the file durable. Raises StoreError."""
         try:
-            directory = os.open(os.path.dirname(self.name) or os.curdir, os.O_RDONLY | os.O_CLOEXEC)
+            directory = os.open(os.path.dirname(self.path) or os.curdir, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 _uninterrupted(os.fsync, directory)
             finally:
@@ -276,13 +278,13 @@ class LocalFile(Store):
     def remove(self) -> None:
         """Remove the file, if its name still means it."""
         with suppress(OSError):
-            if os.path.samestat(os.stat(self.name, follow_symlinks=False), os.fstat(self._fd)):
-                os.unlink(self.name)
+            if os.path.samestat(os.stat(self.path, follow_symlinks=False), os.fstat(self._fd)):
+                os.unlink(self.path)
 
     def require_name(self) -> None:
         """Raise StoreError if the name no longer means the file: somebody has removed or replaced it."""
         try:
-            if os.path.samestat(os.stat(self.name), os.fstat(self._fd)):
+            if os.path.samestat(os.stat(self.path), os.fstat(self._fd)):
                 return
             problem: Exception = OSError("another file has taken its name")
         except OSError as exc:
@@ -295,10 +297,10 @@ class LocalFile(Store):
         try:
             if mode is not None:
                 os.fchmod(self._fd, stat.S_IMODE(mode))
-            os.rename(self.name, name)
+            os.rename(self.path, name)
         except OSError as exc:
             raise self.failure(exc, "rename") from exc
-        self.name = self.path = name
+        self.path = name
 
     def set_no_copy_on_write(self) -> None:
         """Ask the file system to write the file in place; where it cannot, nothing happens."""

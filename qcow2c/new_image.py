@@ -107,6 +107,7 @@ def complete_file(
         short = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
         partial = _created(os.path.join(directory, f".{short}.{os.getpid()}.partial"), os.fsdecode(path))
         stack.callback(partial.close)
+        partial.name = os.fsdecode(path)  # As errors call it.
         partial.lock(use)  # Whoever else has it goes on working on it.
         try:
             if partial.size():  # Left behind by a process of the same number, which was killed.

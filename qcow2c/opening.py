@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qcow2c import rules
@@ -96,6 +95,8 @@ def backing_format(header: Header, store: Store) -> str:
 
 def named_file(header: Header, image: Store, gate: Gate, role: str, name: bytes) -> str | os.PathLike[str]:
     """Return the path that the gate allows for a name in an image. Raises GateRefused."""
+    from pathlib import Path  # Late: most images name no other file.
+
     path = None if image.path is None else Path(image.path)
     text = os.fsdecode(name)
     allowed = gate(GateRequest(role, text, path))

@@ -6,7 +6,6 @@ taken by a target (`targets.py`) in the order of the disk.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -150,6 +149,7 @@ def copy_stream(
     if found == "raw" and in_place:
         _copy(copy, target, output_format, how, gate, create)
         return
+    import shutil
     from tempfile import TemporaryFile
 
     with TemporaryFile() as kept:

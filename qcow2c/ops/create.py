@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from qcow2c.create_options import CreateOptions
@@ -76,4 +75,6 @@ def backing_size(image: str | None, backing_file: str, backing_format: str | Non
 
 def join_backing(image: str | None, backing_file: str) -> str:
     """Return where a backing file is, seen from the image that will name it. Raises GateRefused."""
+    from pathlib import Path
+
     return str(any_file(GateRequest("backing file", backing_file, Path(image if image is not None else "image"))))
