@@ -135,11 +135,14 @@ class Memory(Store):
 
 
 class WritableMemory(Store):
-    """A bytearray of the caller's, which grows."""
+    """A bytearray of the caller's, which grows. Threads may share it."""
 
     writable = True
 
     def __init__(self, data: bytearray, name: str = "<bytearray>") -> None:
+        import threading
+
+        self._lock = threading.Lock()
         self._data = data
         self.name = name
 
@@ -167,11 +170,12 @@ class WritableMemory(Store):
         self._grow(size)
 
     def _grow(self, size: int) -> None:
-        if size > len(self._data):
-            try:
-                self._data.extend(bytes(size - len(self._data)))
-            except (MemoryError, OverflowError, BufferError) as exc:
-                raise self.failure(exc, "resize") from exc
+        with self._lock:
+            if size > len(self._data):
+                try:
+                    self._data.extend(bytes(size - len(self._data)))
+                except (MemoryError, OverflowError, BufferError) as exc:
+                    raise self.failure(exc, "resize") from exc
 
 
 def open_store(source: Source | Store, *, writable: bool = False) -> Store:
