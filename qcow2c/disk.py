@@ -33,6 +33,12 @@ class Disk:
     def image_format(self) -> str:
         return "raw" if self.image is None else "qcow2"
 
+    @property
+    def backing_format(self) -> str | None:
+        """The format as which the backing file of an image was opened, None where there is none."""
+        below = self.layer.backing if isinstance(self.layer, Reader) else None
+        return None if below is None else "raw" if isinstance(below, RawLayer) else "qcow2"
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill a buffer, with zeros beyond the end. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""
         self.layer.read_into(buffer, offset)

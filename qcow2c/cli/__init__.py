@@ -31,6 +31,9 @@ COMMANDS = {
 }
 
 HELP_WIDTH = 100
+_NO_OPTION = "\0"
+"""What a word begins with, for a while, that begins with "-" and is no option: none can have it."""
+
 GARBAGE_FROM = 50_000
 """Objects made and not given back from which on the collector looks for garbage."""
 
@@ -99,7 +102,7 @@ def _arguments(command: str, words: list[str]) -> Namespace:
 
     class Parser(ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            text.complain(f"{command}: {message}", hint=f"{self.prog} --help")
+            text.complain(f"{command}: {message.replace(_NO_OPTION, '')}", hint=f"{self.prog} --help")
             raise SystemExit(1)
 
     class Formatter(RawDescriptionHelpFormatter):
@@ -110,7 +113,21 @@ def _arguments(command: str, words: list[str]) -> Namespace:
     parser = Parser(prog=f"qcow2c {command}", description=module.__doc__, formatter_class=Formatter)
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
-    return parser.parse_intermixed_args(words)
+    arguments = parser.parse_intermixed_args(_with_end_of_options(words))
+    for name, value in vars(arguments).items():
+        if isinstance(value, str):
+            setattr(arguments, name, value.removeprefix(_NO_OPTION))
+        elif isinstance(value, list):
+            value[:] = [one.removeprefix(_NO_OPTION) if isinstance(one, str) else one for one in value]
+    return arguments
+
+
+def _with_end_of_options(words: list[str]) -> list[str]:
+    """Return words without a "--", which argparse does not honour among mixed ones; what follows is marked."""
+    if "--" not in words:
+        return words
+    end = words.index("--")
+    return words[:end] + [_NO_OPTION + word if word.startswith("-") else word for word in words[end + 1 :]]
 
 
 def _answer(arguments: Namespace) -> int:
@@ -126,7 +143,8 @@ def _answer(arguments: Namespace) -> int:
         reason, status = error.strerror or str(error), 1
     except MemoryError:
         reason, status = "not enough memory", 1
-    text.complain(f"{arguments.image}: {reason}")
+    # A name that could not be understood is in the reason already.
+    text.complain(f"{arguments.image}: {reason}" if arguments.image else reason)
     return status
 
 

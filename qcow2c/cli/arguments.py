@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+import os
+from argparse import ArgumentParser, ArgumentTypeError
+
+GATE_VARIABLE = "QCOW2C_GATE"
+"""Of the environment: the gate where none is given, for scripts that were written for qemu-img."""
 
 GATES = ("deny", "directory", "any")
 
@@ -30,8 +34,15 @@ def add_gate(parser: ArgumentParser) -> None:
     """Add the choice of which files an image may name."""
     parser.add_argument(
         "--gate",
+        type=_gate,  # What comes from the environment is judged, too, unless there is an option.
         choices=GATES,
-        default="directory",
-        help="which files named inside an image may be opened: none, relative names that stay in the directory "
-        "of the image (default), or any",
+        default=os.environ.get(GATE_VARIABLE) or "directory",
+        help="which files named inside an image may be opened: none, relative names that stay in the directory of the "
+        f"image, or any (default: what the environment variable {GATE_VARIABLE} says, else directory)",
     )
+
+
+def _gate(word: str) -> str:
+    if word not in GATES:
+        raise ArgumentTypeError(f"{word!r} is no gate: it can be {', '.join(GATES)} ({GATE_VARIABLE} is the default)")
+    return word

@@ -14,7 +14,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from qcow2c.cli import arguments, text
+from qcow2c.cli import arguments, image_options, text
 from qcow2c.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _ALWAYS = ("check-errors", "filename", "format")
 
 def add_arguments(parser: ArgumentParser) -> None:
     arguments.add_image(parser)
+    image_options.add_arguments(parser)
     arguments.add_output(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("-r", "--repair", choices=("leaks", "all"), help="not available in this version")
@@ -55,15 +56,16 @@ def run(chosen: Namespace) -> int:
     from qcow2c.opening import detect_format
     from qcow2c.storage import open_store
 
-    store = open_store(chosen.image)
+    named = image_options.chosen_image(chosen, chosen.image, chosen.format)
+    store = open_store(named.filename)
     try:
-        image_format = chosen.format or detect_format(store)
+        image_format = named.format or detect_format(store)
         if image_format != "qcow2":
             text.complain(f"{chosen.image}: This image format does not support checks ({image_format})")
             return NOT_SUPPORTED
         from qcow2c.ops.check import check
 
-        return _report(check(store, share=chosen.force_share), chosen)
+        return _report(check(store, share=named.share), chosen)
     finally:
         store.close()
 
@@ -73,7 +75,8 @@ def _report(result: CheckResult, chosen: Namespace) -> int:
         text.complain(f"{chosen.image}: Check failed: {result.failed}")
         return result.exit_code
     if not chosen.quiet:
-        text.write(_json(result) if chosen.output == "json" else "".join(f"{line}\n" for line in _human(result)))
+        is_json = chosen.output == "json"
+        text.write(_json(result, chosen.image) if is_json else "".join(f"{line}\n" for line in _human(result)))
     if result.check_errors:
         text.complain(f"{chosen.image}: Check failed")
         return result.exit_code
@@ -91,8 +94,8 @@ def _tell(result: CheckResult) -> None:
         text.note(f"... and {count - MESSAGES} more")
 
 
-def _json(result: CheckResult) -> str:
-    facts = {key: getattr(result, key.replace("-", "_")) for key in _KEYS}
+def _json(result: CheckResult, name: str) -> str:
+    facts = {key: getattr(result, key.replace("-", "_")) for key in _KEYS} | {"filename": name}
     return text.pretty_json({key: value for key, value in facts.items() if value or key in _ALWAYS}) + "\n"
 
 

@@ -16,7 +16,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from qcow2c.cli import arguments, text
+from qcow2c.cli import arguments, image_options, text
 from qcow2c.errors import Qcow2Error
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("-T", dest="cache", metavar="CACHE", default="writeback", help="cache mode; does nothing")
     arguments.add_share(parser)
+    image_options.add_arguments(parser, "each image")
     arguments.add_gate(parser)
 
 
@@ -58,18 +59,18 @@ def _compared(chosen: Namespace, shows_progress: bool) -> int:
     if chosen.cache not in CACHE_MODES:
         text.complain(f"Invalid source cache option: {chosen.cache}")
         return CANNOT_OPEN
-    from qcow2c.disk import open_disk
     from qcow2c.ops.compare import compare_disks
 
     disks: list[Disk] = []
     with ExitStack() as stack:
         for name, image_format in ((chosen.first, chosen.first_format), (chosen.second, chosen.second_format)):
             try:
-                disk = open_disk(name, image_format=image_format, gate=chosen.gate, share=chosen.force_share)
-                disks.append(stack.enter_context(disk))
+                named = image_options.chosen_image(chosen, name, image_format)
+                disks.append(stack.enter_context(image_options.open_named(named, gate=chosen.gate)))
             except Qcow2Error as error:
-                text.complain(f"{name}: {error}")
+                text.complain(f"{name}: {error}" if chosen.image else str(error))
                 return CANNOT_OPEN
+        chosen.image = chosen.first
         first, second = disks
         report = _Report(first.size, second.size, quiet=chosen.quiet, shows_progress=shows_progress)
         try:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import arguments, interrupts, option_list, progress, sizes, text
 from qcow2c.cli.create import OPTIONS
-from qcow2c.cli.image_options import NamedImage, named_image, snapshot_key
+from qcow2c.cli.image_options import NamedImage, chosen_image, named_image, open_named, snapshot_key
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UnsupportedFeature, UsageError
 
@@ -200,22 +200,12 @@ def _copy(
 
 def _opened(chosen: Namespace, word: str, snapshot: str | SnapshotKey | None) -> AbstractContextManager[Disk]:
     """Open a source, which the errors are about from now on."""
-    from qcow2c.disk import open_disk
-
-    chosen.image = word
     if word == _STREAM:
-        named = NamedImage(word, "/dev/stdin", chosen.format, {})
+        chosen.image = word
+        named = NamedImage(word, "/dev/stdin", chosen.format, {}, chosen.force_share)
     else:
-        named = named_image(word, image_opts=chosen.image_opts, image_format=chosen.format)
-    return open_disk(
-        named.filename,
-        image_format=named.format,
-        gate=chosen.gate,
-        share=chosen.force_share,
-        snapshot=snapshot,
-        on_error="zero" if chosen.salvage else "raise",
-        **named.options,
-    )
+        named = chosen_image(chosen, word, chosen.format)
+    return open_named(named, gate=chosen.gate, snapshot=snapshot, on_error="zero" if chosen.salvage else "raise")
 
 
 def _warn(message: str) -> None:

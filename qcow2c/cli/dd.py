@@ -19,8 +19,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
-from qcow2c.cli import arguments, sizes, text
-from qcow2c.cli.image_options import named_image
+from qcow2c.cli import arguments, image_options, sizes, text
 from qcow2c.errors import UnsupportedFeature, UsageError
 
 _LARGEST = (1 << 63) - 1
@@ -47,18 +46,14 @@ def run(chosen: Namespace) -> int:
         if chosen.object is not None:
             raise UnsupportedFeature(f"--object {chosen.object}: only QEMU can honour this option")
         files, numbers = _operands(chosen.operands)
-        source = named_image(files["if"], image_opts=chosen.image_opts, image_format=chosen.format)
+        source = image_options.chosen_image(chosen, files["if"], chosen.format)
     except (UsageError, UnsupportedFeature) as error:
         for line in error.message.splitlines():
             text.complain(line)
         return 1
-    from qcow2c.disk import open_disk
     from qcow2c.ops.dd import BLOCK_SIZE, copy_part, part_of
 
-    chosen.image = source.name
-    with open_disk(
-        source.filename, image_format=source.format, gate=chosen.gate, share=chosen.force_share, **source.options
-    ) as disk:
+    with image_options.open_named(source, gate=chosen.gate) as disk:
         if chosen.output_format not in ("qcow2", "raw"):
             text.complain("Unknown file format")
             return 1

@@ -15,13 +15,15 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from qcow2c.cli import arguments, sizes, text
+from qcow2c.cli import arguments, image_options, sizes, text
+from qcow2c.errors import UnsupportedFeature
 
 _INDENT = "    "
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     arguments.add_image(parser)
+    image_options.add_arguments(parser)
     arguments.add_output(parser)
     parser.add_argument("--backing-chain", action="store_true", help="show the backing files, too")
     arguments.add_gate(parser)
@@ -30,12 +32,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     from qcow2c.ops.info import info
 
+    named = image_options.chosen_image(chosen, chosen.image, chosen.format)
+    if named.options.get("backing") or named.backing_format:
+        # What the chain looks like is what the images say.
+        chosen.image = ""
+        reason = "Block format 'qcow2' does not support the option 'backing.driver'"
+        raise UnsupportedFeature(f"Could not open {named.name!r}: {reason}")
     found = info(
-        chosen.image,
+        named.filename,
         backing_chain=chosen.backing_chain,
         gate=chosen.gate,
-        image_format=chosen.format,
-        share=chosen.force_share,
+        image_format=named.format,
+        share=named.share,
     )
     if chosen.output == "json":
         text.write(text.pretty_json(found) + "\n")

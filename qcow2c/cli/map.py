@@ -14,7 +14,7 @@ from argparse import ArgumentParser, Namespace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from qcow2c.cli import arguments, sizes, text
+from qcow2c.cli import arguments, image_options, sizes, text
 from qcow2c.errors import UnsupportedFeature
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _LINE = '{{ "start": %d, "length": %d, "depth": %d, "present": {}, "zero": {}, "
 
 def add_arguments(parser: ArgumentParser) -> None:
     arguments.add_image(parser)
+    image_options.add_arguments(parser)
     arguments.add_output(parser)
     parser.add_argument("-s", "--start-offset", type=sizes.parse_size, default=0, metavar="OFFSET", help="begin here")
     parser.add_argument("-l", "--max-length", type=sizes.parse_size, metavar="LENGTH", help="bytes to map at most")
@@ -32,9 +33,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    from qcow2c.disk import open_disk
-
-    with open_disk(chosen.image, image_format=chosen.format, gate=chosen.gate, share=chosen.force_share) as disk:
+    named = image_options.chosen_image(chosen, chosen.image, chosen.format)
+    with image_options.open_named(named, gate=chosen.gate) as disk:
         if chosen.output == "json":
             _write_json(disk.map, chosen.start_offset, chosen.max_length)
         else:

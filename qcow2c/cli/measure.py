@@ -14,9 +14,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, option_list, sizes, text
+from qcow2c.cli import arguments, image_options, option_list, sizes, text
 from qcow2c.cli.create import OPTIONS
-from qcow2c.cli.image_options import snapshot_key
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UsageError
 
@@ -56,6 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--size", metavar="SIZE", help="measure a new image of this size, instead of an image")
     arguments.add_share(parser)
+    image_options.add_arguments(parser)
     arguments.add_gate(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="the image to measure")
 
@@ -68,7 +68,7 @@ def run(chosen: Namespace) -> int:
         return 0
     try:
         size = _size(chosen)
-        snapshot = snapshot_key(chosen.snapshot)
+        snapshot = image_options.snapshot_key(chosen.snapshot)
         _check_source(chosen)
         options = _options(chosen, known)
         found = _measure(chosen, size, snapshot, options)
@@ -92,7 +92,8 @@ def _size(chosen: Namespace) -> int | None:
 def _check_source(chosen: Namespace) -> None:
     if len(chosen.images) > 1:
         raise UsageError("At most one filename argument is allowed.")
-    if chosen.image is None and (chosen.format is not None or chosen.snapshot is not None):
+    of_image = chosen.image_opts or chosen.format is not None or chosen.snapshot is not None
+    if chosen.image is None and of_image:
         raise UsageError("--image-opts, -f, and -l require a filename argument.")
     if chosen.image is not None and chosen.size is not None:
         raise UsageError("--size N cannot be used together with a filename.")
@@ -116,7 +117,7 @@ def _options(chosen: Namespace, known: list[Option]) -> dict[str, Any]:
 def _measure(
     chosen: Namespace, size: int | None, snapshot: str | SnapshotKey | None, options: dict[str, Any]
 ) -> Measurement:
-    from qcow2c.ops.measure import measure
+    from qcow2c.ops.measure import measure, measure_disk
 
     asked = options.pop("size", None)
     if size is not None:
@@ -124,15 +125,9 @@ def _measure(
     if asked is not None:
         # It is not measured beside an image, but it must be possible.
         measure(size=asked, output_format=chosen.output_format, **options)
-    return measure(
-        chosen.image,
-        output_format=chosen.output_format,
-        image_format=chosen.format,
-        snapshot=snapshot,
-        gate=chosen.gate,
-        share=chosen.force_share,
-        **options,
-    )
+    named = image_options.chosen_image(chosen, chosen.image, chosen.format)
+    with image_options.open_named(named, gate=chosen.gate, snapshot=snapshot) as disk:
+        return measure_disk(disk, chosen.output_format, **options)
 
 
 def _write(found: Measurement, form: str) -> None:

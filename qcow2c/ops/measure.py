@@ -66,9 +66,7 @@ def measure(
         raise UsageError("a size cannot be used together with an image")
     if source is not None:
         with open_disk(source, image_format=image_format, gate=gate, share=share, snapshot=snapshot) as disk:
-            if _is_raw(output_format):
-                return Measurement(disk.size, disk.size)
-            return _copy(disk, _target(0, create_options))
+            return measure_disk(disk, output_format, **create_options)
     if size is None:
         raise UsageError("either a size or an image must be given")
     if image_format is not None or snapshot is not None:
@@ -79,6 +77,13 @@ def measure(
     target = _target(size, create_options)
     data = target.geometry.clusters(size) if _is_filled(target) else 0
     return _measured(target.geometry, target.geometry.clusters(size), data)
+
+
+def measure_disk(disk: Disk, output_format: str = "raw", **create_options: Any) -> Measurement:
+    """Return how large a copy of an open disk becomes; see `measure`."""
+    if _is_raw(output_format):
+        return Measurement(disk.size, disk.size)
+    return _copy(disk, _target(0, create_options))
 
 
 # --- what is asked for ----------------------------------------------------------------------------------------------
