@@ -4,6 +4,8 @@ One file a command, imported only when it is asked for; each has `add_arguments(
 a docstring that is its help. Nothing here knows the format.
 """
 
+# PYTHON_ARGCOMPLETE_OK: where argcomplete completes for all programs, it looks for this.
+
 from __future__ import annotations
 
 import gc
@@ -28,9 +30,13 @@ COMMANDS = {
     "compare": "whether two images hold the same data",
     "check": "compare references with refcounts, find corruption",
     "dump": "every structure, field by field",
+    "completion": "a script that completes commands and options in a shell",
 }
 
 HELP_WIDTH = 100
+_COMPLETION_VARIABLE = "_ARGCOMPLETE"
+"""Of the environment: a shell asks what could be typed next."""
+
 _NO_OPTION = "\0"
 """What a word begins with, for a while, that begins with "-" and is no option: none can have it."""
 
@@ -49,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None:
         return _guarded(list(argv))
+    if _COMPLETION_VARIABLE in os.environ:
+        from qcow2c.cli import completion
+
+        return completion.answer(COMMANDS)
     # Most of a short command's time goes into importing modules, which are no garbage, and into giving them back:
     # look through objects rarely, and not at all in the end.
     gc.set_threshold(GARBAGE_FROM)
@@ -150,6 +160,6 @@ def _answer(arguments: Namespace) -> int:
 
 def _usage() -> str:
     lines = ["usage: qcow2c COMMAND [OPTIONS] IMAGE", "", "Read, write, check and take apart qcow2 disk images.", ""]
-    lines += [f"  {name:8}{purpose}" for name, purpose in COMMANDS.items()]
+    lines += [f"  {name:12}{purpose}" for name, purpose in COMMANDS.items()]
     lines += ["", "'qcow2c COMMAND --help' shows the options and examples of a command."]
     return "\n".join(lines) + "\n"
