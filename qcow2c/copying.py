@@ -127,7 +127,7 @@ class _Run:
         if slab is None:
             return False
         prepared = None
-        if slab.pieces:
+        if slab.pieces and (buffer is not None or not self._target.clone(slab)):
             if buffer is None:
                 buffer = self._buffers.take()
                 self._copy.read(slab, buffer)

@@ -38,6 +38,9 @@ _MAX_OFFSET = (1 << 63) - 1
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
 """Modes of fallocate(2)."""
 
+_CLONE_RANGE = 1 << 30 | 32 << 16 | 0x94 << 8 | 13
+"""FICLONERANGE: write, four words, 0x94, 13."""
+
 _NO_COPY_ON_WRITE = 1 << 23
 """FS_NOCOW_FL of Linux."""
 
@@ -236,6 +239,16 @@ class LocalFile(Store):
     def reserve(self, offset: int, length: int) -> None:
         with suppress(OSError, OverflowError):  # What is wrong, if anything, the write will tell.
             _fallocate(self._fd, _KEEP_SIZE, offset, length)
+
+    def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:
+        if not isinstance(source, LocalFile):
+            return False
+        self.require_writable(Span(offset, length))
+        try:
+            fcntl.ioctl(self._fd, _CLONE_RANGE, array("Q", [source._fd, source_offset, length, offset]))
+        except (OSError, OverflowError):
+            return False  # Another file system, or none that can: a copy will do.
+        return True
 
     def write_zeroes(self, offset: int, length: int) -> None:
         where = Span(offset, length)

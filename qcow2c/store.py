@@ -97,6 +97,13 @@ class Store(ABC):
     def reserve(self, offset: int, length: int) -> None:  # noqa: B027 - a hint, which few stores can take
         """Expect bytes to be written soon: where the system can find their space faster at once, it does."""
 
+    def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:
+        """Share the space of bytes of another store, as a copy of them that nobody writes; tell whether that was done.
+
+        Where it was not, some of the bytes may be there all the same.
+        """
+        return False
+
     def write_zeroes(self, offset: int, length: int) -> None:
         """Make bytes read as zeros; the store grows where they end behind its end. Raises StoreError."""
         self.require_writable(Span(offset, length))

@@ -43,6 +43,10 @@ class Target(ABC):
         length = slab.end - slab.start
         return data_ranges(buffer[:length], self.unit) if self.unit else [(0, length)]
 
+    def clone(self, slab: Slab) -> bool:
+        """Take a slab without its bytes, where the file system can share them, in a thread; tell whether it is done."""
+        return False
+
     def prepare(self, slab: Slab, buffer: memoryview) -> Any:
         """Do what can be done with a slab that was read, in a thread; what it returns goes to `take`."""
         return self.ranges(slab, buffer)
@@ -67,6 +71,17 @@ class RawTarget(Target):
         self._store = store
         self._wipe = wipe
         self._durable = durable
+        self._clones = bool(unit) and not wipe
+
+    def clone(self, slab: Slab) -> bool:
+        for piece in slab.pieces if self._clones else ():
+            if piece.source is None or piece.offset < 0:
+                return False
+            store = piece.source.stores[piece.depth]
+            if not self._store.clone(store, piece.offset, piece.start, piece.length):
+                self._clones = False  # The first one tells.
+                return False
+        return self._clones
 
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
         ranges = self.ranges(slab, buffer)

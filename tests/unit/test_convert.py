@@ -14,7 +14,7 @@ from qcow2c.disk import SnapshotKey
 from qcow2c.errors import StoreError, UsageError
 from qcow2c.ops.convert import convert
 from qcow2c.ops.create import create
-from qcow2c.storage import WritableMemory
+from qcow2c.storage import Memory, Store, WritableMemory
 from tests.building import Builder
 from tests.corpus.make_seeds import text
 
@@ -292,3 +292,35 @@ def test_a_raw_file_has_its_space(preallocation: str, tmp_path: Path) -> None:
     assert target.stat().st_blocks * 512 >= 5 * MIB
     convert(bytes(512), target, preallocation="off", nocow=True)
     assert target.stat().st_size == 512
+
+
+class Sharing(WritableMemory):
+    """A store that can share bytes of some stores, up to an offset."""
+
+    shared_up_to = 1 << 62
+    clones = 0
+
+    def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:
+        if offset + length > self.shared_up_to:
+            return False
+        self.clones += 1
+        self.pwrite(source.pread(length, source_offset), offset)
+        return True
+
+
+@pytest.mark.parametrize("shared_up_to", [0, 6 << 20, 1 << 62])
+def test_where_the_file_system_can_share_bytes_they_are_not_read(shared_up_to: int) -> None:
+    content = random.Random(1).randbytes(9 << 20) + bytes(1 << 20) + b"end".ljust(512)
+    target = Sharing(bytearray())
+    target.shared_up_to = shared_up_to
+    convert(Memory(content), target)
+    assert target.pread(len(content) + 1, 0) == content
+    assert target.clones == {0: 0, 6 << 20: 1, 1 << 62: 3}[shared_up_to]
+
+
+def test_an_existing_target_and_one_without_holes_share_nothing() -> None:
+    content = random.Random(1).randbytes(1 << 20)
+    for options in ({"existing": True}, {"sparse_size": 0}):
+        target = Sharing(bytearray(len(content)))
+        convert(Memory(content), target, **options)
+        assert target.pread(len(content), 0) == content and not target.clones
