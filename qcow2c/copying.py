@@ -155,7 +155,9 @@ def _shares(workers: int) -> list[set[int]]:
     Left to itself, the system often keeps several on one: they hand a lock to and fro, which looks like taking turns.
     """
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    return [set(cpus[number % len(cpus) :: workers]) if 1 < workers <= len(cpus) else set() for number in range(workers)]
+    if not 1 < workers <= len(cpus):
+        return [set()] * workers
+    return [set(cpus[number::workers]) for number in range(workers)]
 
 
 _NOTHING: tuple[int, tuple[Slab | None, memoryview | None]] = (-1, (None, None))
