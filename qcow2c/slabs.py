@@ -7,6 +7,7 @@ the interpreter's lock, so that threads may share a plan.
 from __future__ import annotations
 
 import mmap
+import os
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from typing import NamedTuple
 
 from qcow2c.disk import Disk
 from qcow2c.disk_map import DATA, OFFSET, PRESENT, ZERO
-from qcow2c.layer import RawLayer, fill_zeros
+from qcow2c.errors import ImageLocked
+from qcow2c.layer import Layer, RawLayer, fill_zeros
 from qcow2c.reader import Reader
 from qcow2c.store import Store
 from qcow2c.structs import SECTOR_SIZE
@@ -63,12 +65,29 @@ class PlannedDisk:
         """Where byte 0 of the disk would lie, which may be before the target."""
         self.end = at + -(-self.length // SECTOR_SIZE) * SECTOR_SIZE
         self.stores: list[Store] = []
-        layer = disk.layer
-        while isinstance(layer, Reader) and layer.backing is not None:
-            self.stores.append(layer.data_store)
-            layer = layer.backing
-        if isinstance(layer, Reader | RawLayer):
+        """The data store of each layer, by depth."""
+        self._all_stores: list[Store] = []
+        layer: Layer | None = disk.layer
+        while isinstance(layer, Reader | RawLayer):
+            self._all_stores.append(layer.store)
             self.stores.append(layer.data_store if isinstance(layer, Reader) else layer.store)
+            layer = layer.backing if isinstance(layer, Reader) else None
+
+    def require_other(self, target: object) -> None:
+        """Raise ImageLocked where a target is one of the files that are read: not all sources are locked.
+
+        What is no path is left to the caller.
+        """
+        if not isinstance(target, str | os.PathLike):
+            return
+        try:
+            status = os.stat(target)
+        except OSError:
+            return
+        for store in (*self._all_stores, *self.stores):
+            if store.identity() == (status.st_dev, status.st_ino):
+                message = f'Failed to get "write" lock of {os.fsdecode(target)!r}: this very copy reads it'
+                raise ImageLocked(message)
 
     def read(self, piece: Piece, buffer: memoryview) -> None:
         """Fill a buffer with a piece. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""

@@ -123,6 +123,8 @@ def copy_disks(
     placed: list[PlannedDisk] = []
     for disk in disks:
         placed.append(PlannedDisk(disk, placed[-1].end if placed else 0))
+        for file in (target, create.get("data_file")):
+            placed[-1].require_other(file)
     copy = DiskCopy(placed, threads=how.threads, progress=progress)
     _copy(copy, target, output_format, how, gate, create, bitmaps)
 

@@ -70,10 +70,12 @@ def copy_part(disk: Disk, target: Any, part: Part, output_format: str) -> None:
     """Copy a part of an open disk; see `dd`."""
     if output_format not in ("raw", "qcow2"):
         raise UsageError("Unknown file format")
-    copy = DiskCopy([PlannedDisk(disk, 0, first=part.first, length=part.length)])
+    source = PlannedDisk(disk, 0, first=part.first, length=part.length)
+    copy = DiskCopy([source])
     is_raw = output_format == "raw"
     with ExitStack() as stack:
         try:
+            source.require_other(target)
             place = complete_file(target, Use.WRITABLE_DATA_FILE) if is_raw else new_file(target, Use.WRITABLE_IMAGE)
             store = stack.enter_context(place)
         except StoreError as exc:

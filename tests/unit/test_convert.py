@@ -11,7 +11,7 @@ import pytest
 
 import qcow2c
 from qcow2c.disk import SnapshotKey
-from qcow2c.errors import StoreError, UsageError
+from qcow2c.errors import ImageLocked, StoreError, UsageError
 from qcow2c.ops.convert import convert
 from qcow2c.ops.create import create
 from qcow2c.storage import Memory, Store, WritableMemory
@@ -324,3 +324,17 @@ def test_an_existing_target_and_one_without_holes_share_nothing() -> None:
         target = Sharing(bytearray(len(content)))
         convert(Memory(content), target, **options)
         assert target.pread(len(content), 0) == content and not target.clones
+
+
+@pytest.mark.parametrize("output_format", ["raw", "qcow2"])
+def test_a_file_that_is_read_is_no_target(output_format: str, tmp_path: Path) -> None:
+    raw, overlay = tmp_path / "raw", tmp_path / "overlay"
+    raw.write_bytes(b"r" * 4096)
+    (tmp_path / "link").symlink_to(raw)
+    create(overlay, backing_file="raw", backing_fmt="raw")
+    for source, target in ((raw, raw), (raw, tmp_path / "link"), (overlay, raw), (overlay, overlay)):
+        with pytest.raises(ImageLocked, match="write"):
+            convert(source, target, output_format=output_format)
+    with pytest.raises(ImageLocked, match="this very copy"):
+        convert(raw, tmp_path / "new", output_format="qcow2", data_file=str(raw))
+    assert raw.read_bytes() == b"r" * 4096
