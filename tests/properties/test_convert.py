@@ -49,7 +49,7 @@ def created(draw: st.DrawFn) -> dict[str, Any]:
     return options
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(source=images(), options=created(), sparse_size=SPARSE, threads=st.sampled_from([1, 2, 7]))
 def test_an_image_and_its_copy_hold_the_same(
     source: bytes, options: dict[str, Any], sparse_size: int, threads: int
@@ -67,7 +67,7 @@ def test_an_image_and_its_copy_hold_the_same(
         assert again == target, "the same disk makes the same bytes"
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(several=st.lists(images(max_operations=3), min_size=2, max_size=3), options=created())
 def test_concatenated_images(several: list[bytes], options: dict[str, Any]) -> None:
     expected = b"".join(map(disk_of, several))
@@ -76,7 +76,7 @@ def test_concatenated_images(several: list[bytes], options: dict[str, Any]) -> N
     assert_equal(target, expected)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(source=images(), old=images(), sparse_size=SPARSE, compressed=st.booleans())
 def test_an_image_that_is_there_holds_the_new_disk_and_its_own_end(
     source: bytes, old: bytes, sparse_size: int, compressed: bool
@@ -93,7 +93,7 @@ def test_an_image_that_is_there_holds_the_new_disk_and_its_own_end(
     assert raw == new + kept[len(new) :]
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(found=image_options().filter(lambda options: options.backing is not None), data=st.data())
 def test_a_copy_over_the_same_backing_file(found: ImageOptions, data: st.DataObject, tmp_path_factory: Any) -> None:
     """Whatever the overlay decides itself is in the copy, and nothing else has changed."""
@@ -131,7 +131,7 @@ class Taken:
         return len(part)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(source=images(), options=created().filter(lambda options: options.get("preallocation", "off") == "off"))
 def test_what_goes_through_pipes(source: bytes, options: dict[str, Any]) -> None:
     """Out as an image or raw; and a raw disk in, whose size nobody knows before its end."""
@@ -181,7 +181,7 @@ def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(several=st.lists(images(max_operations=5), min_size=1, max_size=3), with_zeros=st.booleans())
 def test_a_plan_names_each_byte_at_most_once_and_all_that_is_not_zero(several: list[bytes], with_zeros: bool) -> None:
     expected = b"".join(map(disk_of, several))
