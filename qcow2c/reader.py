@@ -27,15 +27,13 @@ from qcow2c.tables import (
     Kind,
     Table,
     compressed_extent,
+    entries_alike,
     equal_subclusters,
     kind_of,
 )
 
 L2_CACHE_BYTES = 64 << 20
 """Bound of the cached L2 tables of one reader: enough for 512 GiB of guest data with 64 KiB clusters."""
-
-_FIRST_COMPARED, _MOST_COMPARED = 8, 4096
-"""Entries that are compared at once."""
 
 _CLUSTER_CACHE_BYTES = 4 << 20
 """Bound of the decompressed clusters that one reader keeps: small reads often hit the same one again."""
@@ -193,7 +191,8 @@ class Reader:
             host_offset = (table.words[index * self._words] & L2_OFFSET) + inside
             next_host = host_offset - inside + geometry.cluster_size
         if not self._every_entry_counts and found < length:
-            more = self._alike(table, index, -(-(length - found) >> geometry.cluster_bits))
+            most = -(-(length - found) >> geometry.cluster_bits)
+            more = entries_alike(table.words, index, most, geometry.cluster_size, self._special)
             index, found = index + more, found + (more << geometry.cluster_bits)
             next_host += more << geometry.cluster_bits if next_host else 0
         # Go on over whole clusters, as long as the last one ended with this kind.
@@ -211,29 +210,6 @@ class Reader:
             found += count * geometry.subcluster_size
             next_host += geometry.cluster_size if next_host else 0
         return Run(kind, guest_offset, min(found, length), host_offset)
-
-    def _alike(self, table: Table, index: int, most: int) -> int:
-        """Return how many entries behind a standard one, at least, go on just as it does: plain ones, or empty ones.
-
-        Many are compared at once; where it ends among many, the caller looks at one after the other.
-        """
-        words, entry = table.words, table.words[index]
-        size = self.geometry.cluster_size if entry else 0
-        if entry & self._special or (entry and not entry & L2_OFFSET):
-            return 0
-        most = min(most, len(words) - index - 1)
-        if size:
-            most = min(most, (L2_OFFSET - (entry & L2_OFFSET)) // size)
-        count, step = 0, _FIRST_COMPARED
-        while step >= _FIRST_COMPARED and count + step <= most:
-            start = entry + (count + 1) * size
-            expected = array("Q", range(start, start + step * size, size)) if size else array("Q", bytes(step * 8))
-            if words[index + count + 1 : index + count + 1 + step] == expected:
-                count += step
-                step = min(step * 2, _MOST_COMPARED, max(most - count, _FIRST_COMPARED))
-            else:
-                step //= 4
-        return count
 
     def _subclusters(self, table: Table, index: int, first: int, guest_offset: int) -> tuple[Kind, int]:
         """Return the kind of subcluster `first` of an entry, and how many from there on share it."""

@@ -51,6 +51,9 @@ BITMAP_RESERVED = _BITMAP.reserved
 SUBCLUSTERS_ALLOCATED = _SUBCLUSTERS["allocated"].mask
 SUBCLUSTERS_ZERO_SHIFT = _SUBCLUSTERS["reads_as_zeros"].shift
 
+_FIRST_COMPARED, _MOST_COMPARED = 8, 4096
+"""Entries that are compared at once."""
+
 
 class Kind(enum.IntEnum):
     """What a cluster, or a subcluster, of the virtual disk is. The order carries no meaning."""
@@ -161,6 +164,31 @@ def equal_subclusters(bitmap: int, first: int, kind: Kind) -> int:
     different = (different & SUBCLUSTERS_ALLOCATED) >> first
     end = _SUBCLUSTERS["allocated"].width - first
     return min((different & -different).bit_length() - 1, end) if different else end
+
+
+def entries_alike(words: array[int], index: int, most: int, cluster_size: int, special: int) -> int:
+    """Return how many standard entries, up to `most`, go on as the one at `index` does, plain or empty: at least.
+
+    Many are compared at once; where it ends among many, the caller looks at one after the other. `special` are the
+    bits that no plain entry has.
+    """
+    entry = words[index]
+    if entry & special or (entry and not entry & L2_OFFSET):
+        return 0
+    size = cluster_size if entry else 0
+    most = min(most, len(words) - index - 1)
+    if size:
+        most = min(most, (L2_OFFSET - (entry & L2_OFFSET)) // size)
+    count, step = 0, _FIRST_COMPARED
+    while step >= _FIRST_COMPARED and count + step <= most:
+        start = entry + (count + 1) * size
+        expected = array("Q", range(start, start + step * size, size)) if size else array("Q", bytes(step * 8))
+        if words[index + count + 1 : index + count + 1 + step] == expected:
+            count += step
+            step = min(step * 2, _MOST_COMPARED, max(most - count, _FIRST_COMPARED))
+        else:
+            step //= 4
+    return count
 
 
 @cache
