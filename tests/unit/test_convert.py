@@ -107,13 +107,13 @@ def test_to_qcow2(options: dict[str, Any], sparse_size: int, sources: dict[str, 
     assert_sound(image)
 
 
-@pytest.mark.parametrize("sparse_size", [4096, 512, 0, 1536, 1 << 24])
+@pytest.mark.parametrize("sparse_size", [4096, 0, 1 << 24])
 @pytest.mark.parametrize("name", ["raw", "qcow2", "qcow2-512", "compressed", "extended"])
 def test_to_raw(name: str, sparse_size: int, sources: dict[str, bytes]) -> None:
     assert converted(sources[name], sparse_size=sparse_size) == DISK
 
 
-@pytest.mark.parametrize("options", [{}, {"compressed": True}, {"cluster_size": 512}, {"preallocation": "metadata"}])
+@pytest.mark.parametrize("options", [{}, {"compressed": True}, {"preallocation": "metadata"}])
 def test_equal_disks_make_equal_bytes(options: dict[str, Any], sources: dict[str, bytes], tmp_path: Path) -> None:
     found = {converted(source, output_format="qcow2", **options) for source in sources.values()}
     assert len(found) == 1
@@ -237,7 +237,7 @@ def test_a_data_file_takes_the_guest_data(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("sparse_size", [4096, 0])
-@pytest.mark.parametrize("options", [{}, {"cluster_size": 512}, {"compat": "0.10"}, {"extended_l2": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"cluster_size": 4096}, {"compat": "0.10"}, {"extended_l2": True}], ids=str)
 def test_an_image_that_is_there_keeps_nothing_of_what_it_held(options: dict[str, Any], sparse_size: int) -> None:
     for compressed in (False, True):
         target = bytearray(made(b"old!" * (len(DISK) // 4), **options))
