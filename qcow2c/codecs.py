@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable
+from functools import cache
 
 from qcow2c.errors import UnsupportedFeature, UsageError
 from qcow2c.structs import CompressionType
@@ -43,6 +44,7 @@ LEVELS = {CompressionType.ZLIB: range(1, 10), CompressionType.ZSTD: range(1, 23)
 DEFAULT_LEVELS = {CompressionType.ZLIB: 6, CompressionType.ZSTD: 3}
 
 
+@cache
 def compressor(method: int, level: int | None = None) -> Compressor:
     """Return the function for a compression type, which threads may share, at a level or the default one.
 

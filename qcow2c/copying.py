@@ -11,6 +11,7 @@ from select import select
 from typing import Any, BinaryIO
 
 from qcow2c import slabs
+from qcow2c.disk import Disk
 from qcow2c.errors import StoreError
 from qcow2c.layer import fill_zeros
 from qcow2c.reader import Reader
@@ -173,7 +174,7 @@ class DiskCopy(Copying):
         super().__init__(**how)
         self._disks = disks
         self.size = disks[-1].end if disks else 0
-        self._blind = any(_salvages(planned) for planned in disks)
+        self._blind = any(_salvages(planned.disk) for planned in disks)
 
     def slabs(self, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
         plan = slabs.plan(self._disks, with_zeros=self.with_zeros, top_only=self.top_only, blind=self._blind)
@@ -183,8 +184,8 @@ class DiskCopy(Copying):
         slabs.read(slab, buffer, below=self.below)
 
 
-def _salvages(planned: PlannedDisk) -> bool:
-    return isinstance(planned.disk.layer, Reader) and planned.disk.layer.salvage is not None
+def _salvages(disk: Disk) -> bool:
+    return isinstance(disk.layer, Reader) and disk.layer.salvage is not None
 
 
 class StreamCopy(Copying):
@@ -203,6 +204,13 @@ class StreamCopy(Copying):
             done += count
         self._head = bytes(head[:done])
         return self._head
+
+    def keep(self, place: BinaryIO) -> None:
+        """Write all bytes to another file, instead of copying them. Raises StoreError, OSError."""
+        place.write(self._head)
+        buffer = memoryview(bytearray(SLAB_BYTES))
+        while count := self._read(buffer):
+            place.write(buffer[:count])
 
     def slabs(self, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
         while True:

@@ -201,7 +201,7 @@ class Engine(WrittenLayer):
 
     # --- compression ---
 
-    def write_compressed(self, data: memoryview, guest_offset: int) -> None:
+    def write_compressed(self, data: memoryview, guest_offset: int, level: int | None = None) -> None:
         """Write whole clusters, compressed where that makes them smaller; the disk may end within the last one.
 
         Durable order and crashes as of `write`. Raises UsageError too, where the image can hold no compressed data.
@@ -209,7 +209,7 @@ class Engine(WrittenLayer):
         if self.geometry.external_data:
             raise UsageError("an image with an external data file cannot hold compressed clusters")
         size = self.geometry.cluster_size
-        compress = codecs.compressor(self.header.compression_type)
+        compress = codecs.compressor(self.header.compression_type, level)
         with self.lock:
             self._change(guest_offset, len(data))
             for start in range(0, len(data), size):

@@ -171,7 +171,7 @@ class Image(io.RawIOBase):
         if length:
             engine.discard(offset, length)
 
-    def write_compressed(self, buffer: Any, offset: int) -> int:
+    def write_compressed(self, buffer: Any, offset: int, *, level: int | None = None) -> int:
         """Write whole clusters, compressed; only the end of the disk may cut the last one short.
 
         Return the number of bytes. Raises as `pwrite`, and UsageError for parts of clusters and where guest data is
@@ -183,7 +183,7 @@ class Image(io.RawIOBase):
         if offset % size or (len(view) % size and offset + len(view) != self._size):
             raise UsageError(f"{len(view)} bytes at offset {offset} are no whole clusters of {size} bytes")
         if view:
-            engine.write_compressed(view, offset)
+            engine.write_compressed(view, offset, level)
         return len(view)
 
     def place(self, data: bytes) -> int:

@@ -23,13 +23,14 @@ from qcow2c.targets import Ranges, Release, Target, Write
 class Survey(Target):
     """Remembers which guest clusters hold data: first and end of each range, one after the other."""
 
-    def __init__(self, cluster_size: int) -> None:
-        super().__init__(cluster_size)
+    def __init__(self, cluster_size: int, *, find_zeros: bool = True) -> None:
+        super().__init__(cluster_size if find_zeros else 0)
+        self._cluster_size = cluster_size
         self.edges = array("Q")
 
     def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: Release) -> None:
         for start, end in prepared:
-            first, last = (slab.start + start) // self.unit, -(-(slab.start + end) // self.unit)
+            first, last = (slab.start + start) // self._cluster_size, -(-(slab.start + end) // self._cluster_size)
             if self.edges and self.edges[-1] == first:
                 self.edges[-1] = last
             else:

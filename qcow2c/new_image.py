@@ -53,7 +53,8 @@ def new_file(
         store.truncate(0)
         yield store
         return
-    file = _created(os.fsdecode(path), os.fsdecode(path))
+    file = _created(os.path.realpath(os.fsdecode(path)), os.fsdecode(path))
+    file.name = os.fsdecode(path)  # As errors call it, links or not.
     try:
         file.lock(use)
         if file.size():  # ext4 writes a file out when it is closed, if it was ever emptied.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from qcow2c.disk import Disk
 from qcow2c.disk_map import DATA, OFFSET, PRESENT, ZERO
-from qcow2c.errors import ImageLocked
+from qcow2c.errors import ImageLocked, StoreError
 from qcow2c.layer import Layer, RawLayer, fill_zeros
 from qcow2c.reader import Reader
 from qcow2c.store import Store
@@ -54,11 +54,16 @@ class Slab(NamedTuple):
 class PlannedDisk:
     """A disk at its place in the target, or `length` bytes of it from byte `first` on, which go to the same place.
 
-    A part may begin and end anywhere; zeros fill its last sector.
+    A part may begin and end anywhere; zeros fill its last sector. With `salvage`, sectors that cannot be read are
+    zeros.
     """
 
-    def __init__(self, disk: Disk, at: int, *, first: int = 0, length: int | None = None) -> None:
+    def __init__(
+        self, disk: Disk, at: int, *, first: int = 0, length: int | None = None, salvage: bool = False
+    ) -> None:
         self.disk = disk
+        self.salvage = salvage
+        self._lost: list[tuple[int, Exception]] = []
         self.first = first
         self.length = disk.size if length is None else length
         self.start = at - first
@@ -91,9 +96,33 @@ class PlannedDisk:
 
     def read(self, piece: Piece, buffer: memoryview) -> None:
         """Fill a buffer with a piece. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""
-        done = self.stores[piece.depth].readinto_at(buffer, piece.offset) if piece.offset >= 0 else 0
-        if done < len(buffer):  # Compressed, or past the end of a file, which the layer judges.
-            self.disk.read_into(buffer[done:], piece.start + done - self.start)
+        try:
+            done = self.stores[piece.depth].readinto_at(buffer, piece.offset) if piece.offset >= 0 else 0
+            if done < len(buffer):  # Compressed, or past the end of a file, which the layer judges.
+                self.disk.read_into(buffer[done:], piece.start + done - self.start)
+        except StoreError as exc:
+            if not self.salvage:
+                raise
+            self._read_by_parts(buffer, piece.start - self.start, exc)
+
+    def _read_by_parts(self, buffer: memoryview, offset: int, error: StoreError) -> None:
+        """Read what can be read of bytes that cannot be read together, down to sectors."""
+        if len(buffer) <= SECTOR_SIZE:
+            fill_zeros(buffer)
+            self._lost.append((offset, error))
+            return
+        middle = len(buffer) // 2 // SECTOR_SIZE * SECTOR_SIZE or SECTOR_SIZE
+        for part, at in ((buffer[:middle], offset), (buffer[middle:], offset + middle)):
+            try:
+                self.disk.read_into(part, at)
+            except StoreError as exc:
+                self._read_by_parts(part, at, exc)
+
+    def salvaged(self) -> list[tuple[int, Exception]]:
+        """Return the offsets at which something could not be read, and why."""
+        image = self.disk.image
+        ranges = image.salvaged if image is not None else ()
+        return sorted([*self._lost, *((lost.guest.offset, lost.error) for lost in ranges)], key=lambda lost: lost[0])
 
 
 def plan(

@@ -198,12 +198,22 @@ class NewImageTarget(Target):
 class ImageTarget(Target):
     """An image that is open for writing: over a backing file, preallocated, with a data file, or with contents."""
 
-    def __init__(self, image: Image, *, unit: int, wipe: bool, compressed: bool = False, durable: bool = True) -> None:
+    def __init__(
+        self,
+        image: Image,
+        *,
+        unit: int,
+        wipe: bool,
+        compressed: bool = False,
+        level: int | None = None,
+        durable: bool = True,
+    ) -> None:
         super().__init__(image.geometry.cluster_size if compressed else unit)
         self._image = image
         self._unmap = unit > 0
         self._wipe = wipe
         self._compressed = compressed
+        self._level = level
         self._durable = durable
 
     def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: Release) -> None:
@@ -232,7 +242,7 @@ class ImageTarget(Target):
 
     def _write(self, data: memoryview, offset: int) -> None:
         if self._compressed:
-            self._image.write_compressed(data, offset)
+            self._image.write_compressed(data, offset, level=self._level)
         else:
             self._image.pwrite(data, offset)
 

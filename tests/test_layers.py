@@ -84,7 +84,12 @@ LAYERS = (
     Layer(5, "slabs.py", also=("disk.py", "disk_map.py")),
     Layer(5, "targets.py", also=("image.py", "slabs.py")),
     Layer(5, "image_pipe.py", also=("slabs.py", "targets.py")),
-    Layer(5, "copying.py", also=("slabs.py", "targets.py")),
+    Layer(5, "copying.py", also=("disk.py", "slabs.py", "targets.py")),
+    Layer(
+        5,
+        "copy_targets.py",
+        also=("copying.py", "image_pipe.py", "new_image.py", "opening.py", "slabs.py", "targets.py"),
+    ),
     Layer(5, "layer_map.py"),
     Layer(5, "map_arrays.py", also=("layer_map.py",)),
     Layer(5, "segments.py", also=("layer_map.py",)),

@@ -71,16 +71,21 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
+    from qcow2c.copy_targets import How
+    from qcow2c.ops.convert import judge
+
     chosen.image = chosen.images[0] if chosen.images else "convert"
     output_format = chosen.output_format or "raw"
     try:
-        if option_list.asks_for_help(chosen.options):
+        if option_list.asks_for_help(chosen.options) and not chosen.existing:
             text.write(option_list.listing(output_format, _known(output_format)))
             return 0
         _judge(chosen)
         how, create = _how(chosen, output_format)
+        judge(len(chosen.images) - 1, output_format, How(**how), create)
     except (UsageError, UnsupportedFeature) as error:
-        text.complain(error.message)
+        for line in error.message.splitlines():
+            text.complain(line)
         return 1
     *sources, target = chosen.images
     chosen.image = target
@@ -130,6 +135,7 @@ def _how(chosen: Namespace, output_format: str) -> tuple[dict[str, Any], dict[st
         "target_is_zero": chosen.target_is_zero,
         "bitmaps": chosen.bitmaps,
         "skip_broken_bitmaps": chosen.skip_broken_bitmaps,
+        "salvage": chosen.salvage,
         "durable": chosen.cache != "unsafe",
     }
     if chosen.sparse_size is not None:
@@ -140,15 +146,12 @@ def _how(chosen: Namespace, output_format: str) -> tuple[dict[str, Any], dict[st
     if "compression_level" in create:
         how["compression_level"] = create.pop("compression_level")
     create.pop("size", None)
+    if chosen.existing:
+        how["over_backing"] = chosen.backing is not None
+        return how, create
     for name, given in (("backing_file", chosen.backing), ("backing_fmt", chosen.backing_format)):
-        if given is not None and not (name == "backing_fmt" and output_format == "raw"):
+        if given is not None:
             create[name] = given
-    if output_format == "raw" and create.keys() & {"backing_file", "backing_fmt"}:
-        raise UsageError("Backing file not supported for file format 'raw'")
-    if "backing_file" in create and "backing_fmt" not in create:
-        raise UsageError("backing format must be specified")
-    if chosen.target_is_zero and "backing_file" in create:
-        raise UsageError("Cannot use --target-is-zero when the destination image has a backing file")
     return how, create
 
 
@@ -157,7 +160,7 @@ def _size(what: str, words: str) -> int:
         return sizes.parse_size(words)
     except ArgumentTypeError:
         raise UsageError(
-            f"Invalid {what} specified. You may use k, M, G, T, P or E suffixes for "
+            f"Invalid {what} specified. You may use k, M, G, T, P or E suffixes for\n"
             "kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."
         ) from None
 
@@ -171,7 +174,8 @@ def _copy(
     create: dict[str, Any],
     report: progress.Report | None,
 ) -> None:
-    from qcow2c.ops.convert import How, copy_disks, copy_stream
+    from qcow2c.copy_targets import How
+    from qcow2c.ops.convert import copy_disks, copy_stream, format_of
     from qcow2c.targets import Pipe
 
     snapshot = snapshot_key(chosen.snapshot)
@@ -180,7 +184,12 @@ def _copy(
     made = How(**how)
     place: Any = Pipe(_standard(sys.stdout), "standard output")
     if target != _STREAM:
-        place = named_image(target, image_opts=chosen.target_image_opts).filename
+        named = named_image(target, image_opts=chosen.target_image_opts)
+        if named.options:
+            raise UsageError("only the image itself and its driver can be given as the target")
+        place = named.filename
+        if chosen.target_image_opts:
+            output_format = named.format or format_of(place)
     if _STREAM in sources:
         if sources != [_STREAM] or snapshot is not None or chosen.image_opts:
             raise UsageError("standard input can only be the one source, without snapshots and --image-opts")
@@ -192,10 +201,8 @@ def _copy(
     with ExitStack() as stack:
         disks = [stack.enter_context(_opened(chosen, word, snapshot)) for word in sources]
         chosen.image = target
-        copy_disks(disks, place, output_format, made, progress=report, warn=_warn, gate=chosen.gate, **create)
-        for disk in disks:
-            for lost in disk.image.salvaged if disk.image is not None and not chosen.quiet else ():
-                _warn(f"error while reading offset {lost.guest.offset}: {lost.error}")
+        warn = None if chosen.quiet else _warn
+        copy_disks(disks, place, output_format, made, progress=report, warn=warn, gate=chosen.gate, **create)
 
 
 def _opened(chosen: Namespace, word: str, snapshot: str | SnapshotKey | None) -> AbstractContextManager[Disk]:

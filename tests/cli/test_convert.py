@@ -131,7 +131,6 @@ def test_images_as_options_and_json(run: Run) -> None:
     assert Path("target.raw").read_bytes() == DISK
 
 
-@pytest.mark.xfail(reason="the driver in the target's options is not looked at")
 def test_a_target_given_by_options_keeps_its_format(run: Run) -> None:
     assert run("-O", "qcow2", "disk.raw", "target.qcow2")[0] == 0
     Path("other.raw").write_bytes(b"other".ljust(MIB, b"\0"))

@@ -76,7 +76,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"sparse_size": (16 << 20) + 512}, "Invalid buffer size"),
     ({"preallocation": "metadata"}, "Parameter 'preallocation' does not accept value 'metadata'"),
     ({"output_format": "qcow2", "cluster_size": 1000}, "Cluster size must be a power of two"),
-    ({"output_format": "qcow2", "backing_file": "base"}, "Backing file specified without backing format"),
+    ({"output_format": "qcow2", "backing_file": "base"}, "Use of backing file requires explicit backing format"),
     ({"output_format": "qcow2", "compressed": True, "compression_level": 0}, "compression level 0 is not between"),
 ]
 
