@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,11 @@ def start(project_root: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]
     def start(*words: str, **how: Any) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONPATH": str(project_root)}
         command = [sys.executable, "-m", "qcow2c", "convert", *words]
-        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **how))
+        # Where the tests run in the background, their children are told to ignore interrupts.
+        heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        started.append(
+            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, preexec_fn=heeding, **how)
+        )
         return started[-1]
 
     yield start
