@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +42,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def start(project_root: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Return a function that starts the command as a process of its own, which is ended after the test."""
     started: list[subprocess.Popen[bytes]] = []
+    # Where the tests run in the background, interrupts are ignored, and children would ignore them, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(*words: str, **how: Any) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONPATH": str(project_root)}
         command = [sys.executable, "-m", "qcow2c", "convert", *words]
-        # Where the tests run in the background, their children are told to ignore interrupts.
-        heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        started.append(
-            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, preexec_fn=heeding, **how)
-        )
+        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **how))
         return started[-1]
 
     yield start
+    signal.signal(signal.SIGINT, before)
     for child in started:
         if child.poll() is None:
             child.kill()
