@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 
 from qcow2c.errors import UnsupportedFeature, UsageError
 from qcow2c.structs import CompressionType
 
-Decompressor = Callable[[bytes, int], bytes]
+Decompressor = Callable[[bytes | memoryview, int], bytes | bytearray]
 """Takes the sectors that hold the compressed data, and the cluster size; returns a cluster."""
 
 _MAX_WINDOW_BITS = -15
@@ -99,8 +100,15 @@ def _zstd_compressor(level: int) -> Compressor:
     return compress
 
 
-def inflate(data: bytes, cluster_size: int) -> bytes:
+def inflate(data: bytes | memoryview, cluster_size: int) -> bytes | bytearray:
     """Inflate raw deflate data to one cluster; what follows the cluster in the last sector is not looked at."""
+    import deflate
+
+    with suppress(deflate.DeflateError):
+        whole: bytearray = deflate.deflate_decompress(data, cluster_size)
+        if len(whole) == cluster_size:
+            return whole
+    # The quickest library takes nothing but whole streams of that length: another one says what is there.
     from isal import isal_zlib
 
     try:
@@ -113,7 +121,7 @@ def inflate(data: bytes, cluster_size: int) -> bytes:
 _zstd = threading.local()
 
 
-def decompress_zstd(data: bytes, cluster_size: int) -> bytes:
+def decompress_zstd(data: bytes | memoryview, cluster_size: int) -> bytes:
     """Decompress zstd frames, of which there may be several, to one cluster.
 
     Memory is bounded by the cluster size and zstd's own limit on the window, not by what a frame declares.

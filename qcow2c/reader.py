@@ -87,11 +87,12 @@ class Reader:
         self._l1_offset = l1_offset
         self.metadata = metadata
         self._rules = l2_rules(self.geometry)
-        self._decompress = codecs.decompressor(header.compression_type)
+        self.decompress = codecs.decompressor(header.compression_type)
         self._l2_tables: dict[int, Table] = {}
         self._words = self.geometry.l2_entry_words
+        self._cluster_bits = self.geometry.cluster_bits
         self._l2_limit = max(2, L2_CACHE_BYTES >> self.geometry.cluster_bits)
-        self._clusters: dict[int, bytes] = {}
+        self._clusters: dict[int, bytes | bytearray] = {}
         self._clusters_limit = max(1, _CLUSTER_CACHE_BYTES >> self.geometry.cluster_bits)
         self._lock = threading.Lock()
         self._cluster_mask = self.geometry.cluster_size - 1
@@ -131,6 +132,11 @@ class Reader:
     def l1_entries(self) -> int:
         """How many L1 entries are declared."""
         return self._l1_entries
+
+    def entry(self, guest_offset: int) -> int:
+        """Return the L2 descriptor of a guest cluster, not judged; 0 where there is none. Raises CorruptMetadata."""
+        table = self._table(guest_offset)
+        return 0 if table is None else table.words[(guest_offset >> self._cluster_bits & self._l2_mask) * self._words]
 
     def _locator(self) -> Callable[[int, int], int]:
         """Return `locate(guest_offset, length)`: where bytes within one plain data cluster are in the data store.
@@ -372,7 +378,7 @@ class Reader:
         inside = run.guest_offset & self._cluster_mask
         buffer[:] = cluster[inside : inside + len(buffer)] if cluster else bytes(len(buffer))
 
-    def _decompressed(self, entry: int, run: Run) -> bytes:
+    def _decompressed(self, entry: int, run: Run) -> bytes | bytearray:
         """Return a decompressed cluster, or nothing where it is lost and a salvage log was told so."""
         extent = compressed_extent(entry, self.geometry)
         where = Span(extent.host_offset, extent.length)
@@ -380,7 +386,7 @@ class Reader:
         try:
             if not data:
                 raise codecs.DecompressionError(f"it is past the end of the file at {self.store.size():#x}")
-            return self._decompress(data, self.geometry.cluster_size)
+            return self.decompress(data, self.geometry.cluster_size)
         except codecs.DecompressionError as exc:
             guest = Span(run.guest_offset & ~self._cluster_mask, self.geometry.cluster_size)
             message = f"the compressed cluster cannot be read: {exc}"

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from qcow2c.compressed import read_compressed
 from qcow2c.disk import Disk
 from qcow2c.disk_map import DATA, OFFSET, PRESENT, ZERO
 from qcow2c.errors import ImageLocked, StoreError
@@ -71,10 +72,10 @@ class PlannedDisk:
         self.end = at + -(-self.length // SECTOR_SIZE) * SECTOR_SIZE
         self.stores: list[Store] = []
         """The data store of each layer, by depth."""
-        self._all_stores: list[Store] = []
+        self._layers: list[Reader | RawLayer] = []
         layer: Layer | None = disk.layer
         while isinstance(layer, Reader | RawLayer):
-            self._all_stores.append(layer.store)
+            self._layers.append(layer)
             self.stores.append(layer.data_store if isinstance(layer, Reader) else layer.store)
             layer = layer.backing if isinstance(layer, Reader) else None
 
@@ -89,7 +90,7 @@ class PlannedDisk:
             status = os.stat(target)
         except OSError:
             return
-        for store in (*self._all_stores, *self.stores):
+        for store in (*(layer.store for layer in self._layers), *self.stores):
             if store.identity() == (status.st_dev, status.st_ino):
                 message = f'Failed to get "write" lock of {os.fsdecode(target)!r}: this very copy reads it'
                 raise ImageLocked(message)
@@ -97,13 +98,25 @@ class PlannedDisk:
     def read(self, piece: Piece, buffer: memoryview) -> None:
         """Fill a buffer with a piece. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""
         try:
-            done = self.stores[piece.depth].readinto_at(buffer, piece.offset) if piece.offset >= 0 else 0
-            if done < len(buffer):  # Compressed, or past the end of a file, which the layer judges.
+            if piece.offset >= 0:
+                done = self.stores[piece.depth].readinto_at(buffer, piece.offset)
+            else:
+                done = self._read_unplaced(piece, buffer)
+            if done < len(buffer):  # Past the end of a file, which the layer judges.
                 self.disk.read_into(buffer[done:], piece.start + done - self.start)
         except StoreError as exc:
             if not self.salvage:
                 raise
             self._read_by_parts(buffer, piece.start - self.start, exc)
+
+    def _read_unplaced(self, piece: Piece, buffer: memoryview) -> int:
+        """Read compressed clusters in bulk; return how many bytes were read."""
+        layer = self._layers[piece.depth]
+        if not isinstance(layer, Reader) or layer.header.encrypted:
+            return 0
+        inside = max(0, min(len(buffer), layer.disk_size - (piece.start - self.start)))
+        read_compressed(layer, buffer[:inside], piece.start - self.start)
+        return inside
 
     def _read_by_parts(self, buffer: memoryview, offset: int, error: StoreError) -> None:
         """Read what can be read of bytes that cannot be read together, down to sectors."""

@@ -67,6 +67,7 @@ LAYERS = (
     Layer(2, "ownership.py", also=("references.py", "refcounts.py")),
     Layer(3, "layer.py"),
     Layer(3, "reader.py", also=("layer.py",)),
+    Layer(3, "compressed.py", also=("reader.py",)),
     Layer(3, "cache.py"),
     Layer(3, "allocation.py", also=("cache.py",)),
     Layer(3, "tracking.py", also=("cache.py", "allocation.py")),
