@@ -85,13 +85,23 @@ class RawTarget(Target):
 
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
         ranges = self.ranges(slab, buffer)
+        if self._wipe:
+            self._replace(slab, buffer, ranges)
+            return
         for start, end in ranges:
-            if end - start >= _RESERVE_FROM and not self._wipe:
+            if end - start >= _RESERVE_FROM:
                 self._store.reserve(slab.start + start, end - start)
             self._store.pwrite(buffer[start:end], slab.start + start)
-        if self._wipe:
-            for start, end in _between(ranges, slab.end - slab.start):
-                self.zero(slab.start + start, slab.start + end)
+
+    def _replace(self, slab: Slab, buffer: memoryview, ranges: Ranges) -> None:
+        """Write data and zeros over what is there; what lies between the pieces stays."""
+        asked = _asked(slab)
+        for start, end in _in_both(asked, ranges):
+            self._store.pwrite(buffer[start:end], slab.start + start)
+        for start, end in _in_both(asked, _between(ranges, slab.end - slab.start)):
+            self.zero(slab.start + start, slab.start + end)
+        for start, end in slab.zeros:
+            self.zero(start, end)
 
     def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
         release()
@@ -217,7 +227,7 @@ class ImageTarget(Target):
         self._durable = durable
 
     def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: Release) -> None:
-        asked = self._asked(slab)
+        asked = _asked(slab, self.unit if self._compressed else 1)
         for start, end in _in_both(asked, prepared):
             self._write(buffer[start:end], slab.start + start)
         if self._wipe:
@@ -226,19 +236,6 @@ class ImageTarget(Target):
         for start, end in slab.zeros:
             self.zero(start, end)
         release()
-
-    def _asked(self, slab: Slab) -> Ranges:
-        """Return the ranges of the pieces, whole clusters where they are compressed: nothing else may change."""
-        unit = self.unit if self._compressed else 1
-        found: Ranges = []
-        for piece in slab.pieces:
-            start = (piece.start - slab.start) // unit * unit
-            end = min(slab.end - slab.start, -(-(piece.start + piece.length - slab.start) // unit) * unit)
-            if found and start <= found[-1][1]:
-                found[-1] = found[-1][0], max(end, found[-1][1])
-            else:
-                found.append((start, end))
-        return found
 
     def _write(self, data: memoryview, offset: int) -> None:
         if self._compressed:
@@ -298,6 +295,19 @@ class RawPipe(Target):
 
     def finish(self, size: int) -> None:
         self._fill(size)
+
+
+def _asked(slab: Slab, unit: int = 1) -> Ranges:
+    """Return the ranges of the pieces of a slab, in whole units: nothing else may change."""
+    found: Ranges = []
+    for piece in slab.pieces:
+        start = (piece.start - slab.start) // unit * unit
+        end = min(slab.end - slab.start, -(-(piece.start + piece.length - slab.start) // unit) * unit)
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
 
 
 def _in_both(one: Ranges, other: Ranges) -> Ranges:

@@ -338,3 +338,27 @@ def test_a_file_that_is_read_is_no_target(output_format: str, tmp_path: Path) ->
     with pytest.raises(ImageLocked, match="this very copy"):
         convert(raw, tmp_path / "new", output_format="qcow2", data_file=str(raw))
     assert raw.read_bytes() == b"r" * 4096
+
+
+@pytest.mark.parametrize("output_format", ["raw", "qcow2"])
+def test_what_lies_between_on_an_existing_target_over_a_backing_file_stays(output_format: str, tmp_path: Path) -> None:
+    (tmp_path / "base").write_bytes(b"b" * (1 << 20))
+    overlay, target = tmp_path / "overlay", tmp_path / "target"
+    create(overlay, cluster_size=512, backing_file="base", backing_fmt="raw")
+    with qcow2c.open(overlay, "r+") as image:
+        image.pwrite(b"t" * 512, 512)
+        image.write_zeroes(8192, 1024)
+    if output_format == "raw":
+        target.write_bytes(b"o" * (1 << 20))
+    else:
+        create(target, 1 << 20)
+        with qcow2c.open(target, "r+") as image:
+            image.pwrite(b"o" * (1 << 20), 0)
+    convert(overlay, target, output_format=output_format, existing=True, over_backing=True)
+    expected = bytearray(b"o" * (1 << 20))
+    expected[512:1024], expected[8192:9216] = b"t" * 512, bytes(1024)
+    if output_format == "raw":
+        assert target.read_bytes() == expected
+    else:
+        with qcow2c.open(target) as image:
+            assert image.pread(1 << 20, 0) == expected
