@@ -50,7 +50,8 @@ def test_images_of_all_kinds(image: RealImage, output_format: str, run_ours: Run
 @pytest.mark.parametrize(
     "operands",
     [
-        "bs=512", "bs=5", "bs=1999", "bs=64k skip=3", "bs=1000 skip=7 count=100", "bs=1 skip=1", "bs=3 count=1",
+        "bs=512", "bs=5", "bs=1999", "bs=64k skip=3", "bs=1000 skip=7 count=100", "bs=1 skip=1 count=2000",
+        "bs=3 count=1",
         "count=0", "skip=1", "skip=30", "skip=30k", "skip=8E", "count=8191P bs=1M", "skip=2 count=1", "bs=1.5k skip=1",
         "bs=2147483647 skip=4611686018427387904", "bs=0x200 count=0x3",
     ],
