@@ -20,7 +20,7 @@ from qcow2c.image_layout import l1_entries_of
 from qcow2c.image_pipe import ImagePipe, Survey
 from qcow2c.local_file import LocalFile
 from qcow2c.locks import Use
-from qcow2c.new_image import complete_file, name_bitmaps, new_file, write_image
+from qcow2c.new_image import complete_file, name_bitmaps, new_file, require_raw_preallocation, write_image
 from qcow2c.opening import open_image
 from qcow2c.slabs import SLAB_BYTES
 from qcow2c.storage import Store, open_store
@@ -114,8 +114,7 @@ def _to_raw(copy: Copying, target: Any, how: How, create: dict[str, Any]) -> Non
                 store.close()
         return
     preallocation = create.get("preallocation", "off")
-    if preallocation not in ("off", "falloc", "full"):
-        raise UsageError(f"Parameter 'preallocation' does not accept value {preallocation!r}")
+    require_raw_preallocation(preallocation)
     nocow = create.get("nocow", False)
     with complete_file(target, Use.WRITABLE_DATA_FILE, nocow=nocow, durable=how.durable) as store:
         _without_writeback(store, how)

@@ -14,6 +14,7 @@ from qcow2c import slabs
 from qcow2c.disk import Disk
 from qcow2c.errors import StoreError
 from qcow2c.layer import fill_zeros
+from qcow2c.processors import keep_to, shares
 from qcow2c.reader import Reader
 from qcow2c.slabs import SLAB_BYTES, Buffers, Piece, PlannedDisk, Slab
 from qcow2c.store import reason
@@ -78,7 +79,7 @@ class _Run:
         self._done = 0
         """Bytes of the disk that the target has taken."""
         self._failure: BaseException | None = None
-        self._workers = [threading.Thread(target=self._work, args=(cpus,), daemon=True) for cpus in _shares(workers)]
+        self._workers = [threading.Thread(target=self._work, args=(cpus,), daemon=True) for cpus in shares(workers)]
 
     def go(self, tell: Callable[[int], None]) -> None:
         """Do it all, and tell how far it is from time to time. Raises what a thread raised."""
@@ -103,8 +104,7 @@ class _Run:
 
     def _work(self, cpus: set[int]) -> None:
         try:
-            if cpus:
-                os.sched_setaffinity(0, cpus)  # Of this thread alone.
+            keep_to(cpus)
             while self._one():
                 pass
         except BaseException as exc:  # Nobody would hear of it here: the thread that waits for this one raises it.
@@ -148,17 +148,6 @@ class _Run:
             self._next += 1
             self._turn.notify_all()
         return True
-
-
-def _shares(workers: int) -> list[set[int]]:
-    """Return which processors each thread may use; nothing where there is no choice.
-
-    Left to itself, the system often keeps several on one: they hand a lock to and fro, which looks like taking turns.
-    """
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    if not 1 < workers <= len(cpus):
-        return [set()] * workers
-    return [set(cpus[number::workers]) for number in range(workers)]
 
 
 _NOTHING: tuple[int, tuple[Slab | None, memoryview | None]] = (-1, (None, None))

@@ -101,11 +101,10 @@ class _Refcounts:
         self._head[first:split] = array(self._code, [1]) * (split - first)
         self._tail.extend(array(self._code, [1]) * (end - split))
 
-    def raise_last(self, cluster: int) -> int:
-        """Count the newest cluster once more; return its refcount."""
+    def raise_last(self, cluster: int) -> None:
+        """Count the newest cluster once more."""
         counts, index = (self._head, cluster) if cluster < len(self._head) else (self._tail, -1)
         counts[index] += 1
-        return counts[index]
 
     def last(self, cluster: int) -> int:
         """Return the refcount of the newest cluster."""

@@ -175,10 +175,15 @@ def _places(planned: ImageLayout) -> Places:
     )
 
 
-def create_raw(path: str | os.PathLike[str], size: int, *, preallocation: str = "off", nocow: bool = False) -> None:
-    """Create a raw image. Raises UsageError, StoreError, ImageLocked."""
+def require_raw_preallocation(preallocation: str) -> None:
+    """Raise UsageError for a mode that a raw file cannot have: it has no metadata."""
     if preallocation not in ("off", "falloc", "full"):
         raise UsageError(f"Parameter 'preallocation' does not accept value {preallocation!r}")
+
+
+def create_raw(path: str | os.PathLike[str], size: int, *, preallocation: str = "off", nocow: bool = False) -> None:
+    """Create a raw image. Raises UsageError, StoreError, ImageLocked."""
+    require_raw_preallocation(preallocation)
     whole = -(-size // SECTOR_SIZE) * SECTOR_SIZE
     with new_file(path, Use.WRITABLE_DATA_FILE, nocow=nocow) as store:
         store.truncate(whole)

@@ -50,6 +50,7 @@ LAYERS = (
     Layer(1, "layout.py"),
     Layer(1, "geometry.py"),
     Layer(1, "codecs.py"),
+    Layer(1, "processors.py"),
     Layer(1, "findings.py"),
     Layer(1, "gate.py"),
     Layer(2, "header.py"),

@@ -80,8 +80,7 @@ def _guarded(words: list[str]) -> int:
         os.close(nowhere)
         return BROKEN_PIPE
     except KeyboardInterrupt as interrupt:
-        status = getattr(interrupt, "status", INTERRUPTED)
-        return status
+        return int(getattr(interrupt, "status", INTERRUPTED))
 
 
 def _run(words: list[str]) -> int:

@@ -8,6 +8,8 @@ from argparse import ArgumentParser, ArgumentTypeError
 GATE_VARIABLE = "QCOW2C_GATE"
 """Of the environment: the gate where none is given, for scripts that were written for qemu-img."""
 
+CACHE_MODES = ("none", "off", "directsync", "writeback", "unsafe", "writethrough")
+
 GATES = ("deny", "directory", "any")
 
 
@@ -28,6 +30,18 @@ def add_share(parser: ArgumentParser) -> None:
 def add_output(parser: ArgumentParser) -> None:
     """Add the choice between text and JSON."""
     parser.add_argument("--output", choices=("human", "json"), default="human", help="form of the output")
+
+
+def add_creation_options(parser: ArgumentParser, of: str = "the format") -> None:
+    """Add the options of what is to be made, as a list of lists: each -o has several."""
+    parser.add_argument(
+        "-o",
+        dest="options",
+        metavar="K=V,...",
+        action="append",
+        default=[],
+        help=f"options of {of}; help lists them",
+    )
 
 
 def add_gate(parser: ArgumentParser) -> None:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 CANNOT_OPEN = 2
 
-CACHE_MODES = ("none", "off", "directsync", "writeback", "unsafe", "writethrough")
-
 _PERCENT_STEP = 2.0
 """Progress that is worth a line."""
 
@@ -56,7 +54,7 @@ def run(chosen: Namespace) -> int:
 
 
 def _compared(chosen: Namespace, shows_progress: bool) -> int:
-    if chosen.cache not in CACHE_MODES:
+    if chosen.cache not in arguments.CACHE_MODES:
         text.complain(f"Invalid source cache option: {chosen.cache}")
         return CANNOT_OPEN
     from qcow2c.ops.compare import compare_disks

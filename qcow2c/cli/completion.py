@@ -16,7 +16,7 @@ from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from qcow2c.cli import text
+from qcow2c.cli import arguments, text
 from qcow2c.errors import UsageError
 
 PROGRAM = "qcow2c"
@@ -90,9 +90,7 @@ def _nothing(**_: Any) -> Iterable[str]:
 
 
 def _cache_modes(**_: Any) -> Iterable[str]:
-    from qcow2c.cli.compare import CACHE_MODES
-
-    return CACHE_MODES
+    return arguments.CACHE_MODES
 
 
 def _format_options(prefix: str, **_: Any) -> Iterable[str]:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from qcow2c.disk import Disk, SnapshotKey
 
 _LEVEL = Option("compression_level", "num", "Compression level: 1 to 9 for zlib, 1 to 22 for zstd")
-_CACHE_MODES = ("none", "off", "directsync", "writeback", "unsafe", "writethrough")
 _STREAM = "-"
 """Standard input or output."""
 
@@ -43,9 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-F", "--backing-format", metavar="FMT", help="format of that backing file")
     parser.add_argument("-c", "--compress", action="store_true", help="compress the target's clusters")
     parser.add_argument("-C", dest="copy_range", action="store_true", help="let the system copy where it can")
-    parser.add_argument(
-        "-o", dest="options", metavar="K=V,...", action="append", default=[], help="options of the target; help lists"
-    )
+    arguments.add_creation_options(parser, "the target")
     parser.add_argument(
         "-l", "--snapshot", metavar="SNAPSHOT", help="copy an internal snapshot: name, ID, or snapshot.id=ID,..."
     )
@@ -116,8 +113,8 @@ def _judge(chosen: Namespace) -> None:
         (chosen.existing and chosen.options, "-o has no effect when skipping image creation"),
         (chosen.target_is_zero and not chosen.existing, "--target-is-zero requires use of -n flag"),
         (len(chosen.images) < 2, "Must specify image file name"),
-        (chosen.source_cache not in _CACHE_MODES, f"Invalid source cache option: {chosen.source_cache}"),
-        (chosen.cache not in _CACHE_MODES, f"Invalid cache option: {chosen.cache}"),
+        (chosen.source_cache not in arguments.CACHE_MODES, f"Invalid source cache option: {chosen.source_cache}"),
+        (chosen.cache not in arguments.CACHE_MODES, f"Invalid cache option: {chosen.cache}"),
     )
     for holds, message in problems:
         if holds:
@@ -159,10 +156,7 @@ def _size(what: str, words: str) -> int:
     try:
         return sizes.parse_size(words)
     except ArgumentTypeError:
-        raise UsageError(
-            f"Invalid {what} specified. You may use k, M, G, T, P or E suffixes for\n"
-            "kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."
-        ) from None
+        raise UsageError(f"Invalid {what} specified. {sizes.SUFFIXES_HELP}") from None
 
 
 def _copy(

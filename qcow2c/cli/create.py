@@ -13,7 +13,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
 
-from qcow2c.cli import option_list, sizes, text
+from qcow2c.cli import arguments, option_list, sizes, text
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UsageError
 
@@ -70,10 +70,7 @@ ALWAYS_SHOWN: dict[str, dict[str, Any]] = {
     "raw": {},
 }
 
-_SIZE_ERROR = (
-    "Invalid image size specified. You may use k, M, G, T, P or E suffixes for "
-    "kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."
-)
+_SIZE_ERROR = f"Invalid image size specified. {sizes.SUFFIXES_HELP}".replace("\n", " ")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -82,14 +79,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-b", "--backing", metavar="FILE", help="backing file, relative to the directory of the image")
     parser.add_argument("-F", "--backing-format", metavar="FMT", help="format of the backing file")
     parser.add_argument("-u", "--unsafe", action="store_true", help="do not look at the backing file")
-    parser.add_argument(
-        "-o",
-        dest="options",
-        metavar="K=V,...",
-        action="append",
-        default=[],
-        help="options of the format; help lists them",
-    )
+    arguments.add_creation_options(parser)
     parser.add_argument("image", metavar="FILE", nargs="?", help="the image to create")
     parser.add_argument("size", metavar="SIZE", nargs="?", help="virtual disk size, with k, M, G, T, P or E")
 

@@ -26,9 +26,6 @@ _LARGEST = (1 << 63) - 1
 _NUMBERS = {"bs": (1, (1 << 31) - 1), "count": (0, _LARGEST), "skip": (0, _LARGEST)}
 """Operands that are numbers, and their bounds."""
 
-_FORM = (
-    "You may use k, M, G, T, P or E suffixes for\nkilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."
-)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -93,7 +90,7 @@ def _number(name: str, words: str) -> int:
         number = sizes.parse_size(words)
     except ArgumentTypeError as exc:
         if "must be between" not in str(exc):
-            raise UsageError(f"Invalid {name} specified. {_FORM}") from None
+            raise UsageError(f"Invalid {name} specified. {sizes.SUFFIXES_HELP}") from None
         number = -1
     if not least <= number <= most:
         raise UsageError(f"Invalid {name} specified. Must be between {least} and {most}.")

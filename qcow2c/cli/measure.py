@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 _OF_FILES = (Option("extent_size_hint", "size", "Extent size hint for the image file, 0 to disable"),)
 """Options without any part in the size."""
 
-_SIZE_FORM = (
-    "Invalid image size specified. You may use k, M, G, T, P or E suffixes for",
-    "kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.",
-)
+_SIZE_FORM = f"Invalid image size specified. {sizes.SUFFIXES_HELP}"
 _SIZE_RANGE = f"Invalid image size specified. Must be between 0 and {(1 << 63) - 1}."
 
 
@@ -45,14 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="SNAPSHOT",
         help="measure an internal snapshot: its ID or name, or snapshot.id=ID,snapshot.name=NAME",
     )
-    parser.add_argument(
-        "-o",
-        dest="options",
-        metavar="K=V,...",
-        action="append",
-        default=[],
-        help="options of the format; help lists them",
-    )
+    arguments.add_creation_options(parser)
     parser.add_argument("--size", metavar="SIZE", help="measure a new image of this size, instead of an image")
     arguments.add_share(parser)
     image_options.add_arguments(parser)
@@ -86,7 +76,7 @@ def _size(chosen: Namespace) -> int | None:
     try:
         return sizes.parse_size(chosen.size)
     except ArgumentTypeError as exc:
-        raise UsageError(_SIZE_RANGE if "must be between" in str(exc) else "\n".join(_SIZE_FORM)) from exc
+        raise UsageError(_SIZE_RANGE if "must be between" in str(exc) else _SIZE_FORM) from exc
 
 
 def _check_source(chosen: Namespace) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from argparse import ArgumentTypeError
 
+SUFFIXES_HELP = (
+    "You may use k, M, G, T, P or E suffixes for\nkilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."
+)
+"""What qemu-img says, in two lines, of a size that is none."""
+
 _MULTIPLES = {"": 0, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
 """log2 of what a suffix stands for."""
 

@@ -7,7 +7,6 @@ that take them in turn, until one finds a difference; the first one on the disk 
 from __future__ import annotations
 
 import enum
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from qcow2c.errors import MissingKey, Qcow2Error
 from qcow2c.gate import Gate
 from qcow2c.layer_map import ZERO, mapped_layers
 from qcow2c.places import BY_LAYER, Piece, Side
+from qcow2c.processors import keep_to, shares
 from qcow2c.reader import Reader
 from qcow2c.segments import Segment, segments, slice_bytes
 from qcow2c.storage import Source, Store
@@ -159,17 +159,6 @@ class _Buffers:
         return buffer.startswith(other, begin + _SKIP)
 
 
-def _halves() -> tuple[set[int], set[int]]:
-    """Return which processors each of two threads may use; nothing where there is no choice.
-
-    Left to itself, the system often keeps both on one: they hand a lock to and fro, which looks like taking turns.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return set(), set()
-    cpus = sorted(os.sched_getaffinity(0))
-    return (set(cpus[::2]), set(cpus[1::2])) if len(cpus) > 1 else (set(), set())
-
-
 class _Part:
     """A range of both disks that is compared, by two threads."""
 
@@ -189,7 +178,7 @@ class _Part:
 
     def first_difference(self, tell: Callable[[int], None]) -> _Found | None:
         """Return the first difference. Raises what comes before it."""
-        helpers = [threading.Thread(target=self._help, args=(cpus,)) for cpus in _halves()]
+        helpers = [threading.Thread(target=self._help, args=(cpus,)) for cpus in shares(2)]
         tell(self._start)
         try:
             # Many disks are small, or differ at once, and need no threads.
@@ -215,8 +204,7 @@ class _Part:
     def _help(self, cpus: set[int]) -> None:
         """Compare slabs until there are no more, or something is found; what others have begun, they finish."""
         try:
-            if cpus:
-                os.sched_setaffinity(0, cpus)  # Of this thread alone.
+            keep_to(cpus)
             buffers = _Buffers()
             while self._compare_next(buffers):
                 pass

@@ -25,26 +25,16 @@ def mapping_before_refcounts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MetadataCache, "_write_mapping", raising)
 
 
-def no_flush_before_the_mapping(patch: pytest.MonkeyPatch) -> None:
-    original = MetadataCache._write_what_nothing_names
+def no_flush_in(name: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Return what takes the flushes out of one step of a commit."""
+    original = getattr(MetadataCache, name)
 
     def step(cache: MetadataCache) -> None:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(Medium, "flush", lambda _medium: None)
             original(cache)
 
-    patch.setattr(MetadataCache, "_write_what_nothing_names", step)
-
-
-def no_flush_of_the_mapping(patch: pytest.MonkeyPatch) -> None:
-    original = MetadataCache._write_mapping
-
-    def step(cache: MetadataCache) -> None:
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(Medium, "flush", lambda _medium: None)
-            original(cache)
-
-    patch.setattr(MetadataCache, "_write_mapping", step)
+    return lambda patch: patch.setattr(MetadataCache, name, step)
 
 
 def nothing_is_ever_flushed(patch: pytest.MonkeyPatch) -> None:
@@ -92,8 +82,8 @@ def copies_left_out(patch: pytest.MonkeyPatch) -> None:
 
 BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "the mapping before refcounts": (mapping_before_refcounts, "4k clusters"),
-    "the mapping before its data": (no_flush_before_the_mapping, "64k clusters"),
-    "a flush without its end": (no_flush_of_the_mapping, "4k clusters"),
+    "the mapping before its data": (no_flush_in("_write_what_nothing_names"), "64k clusters"),
+    "a flush without its end": (no_flush_in("_write_mapping"), "4k clusters"),
     "no flush at all": (nothing_is_ever_flushed, "4k clusters"),
     "freed clusters used at once": (freed_clusters_free_at_once, "freed clusters used again"),
     "freed compressed clusters used at once": (freed_clusters_free_at_once, "compressed clusters rewritten"),

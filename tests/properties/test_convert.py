@@ -20,6 +20,7 @@ from qcow2c.targets import Pipe, RawPipe
 from qcow2c.testing import ImageOptions, image_options, images, operations
 from qcow2c.testing.histories import Action
 from qcow2c.testing.images import apply
+from tests.streams import Taken
 
 CHANGES = (Action.WRITE, Action.ZERO, Action.UNMAP, Action.DISCARD)
 SPARSE = st.sampled_from([4096, 4096, 512, 0, 1536, 65536])
@@ -117,18 +118,6 @@ def test_a_copy_over_the_same_backing_file(found: ImageOptions, data: st.DataObj
 
 
 # --- pipes ----------------------------------------------------------------------------------------------------------
-
-
-class Taken:
-    """A binary file that only takes, in parts."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: memoryview) -> int:
-        part = data[:100_000]
-        self.data += part
-        return len(part)
 
 
 @settings(max_examples=30)

@@ -21,21 +21,10 @@ from qcow2c.storage import Memory, WritableMemory
 from qcow2c.store import Store
 from qcow2c.targets import Pipe
 from tests.building import Builder
+from tests.streams import Taken
 
 MIB = 1 << 20
 DISK = random.Random(1).randbytes(9 * MIB) + bytes(3 * MIB) + b"end".ljust(1024, b"\0")
-
-
-class Taken:
-    """A file that takes a part of what it is given."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: memoryview) -> int:
-        part = data[:100_000]
-        self.data += part
-        return len(part)
 
 
 def sent(source: Any, output_format: str, how: How | None = None, **create: Any) -> bytes:
