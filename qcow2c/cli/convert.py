@@ -68,9 +68,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    from qcow2c.copy_targets import How
-    from qcow2c.ops.convert import judge
-
     chosen.image = chosen.images[0] if chosen.images else "convert"
     output_format = chosen.output_format or "raw"
     try:
@@ -79,6 +76,10 @@ def run(chosen: Namespace) -> int:
             return 0
         _judge(chosen)
         how, create = _how(chosen, output_format)
+
+        from qcow2c.copy_targets import How
+        from qcow2c.ops.convert import judge
+
         judge(len(chosen.images) - 1, output_format, How(**how), create)
     except (UsageError, UnsupportedFeature) as error:
         for line in error.message.splitlines():
