@@ -112,7 +112,7 @@ class PlannedDisk:
     def _read_unplaced(self, piece: Piece, buffer: memoryview) -> int:
         """Read compressed clusters in bulk; return how many bytes were read."""
         layer = self._layers[piece.depth]
-        if not isinstance(layer, Reader) or layer.header.encrypted:
+        if not isinstance(layer, Reader) or layer.header.encrypted or layer.salvage is not None:
             return 0
         inside = max(0, min(len(buffer), layer.disk_size - (piece.start - self.start)))
         read_compressed(layer, buffer[:inside], piece.start - self.start)

@@ -362,3 +362,19 @@ def test_what_lies_between_on_an_existing_target_over_a_backing_file_stays(outpu
     else:
         with qcow2c.open(target) as image:
             assert image.pread(1 << 20, 0) == expected
+
+
+def test_what_an_l1_entry_that_leads_nowhere_has_lost_is_salvaged_as_zeros() -> None:
+    builder = Builder(1 << 20, cluster_bits=9)
+    for cluster in range(128):
+        builder.data(cluster, bytes([cluster + 1]) * 512)
+    data = bytearray(builder.build())
+    with qcow2c.open(bytes(data)) as image:
+        at = image.header.l1_table_offset + 8
+    data[at : at + 8] = (1 << 63 | 1 << 40).to_bytes(8, "big")
+    target = bytearray()
+    with pytest.raises(qcow2c.Qcow2Error):
+        convert(bytes(data), bytearray())
+    convert(bytes(data), target, salvage=True)
+    kept = b"".join(bytes([cluster + 1]) * 512 for cluster in range(64))
+    assert target == kept.ljust(1 << 20, b"\0")
