@@ -120,6 +120,10 @@ class MetadataCache:
             span = field_span(name)
             self._header_sector[span.offset : span.end] = layout.stored_integer(value, span.length)
 
+    def reload_header(self) -> None:
+        """Take up what the file's header says, after somebody else has changed it."""
+        self._header_sector[:] = self.medium.store.pread(SECTOR_SIZE, 0)
+
     def write_header(self) -> None:
         """Write the header's fields, and make them and all before them durable.
 

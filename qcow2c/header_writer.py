@@ -49,7 +49,7 @@ def first_cluster(
     backing file name) are filled in, and others that are missing are 0. Raises UsageError where it does not all fit.
     """
     is_v2 = fields["version"] == Version.V2
-    body = b"".join(_extension(kind, data) for kind, data in extensions) + _extension(ExtensionType.END, b"")
+    body = extension_area(extensions)
     length = V2_LENGTH if is_v2 else KNOWN_LENGTH
     known: dict[str, int | bytes] = dict(fields)
     known |= {"magic": MAGIC, "header_length": length}
@@ -63,6 +63,11 @@ def first_cluster(
     if len(whole) > cluster_size:
         raise UsageError(f"header, extensions and backing file name of {len(whole)} bytes exceed the first cluster")
     return whole
+
+
+def extension_area(extensions: Sequence[tuple[int, bytes]]) -> bytes:
+    """Return extensions one behind the other, and the one that ends them."""
+    return b"".join(_extension(kind, data) for kind, data in [*extensions, (ExtensionType.END, b"")])
 
 
 def feature_name_table() -> bytes:

@@ -14,6 +14,8 @@ from qcow2c import layout
 from qcow2c.allocation import Allocator
 from qcow2c.cache import MetadataCache
 from qcow2c.errors import CorruptMetadata, MissingKey, Span
+from qcow2c.header import Header
+from qcow2c.header_edit import HeaderChange, change_header
 from qcow2c.reader import Reader
 from qcow2c.records import read_bitmaps
 from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, Version
@@ -109,6 +111,23 @@ class WrittenLayer(Reader):
             host_offset = extent.first << self._cluster_bits
             self.cache.medium.write([data.ljust(count << self._cluster_bits, b"\0")], host_offset)
             return host_offset
+
+    def let_go(self, host_offset: int, length: int) -> None:
+        """Take a reference away from each cluster of a range that is no guest data, once what is pending is durable."""
+        first = host_offset >> self._cluster_bits
+        self.cache.release(first, (host_offset + length - 1 >> self._cluster_bits) - first + 1)
+
+    def change_header(self, change: HeaderChange) -> None:
+        """Change the header: by `fields` nothing that this layer's tables depend on.
+
+        Durable order: everything pending, the header (see `header_edit.change_header`). What was let go of before it
+        is counted down at the next commit: let go afterwards. Raises UsageError, StoreError.
+        """
+        with self.lock:
+            self._begin()
+            self.cache.commit()
+            self.header = change_header(self.cache.medium, Header.load(self.store), change)
+            self.cache.reload_header()
 
     def flush(self) -> None:
         """Make everything written so far durable. Raises StoreError; see `MetadataCache.commit`."""

@@ -70,6 +70,7 @@ LAYERS = (
     Layer(3, "reader.py", also=("layer.py",)),
     Layer(3, "compressed.py", also=("reader.py",)),
     Layer(3, "cache.py"),
+    Layer(3, "header_edit.py", also=("cache.py",)),
     Layer(3, "allocation.py", also=("cache.py",)),
     Layer(3, "tracking.py", also=("cache.py", "allocation.py")),
     Layer(3, "cow.py", also=("layer.py", "reader.py")),
