@@ -6,12 +6,12 @@ in memory is 0: what was released stays counted until the change that released i
 
 from __future__ import annotations
 
+import re
+from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, Protocol
-
-import numpy as np
 
 from qcow2c import tables
 from qcow2c.cache import MetadataCache
@@ -26,6 +26,9 @@ _MAX_RUNS = 1 << 16
 
 _BLOCKS_AHEAD = 64
 """Refcount blocks that are made together at most, so that what follows lies together, too."""
+
+
+_NOT_ZERO = re.compile(rb"[^\0]")
 
 
 class Forbidden(Protocol):
@@ -119,17 +122,13 @@ class Allocator:
         base, count = index << self._block_bits, 1 << self._block_bits
         block = self._cache.block(index)
         self._scanned += 1
-        if block is None:
-            used = np.zeros(count, dtype=bool)
-        else:
-            used = np.frombuffer(block.words, dtype=f"u{block.words.itemsize}") != 0
+        words = array("B", bytes(count)) if block is None else block.words
         if self._forbidden is not None:
-            used = used.copy()
+            words = words[:]
             for first, end in self._forbidden.within(base, base + count):
-                used[first - base : end - base] = True
-        edges = np.flatnonzero(np.diff(np.concatenate(([True], used, [True])))) + base
-        for first, end in edges.reshape(-1, 2).tolist():
-            self._append(first, end)
+                words[first - base : end - base] = array(words.typecode, (1,)) * (end - first)
+        for first, end in zero_runs(words):
+            self._append(base + first, base + end)
 
     def _append(self, first: int, end: int) -> None:
         if self._runs and self._runs[-1][1] == first:
@@ -252,3 +251,16 @@ class Allocator:
         bits = self._geometry.cluster_bits
         self._packing = 0
         self._cache.lower_at_once(host_offset >> bits, (host_offset + length - 1 >> bits) + 1)
+
+
+def zero_runs(words: array[int]) -> Iterator[tuple[int, int]]:
+    """Yield the runs of words that are 0, as (first, end)."""
+    data, width = words.tobytes(), words.itemsize
+    at = data.find(bytes(width))
+    while at >= 0:
+        first = -(-at // width)  # Zeros may begin with the upper bytes of a word that is not 0.
+        found = _NOT_ZERO.search(data, first * width)
+        end = len(words) if found is None else found.start() // width
+        if first < end:
+            yield first, end
+        at = data.find(bytes(width), (end + 1) * width)

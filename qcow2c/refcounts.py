@@ -59,8 +59,14 @@ def _sub_byte(refcount_order: int) -> tuple[tuple[int, ...], int]:
 
 def native_block(data: bytes, refcount_order: int) -> array[int]:
     """Return the refcounts of stored blocks in native order, each in one word however narrow it is."""
-    if _sub_byte(refcount_order)[0]:
-        return array("B", refcounts(data, refcount_order).tobytes())
+    shifts, mask = _sub_byte(refcount_order)
+    if shifts:
+        found = array("B", bytes(len(data) * len(shifts)))
+        # All bytes are one big integer: what a shift brings in from the next byte, the mask takes away.
+        whole, masks = layout.integer(data), layout.integer(bytes((mask,)) * len(data))
+        for position, shift in enumerate(shifts):
+            found[position :: len(shifts)] = array("B", layout.stored_integer(whole >> shift & masks, len(data)))
+        return found
     words = array(word_code(refcount_order), data)
     if sys.byteorder == "little" and words.itemsize > 1:
         words.byteswap()
@@ -72,11 +78,10 @@ def stored_block(words: array[int], refcount_order: int) -> bytes:
     shifts, _mask = _sub_byte(refcount_order)
     if not shifts:
         return layout.stored(words)
-    import numpy as np
-
-    spread = np.frombuffer(words, dtype=np.uint8).reshape(-1, len(shifts)) << np.array(shifts, dtype=np.uint8)
-    packed: NDArray[np.uint8] = np.bitwise_or.reduce(spread, axis=1)
-    return packed.tobytes()
+    packed = 0
+    for position, shift in enumerate(shifts):
+        packed |= layout.integer(words[position :: len(shifts)].tobytes()) << shift
+    return layout.stored_integer(packed, len(words) // len(shifts))
 
 
 def stored_ones(count: int, refcount_order: int) -> bytes:

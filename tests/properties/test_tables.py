@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
+from itertools import groupby
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qcow2c.allocation import zero_runs
 from qcow2c.geometry import Geometry
-from qcow2c.refcounts import Refcounts, refcount, refcounts
+from qcow2c.refcounts import Refcounts, native_block, refcount, refcounts, stored_block
 from qcow2c.storage import Memory
 from qcow2c.table_rules import L1_RULES, REFCOUNT_TABLE_RULES, l2_rules, suspects
 from qcow2c.tables import (
@@ -104,6 +108,25 @@ def test_refcounts_of_many_are_those_of_each(order: int, block: bytes) -> None:
     many = refcounts(block, order)
     assert len(many) == 64 * 8 >> order
     assert many.tolist() == [refcount(block, index, order) for index in range(len(many))]
+
+
+@given(st.integers(0, 6), st.binary(min_size=8, max_size=64).map(lambda data: data[: len(data) & ~7]))
+def test_refcounts_in_native_order_are_those_of_the_block_and_are_stored_again(order: int, block: bytes) -> None:
+    words = native_block(block, order)
+    assert words.tolist() == refcounts(block, order).tolist()
+    assert stored_block(words, order) == block
+
+
+@given(st.data(), st.sampled_from("BHILQ"))
+def test_runs_of_zeros_are_those_of_a_look_at_each_word(data: st.DataObject, code: str) -> None:
+    bits = 8 * array(code).itemsize
+    words = data.draw(st.lists(st.sampled_from([0, 1, 1 << bits - 8, (1 << bits) - 1]), max_size=24))
+    expected, at = [], 0
+    for is_zero, group in groupby(words, key=lambda word: word == 0):
+        end = at + len(list(group))
+        expected += [(at, end)] if is_zero else []
+        at = end
+    assert list(zero_runs(array(code, words))) == expected
 
 
 @given(st.integers(0, 6), st.binary(min_size=1024, max_size=1024), st.data())
