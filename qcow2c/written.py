@@ -67,10 +67,10 @@ class WrittenLayer(Reader):
         """Prepare for a change of guest bytes; called before it is made."""
         self.cache.medium.require_sound()
         self.data.require_sound()
-        self._begin()
+        self.begin()
         self._bitmaps.note(guest_offset, length)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Prepare the image for its first change.
 
         Durable order: header, marks of bitmaps, then anything else. A crash leaves an image without bits that were
@@ -99,7 +99,7 @@ class WrittenLayer(Reader):
         Durable order: the data at once, its refcounts with the next commit. A crash leaves leaked clusters.
         """
         with self.lock:
-            self._begin()
+            self.begin()
             count = self.geometry.clusters(len(data))
             parts = []
             extent = self.allocator.allocate(count)
@@ -124,7 +124,7 @@ class WrittenLayer(Reader):
         is counted down at the next commit: let go afterwards. Raises UsageError, StoreError.
         """
         with self.lock:
-            self._begin()
+            self.begin()
             self.cache.commit()
             self.header = change_header(self.cache.medium, Header.load(self.store), change)
             self.cache.reload_header()
