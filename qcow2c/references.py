@@ -178,7 +178,7 @@ class Walk:
                 weights[key] = active + is_active, snapshot + (not is_active)
         self._bound_tables(sum(entries * 8 for _, entries in weights), "L1")
         for (offset, entries), (active, snapshot) in weights.items():
-            named, times = _distinct(self.words(offset, entries))
+            named, times = distinct_tables(self.words(offset, entries))
             parts.append((named, _times(times, active), _times(times, snapshot)))
             pending += len(named)
             if pending > MAX_L2_TABLES:
@@ -360,7 +360,7 @@ def _times(counts: U64Array, factor: int) -> U64Array:
     return counts * np.uint64(factor) if factor else _filled(len(counts), 0)
 
 
-def _distinct(words: U64Array) -> tuple[U64Array, U64Array]:
+def distinct_tables(words: U64Array) -> tuple[U64Array, U64Array]:
     """Return the distinct L2 table offsets of L1 entries, ascending, and how many entries name each."""
     words = words[words != 0]
     words &= np.uint64(tables.L1_OFFSET)
