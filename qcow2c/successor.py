@@ -374,12 +374,14 @@ class Successor:
 
     def _give_back(self) -> None:
         clusters = self.geometry.clusters(self.walk.size)
+        runs: list[NDArray[np.int64]] = []
         for first in range(0, clusters, SCAN_CLUSTERS):
             count = min(SCAN_CLUSTERS, clusters - first)
-            if not (self._delta.counts[first : first + count] < 0).any():
-                continue
-            free = (self.refcounts(first, count) != 0) & (self._new_refcounts(first, count) == 0)
-            edges = np.flatnonzero(np.diff(np.concatenate(([False], free, [False])))) + first
+            if (self._delta.counts[first : first + count] < 0).any():
+                free = (self.refcounts(first, count) != 0) & (self._new_refcounts(first, count) == 0)
+                runs.append(np.flatnonzero(np.diff(np.concatenate(([False], free, [False])))) + first)
+        # Only now: the old refcount blocks, which have told this, may be among them.
+        for edges in runs:
             for start, end in edges.reshape(-1, 2).tolist():
                 self.medium.punch(start << self._bits, end - start << self._bits)
         self.medium.flush()
