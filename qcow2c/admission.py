@@ -10,32 +10,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from qcow2c import rules
-from qcow2c.accounting import Accounting
-from qcow2c.errors import CorruptMetadata, MissingKey, Qcow2Error, Span
+from qcow2c.errors import CorruptMetadata, MissingKey
 from qcow2c.findings import Severity, raise_first
 from qcow2c.header import Header, field_span
-from qcow2c.overlaps import overlaps
-from qcow2c.records import SnapshotTable
-from qcow2c.references import References, Walk
+from qcow2c.records import SnapshotTable, read_bitmaps
+from qcow2c.small_check import proved_clean
 from qcow2c.store import Store
-from qcow2c.sweep import Window
-from qcow2c.table_rules import L1_RULES, REFCOUNT_TABLE_RULES
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    U64Array = NDArray[np.uint64]
-
-MAX_UNDERCOUNTED = 1 << 20
-"""Clusters of a dirty image whose refcount is raised; with more of them it needs a repair."""
-
-_SPEC = "Host cluster management"
-_REPAIR = "the image is not opened for writing: run check -r first"
 
 
 class ClusterSet:
@@ -93,9 +75,11 @@ def admit(store: Store, header: Header, snapshots: SnapshotTable) -> Admission:
     _require_state(header)
     for record in snapshots.records:
         raise_first(rules.snapshot_findings(header, record), Severity.ERROR)
-    walk = Walk(store, header, snapshots)
-    _require_sound_tables(walk)
-    return _Count(walk).admission()
+    if proved_clean(store, header, snapshots, read_bitmaps(store, header)) is not None:
+        return Admission(True, ClusterSet(()))
+    from qcow2c.admission_count import count  # Late: it imports numpy.
+
+    return Admission(True, ClusterSet(()), count(store, header, snapshots))
 
 
 def trusted(store: Store, header: Header, snapshots: SnapshotTable) -> Admission:
@@ -104,107 +88,17 @@ def trusted(store: Store, header: Header, snapshots: SnapshotTable) -> Admission
     Raises as `admit`, but only for the state of the image, and for a refcount table that cannot be one.
     """
     _require_state(header)
-    walk = Walk(store, header, snapshots)
-    _require_sound_refcount_table(walk)
-    bits = header.cluster_bits
-    runs: list[tuple[int, int]] = []
-    for part in [*walk.metadata(), walk.refcount_blocks()]:
-        for offset, length in zip(part.offsets.tolist(), part.lengths.tolist(), strict=True):
-            runs.append((offset >> bits, (offset + length - 1 >> bits) + 1))
-    return Admission(False, ClusterSet(runs))
+    from qcow2c.admission_count import metadata_runs  # Late: it imports numpy.
+
+    return Admission(False, ClusterSet(metadata_runs(store, header, snapshots)))
 
 
 def _require_state(header: Header) -> None:
     if header.corrupt:
-        message = f"the image is marked corrupt, so that it must not be written: {_REPAIR}"
+        message = (
+            "the image is marked corrupt, so that it must not be written: "
+            "the image is not opened for writing: run check -r first"
+        )
         raise CorruptMetadata(message, where=field_span("incompatible_features"), spec="Header")
     if header.encrypted:
         raise MissingKey("the image is encrypted, and no key was given", spec="Data encryption")
-
-
-def _refused(message: str, where: Span | None = None, spec: str = _SPEC) -> Qcow2Error:
-    return CorruptMetadata(f"{message}; {_REPAIR}", where=where, spec=spec)
-
-
-def _require_sound_tables(walk: Walk) -> None:
-    """Raise for an entry of an L1 table or of the refcount table that breaks a rule."""
-    _require_sound_refcount_table(walk)
-    for state in walk.states():
-        words = walk.l1_table(state)
-        for rule in L1_RULES:
-            _require_none(rule.broken(words, 0, walk.geometry), words, state.l1_offset, f"L1 entry: {rule.message}")
-
-
-def _require_sound_refcount_table(walk: Walk) -> None:
-    """Raise for an entry of the refcount table that breaks a rule, or names the block of another."""
-    table = walk.refcount_table()
-    at = walk.header.refcount_table_offset
-    for rule in REFCOUNT_TABLE_RULES:
-        _require_none(rule.broken(table, 0, walk.geometry), table, at, f"refcount table entry: {rule.message}")
-    rows = np.flatnonzero(table)
-    _, first = np.unique(table[rows], return_index=True)
-    repeated = np.zeros(len(table), dtype=bool)
-    repeated[np.delete(rows, first)] = True
-    _require_none(repeated, table, at, "two entries of the refcount table name one block")
-
-
-def _require_none(broken: NDArray[np.bool_], words: U64Array, table_offset: int, problem: str) -> None:
-    rows = np.flatnonzero(broken)
-    if len(rows):
-        row = int(rows[0])
-        raise _refused(f"{problem} ({int(words[row]):#018x})", Span(table_offset + row * 8, 8))
-
-
-class _Count:
-    """The count of all references, compared with the refcounts window by window."""
-
-    def __init__(self, walk: Walk) -> None:
-        self._walk = walk
-        self._geometry = walk.geometry
-        self._accounting = Accounting(walk)
-        self._undercounted: list[tuple[int, int]] = []
-
-    def admission(self) -> Admission:
-        accounting = self._accounting
-        blocks = (walk_blocks := accounting.blocks).offsets >> np.uint64(self._geometry.cluster_bits)
-        for window in accounting.windows():
-            self._judge(window, blocks, [*accounting.metadata, walk_blocks])
-        tally = accounting.tally
-        for rule, times in tally.broken.items():
-            raise _refused(f"{times} L2 entries break the rule {rule}", spec="Cluster mapping")
-        if tally.past_end:
-            raise _refused(f"{tally.past_end} references lead past the end of the file")
-        return Admission(True, ClusterSet(()), self._undercounted)
-
-    def _judge(self, window: Window, blocks: U64Array, metadata: list[References]) -> None:
-        inside = blocks[(blocks >= window.first) & (blocks < window.end)]
-        window.count(inside.view(np.int64), np.ones(len(inside), dtype=np.uint64))
-        if window.first == 0 and len(blocks) and int(blocks.max()) >= self._accounting.end:
-            raise _refused(f"the refcount block at cluster {int(blocks.max())} is past the end of the file")
-        bits = self._geometry.cluster_bits
-        for overlap in overlaps(metadata, window, bits, self._walk.size):
-            where = Span(overlap.cluster << bits, self._geometry.cluster_size)
-            owner = overlap.owner.name.lower().replace("_", " ")
-            raise _refused(f"something else overlaps the {owner}: {overlap.references} references", where)
-        unreadable = np.flatnonzero(self._accounting.refcounts.unreadable(window.first, window.end - window.first))
-        if len(unreadable):
-            raise _refused(f"the refcount block of cluster {window.first + int(unreadable[0])} cannot be read")
-        self._compare(window)
-
-    def _compare(self, window: Window) -> None:
-        low = np.flatnonzero(window.references > window.refcounts)
-        if not len(low):
-            return
-        first = window.first + int(low[0])
-        have, want = int(window.refcounts[low[0]]), int(window.references[low[0]])
-        where = Span(first << self._geometry.cluster_bits, self._geometry.cluster_size)
-        if not self._walk.header.dirty:
-            raise _refused(f"cluster {first} has refcount {have}, but {want} references", where)
-        if len(self._undercounted) + len(low) > MAX_UNDERCOUNTED:
-            raise _refused(f"more than {MAX_UNDERCOUNTED} clusters have a refcount that is too low", where)
-        clusters = (low + window.first).tolist()
-        describes = self._accounting.refcounts.describes
-        uncovered = [cluster for cluster in clusters if not describes(cluster)]
-        if uncovered:
-            raise _refused(f"cluster {uncovered[0]} is in use, but has no refcount block", where)
-        self._undercounted += zip(clusters, window.references[low].tolist(), strict=True)

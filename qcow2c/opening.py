@@ -111,7 +111,7 @@ def _reader(store: Store, header: Header, below: dict[str, Any]) -> Reader:
 
 def _engine(store: Store, header: Header, table: SnapshotTable, below: dict[str, Any], *, trust: bool) -> Engine:
     """Return the layer of an image that may be written. Raises CorruptMetadata, MissingKey."""
-    from qcow2c.admission import admit, trusted  # Late: readers do without numpy.
+    from qcow2c.admission import admit, trusted  # Late: readers do without what writers need.
     from qcow2c.engine import Engine
 
     admission = (trusted if trust else admit)(store, header, table)

@@ -214,6 +214,18 @@ def broken_rules(rules: tuple[EntryRule, ...], entry: int, bitmap: int, geometry
             yield rule
 
 
+def without_place(entry: int, geometry: Geometry) -> int:
+    """Return an L2 entry that breaks the same rules and says nothing more of where its data is than that it has some.
+
+    So few of them stand for all entries of an image.
+    """
+    if entry & L2_COMPRESSED:
+        offset_mask, sectors_mask, _ = compressed_masks(geometry.cluster_bits)
+        return entry & ~(sectors_mask | offset_mask & (Limit.HOST_OFFSET_END - 1))
+    place = L2_OFFSET & -geometry.cluster_size
+    return entry & ~place | (geometry.cluster_size if entry & place else 0)
+
+
 def suspects(rules: tuple[EntryRule, ...], seen_bits: int, geometry: Geometry) -> tuple[EntryRule, ...]:
     """Return the rules that some entry of a table may break, given the OR of all its entries."""
     return tuple(rule for rule in rules if seen_bits & rule.needs(geometry) or rule.needs(geometry) < 0)

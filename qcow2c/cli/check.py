@@ -18,7 +18,7 @@ from qcow2c.cli import arguments, image_options, text
 from qcow2c.errors import UsageError
 
 if TYPE_CHECKING:
-    from qcow2c.ops.check import CheckResult
+    from qcow2c.ops.check_result import CheckResult
 
 MESSAGES = 20
 """How many clusters and kinds of corruption are named on standard error."""

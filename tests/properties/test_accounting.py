@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from qcow2c import accounting, layout, structs
 from qcow2c.header import Header
-from qcow2c.ops.check import CheckResult, check
+from qcow2c.ops.check import check
+from qcow2c.ops.check_result import CheckResult
 from qcow2c.references import Owner, Walk
 from qcow2c.storage import Memory
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate

@@ -136,7 +136,7 @@ def test_a_dirty_image_says_what_was_counted_too_low() -> None:
 
 
 def test_a_dirty_image_with_too_much_to_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qcow2c.admission.MAX_UNDERCOUNTED", 1)
+    monkeypatch.setattr("qcow2c.admission_count.MAX_UNDERCOUNTED", 1)
     builder = filled(incompatible=BITS["dirty"].mask)
     for guest in (8, 9):
         builder.refcounts[builder.data(guest, b"8" * 4096) // 4096] = 0

@@ -10,7 +10,7 @@ import qcow2c
 from qcow2c import layout, structs
 from qcow2c.errors import CorruptMetadata, NotQcow2
 from qcow2c.header import Header
-from qcow2c.ops.check import Mismatch
+from qcow2c.ops.check_result import Mismatch
 from qcow2c.references import ACTIVE, Owner, Walk
 from qcow2c.storage import LocalFile, Memory
 from qcow2c.structs import ExtensionType
