@@ -102,3 +102,20 @@ class Side:
             end += piece.length
         if key != NOTHING:
             yield begin, end - begin, key, offset
+
+
+def pairs(
+    first: Iterator[Segment], second: Iterator[Segment], start: int
+) -> Iterator[tuple[int, int, Segment, Segment]]:
+    """Yield start and end of what is one run in both disks, and these runs, of runs without gaps from a byte on."""
+    one, other = next(first, None), next(second, None)
+    at = start
+    while one is not None and other is not None:
+        ends = one[0] + one[1], other[0] + other[1]
+        stop = min(ends)
+        yield at, stop, one, other
+        at = stop
+        if ends[0] == stop:
+            one = next(first, None)
+        if ends[1] == stop:
+            other = next(second, None)

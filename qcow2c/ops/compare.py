@@ -15,7 +15,7 @@ from qcow2c.disk import Disk, open_disk
 from qcow2c.errors import MissingKey, Qcow2Error
 from qcow2c.gate import Gate
 from qcow2c.layer_map import ZERO, mapped_layers
-from qcow2c.places import BY_LAYER, Piece, Side
+from qcow2c.places import BY_LAYER, Piece, Side, pairs
 from qcow2c.processors import keep_to, shares
 from qcow2c.reader import Reader
 from qcow2c.segments import Segment, segments, slice_bytes
@@ -264,18 +264,8 @@ class _Part:
 
     def _pairs(self, start: int, *, strict: bool) -> Iterator[tuple[int, int, Segment, Segment]]:
         """Yield start and end of what is one run in both disks, and these runs."""
-        runs = [_runs(side.disk, start, self._end, strict=strict) for side in self._sides]
-        one, other = next(runs[0], None), next(runs[1], None)
-        at = start
-        while one is not None and other is not None:
-            ends = one[0] + one[1], other[0] + other[1]
-            stop = min(ends)
-            yield at, stop, one, other
-            at = stop
-            if ends[0] == stop:
-                one = next(runs[0], None)
-            if ends[1] == stop:
-                other = next(runs[1], None)
+        first, second = (_runs(side.disk, start, self._end, strict=strict) for side in self._sides)
+        yield from pairs(first, second, start)
 
     # --- one slab ---
 
