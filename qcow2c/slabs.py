@@ -295,6 +295,12 @@ class Buffers:
             self._free.append(buffer)
             self._changed.notify()
 
+    def wait(self, seconds: float) -> None:
+        """Let some time go by, if any. Raises Closed after `close`."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self._closed, max(0.0, seconds)):
+                raise Closed
+
     def close(self) -> None:
         """Let nobody wait any more: the copy has failed."""
         with self._changed:

@@ -20,7 +20,7 @@ from qcow2c.store import Store, reason
 from qcow2c.structs import SECTOR_SIZE
 from qcow2c.tables import SUBCLUSTERS_ALLOCATED
 
-_RESERVE_FROM = 1 << 20
+RESERVE_FROM = 1 << 20
 """Bytes of a write from which on it pays to find their space at once."""
 
 _COPY_UP_TO = SLAB_BYTES // 2
@@ -89,7 +89,7 @@ class RawTarget(Target):
             self._replace(slab, buffer, ranges)
             return
         for start, end in ranges:
-            if end - start >= _RESERVE_FROM:
+            if end - start >= RESERVE_FROM:
                 self._store.reserve(slab.start + start, end - start)
             self._store.pwrite(buffer[start:end], slab.start + start)
 

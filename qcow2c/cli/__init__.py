@@ -25,6 +25,7 @@ COMMANDS = {
     "create": "a new image, empty or over a backing file",
     "info": "what an image is: sizes, features, snapshots, bitmaps",
     "map": "which bytes of the disk hold data, and where",
+    "commit": "copy what an image holds into its backing file, and empty it",
     "dd": "copy a part of an image, measured in blocks",
     "measure": "how large a file would become: a copy of an image, or a new one",
     "compare": "whether two images hold the same data",

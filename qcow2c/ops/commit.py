@@ -1,0 +1,298 @@
+"""`commit`: copy what the upper layers of a chain decide into a layer below, and then empty the top one.
+
+Which files there are is looked at first, with nothing but the top one locked. Then each is opened anew, from the bottom
+up and with its locks: the base for writing, those above for reading, and without what lies below them, because what
+they do not decide is in the base already.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any, Literal, NamedTuple
+
+from qcow2c.commit_targets import BaseTarget, open_base
+from qcow2c.copying import DiskCopy, Progress
+from qcow2c.disk import Disk
+from qcow2c.disk_map import PRESENT, Columns, DiskMap
+from qcow2c.errors import CorruptMetadata, MissingKey, UnsupportedFeature, UsageError
+from qcow2c.gate import Gate, full_name
+from qcow2c.header import field_span
+from qcow2c.image import Image
+from qcow2c.layer import Layer, RawLayer
+from qcow2c.locks import Use
+from qcow2c.opening import detect_format, open_image
+from qcow2c.reader import Reader
+from qcow2c.slabs import Buffers, PlannedDisk, Slab
+from qcow2c.storage import Memory, Store, open_store
+from qcow2c.structs import SECTOR_SIZE
+
+FileName = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit has done."""
+
+    base: str
+    """The file that now holds what was in the layers above it."""
+    grown: bool
+    """The disk of the base was smaller than that of the top image."""
+    emptied: bool
+    """The top image no longer holds any data of its own."""
+
+
+class Link(NamedTuple):
+    """A layer, and how the one above it names it."""
+
+    path: str
+    image_format: str
+    above: str
+    """Name of the file above."""
+    stored: str | None
+    """The backing file name in the image above; None where the caller named the file."""
+    probed: bool
+    """Nobody says what the format is."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """An image that is open for a commit, so that nobody else uses it, and what was found below it, top first."""
+
+    top: Store
+    links: tuple[Link, ...]
+    gate: str | Gate
+    data_file: FileName | None
+    """The external data file of the top image, where the caller has named it."""
+    own_data_file: str | None
+    """The same, whoever named it, if only the active disk of the image uses it."""
+
+    def depth_of(self, base: FileName | None) -> int:
+        """Return how far below the top image a layer is: the next one, or that of a name, as QEMU understands it.
+
+        A relative name is seen from the directory of the image above. Raises UsageError where there is none.
+        """
+        if base is None:
+            if not self.links:
+                raise UsageError("Image does not have a backing file")
+            return 1
+        wanted = os.fsdecode(base)
+        for depth, link in enumerate(self.links, 1):
+            if _names(wanted, link):
+                return depth
+        raise UsageError(f"Did not find '{wanted}' in the backing chain of '{self.top.name}'")
+
+
+def commit(
+    path: FileName,
+    *,
+    base: FileName | None = None,
+    drop: bool = False,
+    gate: str | Gate = "directory",
+    progress: Progress | None = None,
+    rate_limit: int | None = None,
+    image_format: str | None = None,
+    backing: FileName | Literal[False] | None = None,
+    data_file: FileName | None = None,
+) -> Committed:
+    """Copy what an image holds into its backing file, or with all between them into `base`, a layer further below.
+
+    A smaller base grows. Then the image is emptied, so that it shows the base; not with `drop`, nor where a `base` is
+    named: the image is then as good as the base, and layers between them show something else than before.
+    `rate_limit` is in bytes of data a second. `gate`, `backing` and `data_file` are as in `qcow2c.open`.
+
+    Durable order: the base, all of it; then the image is emptied. Whenever a crash comes, the image shows what it did.
+    Raises UsageError, UnsupportedFeature, ImageLocked, and what opening the images for writing raises.
+    """
+    if rate_limit is not None and rate_limit < 0:
+        raise UsageError(f"a rate limit of {rate_limit} bytes a second is negative")
+    with open_chain(path, image_format=image_format, gate=gate, backing=backing, data_file=data_file) as chain:
+        return commit_chain(chain, base, drop=drop, progress=progress, rate_limit=rate_limit)
+
+
+@contextmanager
+def open_chain(
+    path: FileName,
+    *,
+    image_format: str | None = None,
+    gate: str | Gate = "directory",
+    backing: FileName | Literal[False] | None = None,
+    data_file: FileName | None = None,
+) -> Iterator[Chain]:
+    """Open an image for a commit, and find out what lies below it; see `commit`. Nothing is written."""
+    top = open_store(path, writable=True)
+    try:
+        top.lock(Use.WRITABLE_IMAGE)
+        found = image_format or detect_format(top)
+        if found not in ("qcow2", "raw"):
+            raise UnsupportedFeature(f"image {top.name!r} has format {found!r}, not qcow2 or raw")
+        links: tuple[Link, ...] = ()
+        own = None
+        if found == "qcow2":
+            with open_image(top, backing=backing, data_file=data_file, gate=gate, share=True) as image:
+                _require_sound(image)
+                links = tuple(_links(image.layer, named=backing is None))
+                if image.header.external_data and not image.header.data_file_raw and not len(image.snapshots):
+                    own = image.layer.data_store.path
+        yield Chain(top, links, gate, data_file, own)
+    finally:
+        top.close()
+
+
+def _links(layer: Layer, *, named: bool) -> Iterator[Link]:
+    """Yield the layers below; not `named`: the caller has given the first of them."""
+    while isinstance(layer, Reader) and isinstance(below := layer.backing, Reader | RawLayer):
+        stored = os.fsdecode(layer.header.backing_file or b"") if named else None
+        image_format = "raw" if isinstance(below, RawLayer) else "qcow2"
+        path = below.store.path or below.store.name
+        yield Link(path, image_format, layer.store.name, stored, not layer.header.backing_format)
+        layer, named = below, True
+
+
+def _require_sound(image: Image) -> None:
+    """Raise CorruptMetadata for an image that must not be written, as QEMU, even where it is only read."""
+    if image.header.corrupt:
+        message = "the image is marked corrupt, so that it must not be written: run check -r first"
+        raise CorruptMetadata(message, where=field_span("incompatible_features"), spec="Header")
+
+
+def _names(wanted: str, link: Link) -> bool:
+    """Tell whether a name means a layer."""
+    if link.stored is None:
+        return wanted == link.path
+    whole = full_name(link.above, link.stored)
+    if _has_protocol(wanted) or _has_protocol(link.stored):
+        return wanted in (link.stored, whole)
+    try:
+        return os.path.realpath(full_name(link.above, wanted), strict=True) == os.path.realpath(whole, strict=True)
+    except (OSError, ValueError):
+        return False
+
+
+def _has_protocol(name: str) -> bool:
+    head, colon, _ = name.partition(":")
+    return bool(colon) and "/" not in head
+
+
+# --- the commit itself ----------------------------------------------------------------------------------------------
+
+
+def commit_chain(
+    chain: Chain,
+    base: FileName | None = None,
+    *,
+    drop: bool = False,
+    progress: Progress | None = None,
+    rate_limit: int | None = None,
+) -> Committed:
+    """Commit an open chain; see `commit`."""
+    depth = chain.depth_of(base)
+    link = chain.links[depth - 1]
+    emptied = not drop and base is None
+    with ExitStack() as stack:
+        closing = None
+        if emptied:
+            from qcow2c.emptying import empty
+            from qcow2c.successor import changing
+
+            successor = stack.enter_context(changing(chain.top))
+            closing = _own_data_file(chain, stack)
+        planned = PlannedDisk(_disk(chain, depth, closing, stack), 0)
+        with open_base(link.path, link.image_format, chain.gate) as target:
+            for store in target.stores():
+                planned.require_other(store.path)
+            if link.probed and link.image_format == "raw":
+                _require_raw(planned.disk, link)
+            grown = target.grow(planned.disk.size)
+            copy(planned, target, progress=progress, rate_limit=rate_limit)
+        if emptied:
+            empty(successor, closing)
+    return Committed(link.path, grown, emptied)
+
+
+def copy(planned: PlannedDisk, target: BaseTarget, *, progress: Progress | None, rate_limit: int | None) -> None:
+    """Copy what a disk and the layers that are open below it decide into a layer, which is durable then."""
+    _LayerCopy(planned, rate_limit, progress=progress).run(target)
+
+
+def _own_data_file(chain: Chain, stack: ExitStack) -> Store | None:
+    """Open the data file of the top image for writing, where nothing but its active disk uses it."""
+    if chain.own_data_file is None:
+        return None
+    store = open_store(chain.own_data_file, writable=True)
+    stack.callback(store.close)
+    store.lock(Use.WRITABLE_DATA_FILE)
+    return store
+
+
+def _disk(chain: Chain, depth: int, data_store: Store | None, stack: ExitStack) -> Disk:
+    """Open the layers above the base, for reading; what they do not decide reads as zeros."""
+    below: Image | Literal[False] = False
+    for link in reversed(chain.links[: depth - 1]):
+        between = below = stack.enter_context(open_image(link.path, backing=below, gate=chain.gate))
+        _require_readable(between)
+    data_file = data_store or chain.data_file
+    image = stack.enter_context(open_image(chain.top, backing=below, data_file=data_file, gate=chain.gate))
+    _require_readable(image)
+    disk = Disk(image.layer, image.name, image)
+    disk.map = _DecidedMap(image.layer, depth)
+    return disk
+
+
+def _require_readable(image: Image) -> None:
+    """Raise MissingKey before anything is written, rather than at the first cluster."""
+    if image.header.encrypted:
+        raise MissingKey(f"the image {image.name!r} is encrypted, and no key was given", spec="Data encryption")
+
+
+def _require_raw(disk: Disk, link: Link) -> None:
+    """Raise UsageError where a raw file of which nobody says so would be taken for something else from now on."""
+    start = bytearray(SECTOR_SIZE)
+    disk.read_into(memoryview(start), 0)
+    found = detect_format(Memory(start))
+    if found != "raw":
+        message = f"{link.path!r} would be taken for an image of format {found!r}: the disk begins like one"
+        raise UsageError(f"{message}, and {link.above!r} does not say that its backing file is raw")
+
+
+class _DecidedMap(DiskMap):
+    """The map of some layers without anything below them: of that, only what they decide."""
+
+    def __init__(self, top: Layer, layers: int) -> None:
+        super().__init__(top)
+        self._last = layers - 1
+
+    def columns(self, start: int = 0, max_length: int | None = None) -> Iterator[Columns]:
+        """Yield the runs as `DiskMap` does, without those in which every layer asks the one below.
+
+        Zeros behind the end of a short layer are decided by the layer above it.
+        """
+        for found in super().columns(start, max_length):
+            kept = [
+                flags & PRESENT or depth < self._last
+                for depth, flags in zip(found.depths, found.flags, strict=True)
+            ]
+            if any(kept):
+                yield Columns(*(list(compress(column, kept)) for column in found))
+
+
+class _LayerCopy(DiskCopy):
+    """Copies data and zeros, no faster than so many bytes of data a second."""
+
+    with_zeros = True
+
+    def __init__(self, planned: PlannedDisk, rate_limit: int | None, **how: Any) -> None:
+        super().__init__([planned], **how)
+        self._rate_limit = rate_limit
+
+    def slabs(self, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+        started, copied = time.monotonic(), 0
+        for slab in super().slabs(buffers):
+            yield slab
+            if self._rate_limit:
+                copied += sum(piece.length for piece in slab[0].pieces)
+                buffers.wait(started + copied / self._rate_limit - time.monotonic())
