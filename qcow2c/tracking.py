@@ -1,8 +1,9 @@
 """Dirty bitmaps of an image that is being written: every change is recorded in those that are enabled (`auto`).
 
-Durable order: the enabled bitmaps are marked in use before the first change; while the image is written, their bits are
-in memory; at the end come their data and refcounts, their tables, and last of all the mark goes. A crash leaves them in
-use, which tells everybody that they are stale. Spec: "Bitmaps extension", "Bitmap directory", "Bitmap table".
+Durable order: the enabled bitmaps are marked in use before the first change of guest data; while the image is written,
+their bits are in memory; at the end come their data and refcounts, their tables, and last of all the mark goes. A crash
+leaves them in use, which tells everybody that they are stale.
+Spec: "Bitmaps extension", "Bitmap directory", "Bitmap table".
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 
-from qcow2c import layout, rules
+from qcow2c import layout
 from qcow2c.allocation import Allocator
+from qcow2c.bitmap_store import Bitmaps, united
 from qcow2c.cache import MetadataCache
+from qcow2c.errors import CorruptMetadata
 from qcow2c.header import Header
-from qcow2c.records import BitmapDirectory, BitmapRecord
+from qcow2c.records import BitmapRecord
 from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAP_FLAGS
 from qcow2c.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
 
@@ -25,29 +28,39 @@ _FLAGS = layout.field(BITMAP_DIRECTORY_HEADER, "flags")
 class BitmapTracker:
     """The bitmaps of one image while it is written."""
 
-    def __init__(self, cache: MetadataCache, allocator: Allocator, header: Header, directory: BitmapDirectory) -> None:
+    def __init__(self, cache: MetadataCache, allocator: Allocator, header: Header) -> None:
         self._cache = cache
         self._allocator = allocator
-        self.sound = directory.broken is None and not any(
-            any(rules.bitmap_findings(header, record)) for record in directory.records
-        )
-        """Whether all bitmaps are understood; else none can be kept, and the image must say so."""
-        enabled = [record for record in directory.records if record.auto and not record.in_use]
-        self._tracked = [_Tracked(record, cache.geometry.cluster_size) for record in enabled] if self.sound else []
-
-    def begin(self) -> None:
-        """Mark the enabled bitmaps in use. Raises StoreError."""
-        if self._tracked:
-            self._write_flags(lambda flags: flags | _IN_USE)
+        self._tracked: list[_Tracked] = []
+        self._in_use = False
+        self.problem: CorruptMetadata | None = None
+        """Why not all bitmaps are understood: then none can be kept, and the image must say so."""
+        try:
+            tables = set()
+            for bitmap in Bitmaps(cache.medium.store, header):
+                record = bitmap.record
+                if record.auto and not record.in_use:
+                    if (place := (record.bitmap_table_offset, record.bitmap_table_size)) not in tables:
+                        tables.add(place)
+                        bitmap.read_table()
+                    self._tracked.append(_Tracked(record, cache.geometry.cluster_size))
+        except CorruptMetadata as problem:
+            self._tracked, self.problem = [], problem
 
     def note(self, guest_offset: int, length: int) -> None:
-        """Record a change of guest bytes."""
+        """Record a change of guest bytes, before it is made: the first one marks the bitmaps. Raises StoreError."""
+        if self._tracked and not self._in_use:
+            self._write_flags(lambda flags: flags | _IN_USE)
+            self._in_use = True
         for tracked in self._tracked:
             tracked.mark(guest_offset, length)
 
     def finish(self) -> None:
-        """Store the bitmaps, after everything else of the image is durable. Raises StoreError, LimitExceeded."""
-        if not self._tracked:
+        """Store the bitmaps, after everything else of the image is durable; changes may be noted again after it.
+
+        Raises StoreError, LimitExceeded.
+        """
+        if not self._in_use:
             return
         updated = [(tracked, self._table(tracked.record)) for tracked in self._tracked]
         for tracked, table in updated:
@@ -58,6 +71,9 @@ class BitmapTracker:
             self._cache.medium.write([layout.stored(table)], tracked.record.bitmap_table_offset)
         self._cache.medium.flush()
         self._write_flags(lambda flags: flags & ~_IN_USE)
+        self._in_use = False
+        for tracked in self._tracked:
+            tracked.chunks.clear()
 
     def _table(self, record: BitmapRecord) -> array[int]:
         size = record.bitmap_table_size * 8
@@ -73,7 +89,7 @@ class BitmapTracker:
                 continue
             if at:
                 old = self._cache.medium.store.pread(geometry.cluster_size, at).ljust(geometry.cluster_size, b"\0")
-                bits = _united(old, bits)  # noqa: PLW2901 - the bits that the cluster gets
+                bits = bytearray(united(old, bits))  # noqa: PLW2901 - the bits that the cluster gets
             else:
                 at = self._allocator.allocate(1).first << geometry.cluster_bits
                 table[index] = at
@@ -121,8 +137,3 @@ def _set_bits(bits: bytearray, start: int, stop: int) -> None:
     bits[first] |= first_mask
     bits[first + 1 : last] = b"\xff" * (last - first - 1)
     bits[last] |= last_mask
-
-
-def _united(one: bytes, other: bytes | bytearray) -> bytearray:
-    merged = layout.integer(one) | layout.integer(other)
-    return bytearray(layout.stored_integer(merged, len(one)))

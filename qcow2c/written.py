@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import threading
 from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from qcow2c import layout
 from qcow2c.allocation import Allocator
+from qcow2c.bitmap_edit import BitmapEdit
 from qcow2c.cache import MetadataCache
-from qcow2c.errors import CorruptMetadata, MissingKey, Span
+from qcow2c.errors import CorruptMetadata, MissingKey, Span, UsageError
 from qcow2c.header import Header
 from qcow2c.header_edit import HeaderChange, change_header
 from qcow2c.reader import Reader
-from qcow2c.records import read_bitmaps
 from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, Version
 from qcow2c.tables import L1_COPIED, L2_COMPRESSED, L2_OFFSET, Table, compressed_extent
 from qcow2c.tracking import BitmapTracker
@@ -54,7 +56,7 @@ class WrittenLayer(Reader):
         self._admission = admission
         self._guard = None if admission.verified else admission.metadata
         self.allocator = Allocator(self.cache, forbidden=self._guard)
-        self._bitmaps = BitmapTracker(self.cache, self.allocator, self.header, read_bitmaps(self.store, self.header))
+        self._bitmaps = BitmapTracker(self.cache, self.allocator, self.header)
         self._cluster_bits = self.geometry.cluster_bits
         self._raw_data = self.header.external_data and self.header.data_file_raw
         self._data_end = self.data_store.size()
@@ -73,9 +75,9 @@ class WrittenLayer(Reader):
     def begin(self) -> None:
         """Prepare the image for its first change.
 
-        Durable order: header, marks of bitmaps, then anything else. A crash leaves an image without bits that were
-        unknown, with bitmaps that count as stale, and, with lazy refcounts, marked dirty, although its refcounts are
-        right.
+        Durable order: header, marks of bitmaps if guest data changes, then anything else. A crash leaves an image
+        without bits that were unknown, with bitmaps that count as stale, and, with lazy refcounts, marked dirty,
+        although its refcounts are right.
         """
         if self._begun:
             return
@@ -83,14 +85,13 @@ class WrittenLayer(Reader):
         if header.version >= Version.V3:
             dirty = _DIRTY if header.lazy_refcounts else 0
             incompatible = header.incompatible_features | dirty
-            stale = _UNKNOWN_AUTOCLEAR if self._bitmaps.sound else _UNKNOWN_AUTOCLEAR | _BITMAPS
+            stale = _UNKNOWN_AUTOCLEAR if self._bitmaps.problem is None else _UNKNOWN_AUTOCLEAR | _BITMAPS
             autoclear = header.autoclear_features & ~stale
             if (incompatible, autoclear) != (header.incompatible_features, header.autoclear_features):
                 self.cache.set_header(incompatible_features=incompatible, autoclear_features=autoclear)
                 self.cache.write_header()
         for cluster, references in self._admission.undercounted:
             self.allocator.raise_refcount(cluster, references)
-        self._bitmaps.begin()
         self._begun = True
 
     def place(self, data: bytes) -> int:
@@ -128,6 +129,40 @@ class WrittenLayer(Reader):
             self.cache.commit()
             self.header = change_header(self.cache.medium, Header.load(self.store), change)
             self.cache.reload_header()
+
+    @contextmanager
+    def changing_bitmaps(self) -> Iterator[BitmapEdit]:
+        """Give out the bitmaps to be changed; in the end the image has the new ones, unless the block raises.
+
+        Durable order: everything pending, the bits that were recorded; new data, tables, directory and their refcounts,
+        where nothing refers to them; the header; what was let go of. A crash leaves the old bitmaps or the new ones.
+        Raises CorruptMetadata where the bitmaps are broken, UsageError where the header has no room, StoreError.
+        """
+        with self.lock:
+            if self._bitmaps.problem is not None:  # What is broken is left as it is.
+                raise self._bitmaps.problem
+            self.begin()
+            self.cache.commit()
+            self._bitmaps.finish()
+            edit = BitmapEdit(self.store, Header.load(self.store), self.place)
+            named = False
+            try:
+                yield edit
+                if edit.changed:
+                    change = edit.header_change()
+                    named = True
+                    self.change_header(change)
+            except BaseException as error:
+                # Where the header could not be written, nobody knows what it names: that leaks.
+                if not named or isinstance(error, UsageError):
+                    self._let_all_go(edit.placed)
+                raise
+            self._let_all_go(edit.released)
+            self._bitmaps = BitmapTracker(self.cache, self.allocator, self.header)
+
+    def _let_all_go(self, runs: Iterable[tuple[int, int]]) -> None:
+        for host_offset, length in runs:
+            self.let_go(host_offset, length)
 
     def flush(self) -> None:
         """Make everything written so far durable. Raises StoreError; see `MetadataCache.commit`."""

@@ -1,0 +1,460 @@
+"""Bitmaps: what is read of stored ones, and what changes when they are changed; everything else stays."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+
+import pytest
+
+import qcow2c
+from qcow2c import layout
+from qcow2c.bitmap_edit import BitmapEdit, Runs, resized
+from qcow2c.bitmap_store import Bitmap, Bitmaps, store_clusters, without_rest
+from qcow2c.errors import CorruptMetadata, Span, StoreError, UsageError
+from qcow2c.header import Header
+from qcow2c.header_edit import HeaderChange
+from qcow2c.records import BitmapRecord
+from qcow2c.storage import Memory, WritableMemory
+from qcow2c.structs import Limit
+from qcow2c.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
+from qcow2c.written import WrittenLayer
+
+KIB, MIB = 1024, 1 << 20
+
+
+def new_image(size: int = MIB, **options: object) -> bytearray:
+    data = bytearray()
+    qcow2c.create(data, size, **{"cluster_size": 4096, **options})
+    return data
+
+
+def change(data: bytearray, *acts: Callable[[BitmapEdit], object]) -> None:
+    with qcow2c.open(data, "r+") as image:
+        assert isinstance(image.layer, WrittenLayer)
+        with image.layer.changing_bitmaps() as edit:
+            for act in acts:
+                act(edit)
+    assert qcow2c.check(bytes(data)).exit_code == 0
+
+
+def bitmaps(data: bytearray) -> Bitmaps:
+    store = Memory(bytes(data))
+    return Bitmaps(store, Header.load(store))
+
+
+def dirty(data: bytearray, name: str) -> list[tuple[int, int]]:
+    return list(bitmaps(data).find(name).ranges())
+
+
+def with_writes(data: bytearray, *writes: tuple[int, int]) -> None:
+    with qcow2c.open(data, "r+") as image:
+        for offset, length in writes:
+            image.pwrite(b"x" * length, offset)
+
+
+def patched(data: bytearray, record: BitmapRecord, index: int, entry: int) -> bytearray:
+    """Return an image with another entry in the table of a bitmap."""
+    at = record.bitmap_table_offset + index * 8
+    image = bytearray(data)
+    image[at : at + 8] = layout.stored_integer(entry, 8)
+    return image
+
+
+def marked(data: bytearray, name: str) -> bytearray:
+    """Return an image in which a bitmap is in use."""
+    image = bytearray(data)
+    span = bitmaps(data).find(name).record.span
+    image[span.offset + 15] |= 1
+    return image
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def test_writes_are_dirty_ranges_in_units_of_the_granularity() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("fine", 512), lambda edit: edit.add("usual"))
+    with_writes(data, (1000, 100), (10_000, 50_000), (60_000, 1), (MIB - 1, 1))
+    assert dirty(data, "fine") == [(512, 1024), (9728, 50688), (MIB - 512, 512)]
+    assert dirty(data, "usual") == [(0, 4096), (8192, 53248), (MIB - 4096, 4096)]
+    fine, usual = bitmaps(data)
+    assert (fine.granularity, usual.granularity, repr(fine)) == (512, 4096, "<Bitmap 'fine'>")
+    assert fine.enabled and not fine.inconsistent
+    assert bitmaps(data)[:1][0].name == "fine" and len(bitmaps(data)) == 2
+
+
+def test_the_last_range_ends_with_the_disk() -> None:
+    data = new_image(MIB + 512)
+    change(data, lambda edit: edit.add("a", 64 * KIB))
+    with_writes(data, (MIB, 512))
+    assert dirty(data, "a") == [(MIB, 512)]
+
+
+def test_ranges_go_over_clusters_of_the_bitmap_in_one() -> None:
+    data = new_image(16 * MIB, cluster_size=512)
+    change(data, lambda edit: edit.add("a", 512))
+    with_writes(data, (MIB, 8 * MIB), (10 * MIB, 512))
+    assert dirty(data, "a") == [(MIB, 8 * MIB), (10 * MIB, 512)]
+    entries = bitmaps(data).find("a").table
+    assert len(entries) == 8 and entries[6] == entries[7] == 0
+
+
+def test_a_cluster_of_ones_needs_no_data() -> None:
+    data = new_image(16 * MIB, cluster_size=512)
+    change(data, lambda edit: edit.add("a", 512), lambda edit: edit.add("b", 512, enabled=False))
+    with_writes(data, (2 * MIB, 4 * MIB))
+    change(data, lambda edit: edit.merge("b", edit.find("a")))
+    assert list(bitmaps(data).find("b").table) == [0, 1, 1, 0, 0, 0, 0, 0]
+    assert dirty(data, "b") == dirty(data, "a") == [(2 * MIB, 4 * MIB)]
+    with_writes(data, (2 * MIB, 512))
+    assert dirty(data, "a") == [(2 * MIB, 4 * MIB)]
+
+
+def test_bits_behind_the_disk_are_not_read() -> None:
+    data = new_image(MIB + 512)
+    change(data, lambda edit: edit.add("a", 64 * KIB))
+    record = bitmaps(data)[0].record
+    ones = patched(data, record, 0, BITMAP_ALL_ONES)
+    assert dirty(ones, "a") == [(0, MIB + 512)]
+    assert bitmaps(ones)[0].read(0, 4096) == b"\xff\xff\x01".ljust(4096, b"\0")
+    assert without_rest(b"\xff\xff", -5) == bytes(2)
+
+
+BROKEN_ENTRIES = {
+    "a reserved bit": (1 << 60, "reserved bits"),
+    "misaligned data": (512 + 4096, "not cluster-aligned"),
+    "data past the end": (1 << 40, "leaves the file"),
+}
+
+
+@pytest.mark.parametrize(("entry", "complaint"), BROKEN_ENTRIES.values(), ids=BROKEN_ENTRIES)
+def test_a_broken_entry_is_told(entry: int, complaint: str) -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"))
+    broken = patched(data, bitmaps(data)[0].record, 0, entry)
+    with pytest.raises(CorruptMetadata, match=complaint) as raised:
+        dirty(broken, "a")
+    assert raised.value.where is not None
+
+
+def test_a_table_past_the_end_is_told() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"))
+    store = Memory(bytes(data))
+    bitmap = Bitmap(store, Header.load(store), BitmapRecord(Span(0, 0), 1 << 30, 1, 2, 1, 16, b"a", b""))
+    with pytest.raises(CorruptMetadata, match="table of bitmap 'a' leaves the file"):
+        list(bitmap.ranges())
+
+
+def test_an_inconsistent_bitmap_has_no_ranges() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"))
+    broken = marked(data, "a")
+    assert bitmaps(broken)[0].inconsistent
+    with pytest.raises(UsageError, match="Bitmap 'a' is inconsistent and cannot be used"):
+        dirty(broken, "a")
+
+
+def test_stale_bitmaps_are_gone_and_said_to_be() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"))
+    assert not bitmaps(data).stale
+    data[95] &= 0xFE
+    found = bitmaps(data)
+    assert found.stale and len(found) == 0
+    with qcow2c.open(data, "r+") as image, image.layer.changing_bitmaps() as edit:
+        edit.add("b")
+    assert [found.name for found in bitmaps(data)] == ["b"] and not bitmaps(data).stale
+    assert qcow2c.check(bytes(data)).exit_code == 3
+
+
+def test_a_broken_directory_is_refused_and_left_as_it_is() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"))
+    span = bitmaps(data)[0].record.span
+    data[span.offset + 17] = 63
+    with pytest.raises(CorruptMetadata, match="granularity_bits 63"):
+        bitmaps(data)
+    before = bytes(data)
+    refused = pytest.raises(CorruptMetadata, match="granularity_bits 63")
+    with qcow2c.open(data, "r+") as image, refused, image.layer.changing_bitmaps():
+        pass
+    assert data == before
+    torn = bytearray(before)
+    torn[span.offset + 18] = 255
+    with pytest.raises(CorruptMetadata, match="leaves the directory"):
+        bitmaps(torn)
+
+
+# --- changing -------------------------------------------------------------------------------------------------------
+
+
+def test_actions_change_one_bitmap_and_leave_the_others() -> None:
+    data = new_image()
+    change(data, *[lambda edit, name=name: edit.add(name, 4096) for name in "abc"])
+    with_writes(data, (0, 5000))
+    change(data, lambda edit: edit.clear("a"), lambda edit: edit.enable("b", enabled=False))
+    assert [(found.name, found.enabled) for found in bitmaps(data)] == [("a", True), ("b", False), ("c", True)]
+    assert (dirty(data, "a"), dirty(data, "b"), dirty(data, "c")) == ([], [(0, 8192)], [(0, 8192)])
+    with_writes(data, (MIB - 512, 512))
+    change(data, lambda edit: edit.enable("b"), lambda edit: edit.remove("a"))
+    assert [(found.name, found.enabled) for found in bitmaps(data)] == [("b", True), ("c", True)]
+    assert (dirty(data, "b"), dirty(data, "c")) == ([(0, 8192)], [(0, 8192), (MIB - 4096, 4096)])
+    change(data, lambda edit: edit.remove("c"), lambda edit: edit.remove("b"))
+    store = Memory(bytes(data))
+    assert Header.load(store).bitmaps is None and not Header.load(store).bitmaps_consistent
+
+
+def test_nothing_is_written_where_nothing_changes() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"))
+    before = bytes(data)
+    acts = (BitmapEdit.enable, BitmapEdit.clear, lambda edit, name: edit.merge(name, edit.find(name)))
+    change(data, *[lambda edit, act=act: act(edit, "a") for act in acts])
+    assert data == before
+
+
+def test_what_is_made_and_unmade_in_one_go_leaves_nothing() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a", 512))
+    with_writes(data, (0, 512))
+    change(
+        data,
+        lambda edit: edit.add("b", 4096),
+        lambda edit: edit.merge("b", edit.find("a")),
+        lambda edit: edit.clear("b"),
+        lambda edit: edit.remove("b"),
+    )
+    assert [found.name for found in bitmaps(data)] == ["a"]
+
+
+def test_guest_writes_before_and_after_a_change_are_recorded() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a", 4096))
+    with qcow2c.open(data, "r+") as image:
+        image.pwrite(b"1", 0)
+        with image.layer.changing_bitmaps() as edit:
+            assert list(edit.find("a").ranges()) == [(0, 4096)]
+            edit.add("b", 4096)
+        image.pwrite(b"2", 40_960)
+    assert dirty(data, "a") == [(0, 4096), (40_960, 4096)]
+    assert dirty(data, "b") == [(40_960, 4096)]
+    assert qcow2c.check(bytes(data)).exit_code == 0
+
+
+def test_a_change_that_is_given_up_leaves_the_bitmaps_and_no_leak() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a", 4096))
+    with qcow2c.open(data, "r+") as image, pytest.raises(KeyError), image.layer.changing_bitmaps() as edit:
+        edit.add("b")
+        edit.remove("a")
+        raise KeyError
+    assert [found.name for found in bitmaps(data)] == ["a"]
+    assert qcow2c.check(bytes(data)).exit_code == 0
+
+
+def test_a_header_without_room_leaves_no_leak() -> None:
+    data = bytearray()
+    qcow2c.create(data, MIB, cluster_size=512, backing_file="b" * 350, backing_fmt="raw", check_backing=False)
+    refused = pytest.raises(UsageError, match="exceed the first cluster")
+    with qcow2c.open(data, "r+", backing=False) as image, refused, image.layer.changing_bitmaps() as edit:
+        edit.add("a")
+    assert len(bitmaps(data)) == 0 and qcow2c.check(bytes(data)).exit_code == 0
+
+
+class _FailingHeader(WritableMemory):
+    """A file whose first sector cannot be written any more."""
+
+    sound = True
+
+    def pwrite(self, data: bytes, offset: int) -> None:
+        if not offset and not self.sound:
+            raise StoreError("no more")
+        super().pwrite(data, offset)
+
+
+def test_where_the_header_fails_what_is_new_only_leaks() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"))
+    store = _FailingHeader(data)
+    with qcow2c.open(store, "r+") as image, pytest.raises(StoreError), image.layer.changing_bitmaps() as edit:
+        edit.clear("a")
+        edit.add("b")
+        store.sound = False
+    assert [found.name for found in bitmaps(data)] == ["a"]
+    assert qcow2c.check(bytes(data)).exit_code == 3
+
+
+def test_only_removal_is_for_inconsistent_bitmaps() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"), lambda edit: edit.add("b"))
+    data = marked(data, "a")
+    for act in (
+        lambda edit: edit.clear("a"),
+        lambda edit: edit.enable("a"),
+        lambda edit: edit.merge("a", edit.find("b")),
+        lambda edit: edit.merge("b", edit.find("a")),
+        lambda edit: edit.resize(2 * MIB),
+    ):
+        with pytest.raises(UsageError, match="Bitmap 'a' is inconsistent and cannot be used"):
+            change(data, act)
+    with_writes(data, (0, 1))
+    assert dirty(data, "b") == [(0, 4096)] and bitmaps(data)[0].inconsistent
+    change(data, lambda edit: edit.remove("a"))
+    assert [found.name for found in bitmaps(data)] == ["b"]
+
+
+def test_a_useless_table_of_an_inconsistent_bitmap_can_be_removed() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"))
+    record = bitmaps(data)[0].record
+    with pytest.raises(CorruptMetadata, match="reserved"):
+        change(patched(data, record, 0, 1 << 60), lambda edit: edit.remove("a"))
+    data = patched(marked(data, "a"), record, 0, 1 << 60)
+    change(data, lambda edit: edit.remove("a"))
+    assert len(bitmaps(data)) == 0
+
+
+WRONG = {
+    "no name": (lambda edit: edit.add(""), "Bitmap name cannot be empty"),
+    "taken": (lambda edit: edit.add("a"), "Bitmap already exists: a"),
+    "no power of two": (lambda edit: edit.add("b", 1000), "Granularity must be power of 2 and at least 512"),
+    "too fine": (lambda edit: edit.add("b", 256), "Granularity must be power of 2 and at least 512"),
+    "negative": (lambda edit: edit.add("b", -4096), "Granularity must be power of 2 and at least 512"),
+    "too coarse": (lambda edit: edit.add("b", 1 << 32), r"Granularity exceeds maximum \(2147483648 bytes\)"),
+    "a long name": (lambda edit: edit.add("n" * 1024), r"Name length exceeds maximum \(1023 characters\)"),
+    "a name in two": (lambda edit: edit.add("a\0b"), "Name has a byte 0"),
+    "none to remove": (lambda edit: edit.remove("b"), "Dirty bitmap 'b' not found"),
+    "none to clear": (lambda edit: edit.clear("b"), "Dirty bitmap 'b' not found"),
+    "none to enable": (lambda edit: edit.enable("b"), "Dirty bitmap 'b' not found"),
+    "none to merge into": (lambda edit: edit.merge("b", edit.find("a")), "Dirty bitmap 'b' not found"),
+    "another size": (lambda edit: edit.merge("a", edit.find("a"), 512), "size is 1048576, source size is 512"),
+    "no disk left": (lambda edit: edit.resize(0), "cannot be kept for a disk without bytes"),
+    "too large a disk": (lambda edit: edit.resize(1 << 60), "would be too large"),
+}
+
+
+@pytest.mark.parametrize(("act", "complaint"), WRONG.values(), ids=WRONG)
+def test_what_makes_no_sense_is_refused(act: Callable[[BitmapEdit], None], complaint: str) -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"))
+    with pytest.raises(UsageError, match=complaint):
+        change(data, act)
+    assert [found.name for found in bitmaps(data)] == ["a"]
+
+
+def test_version_2_and_disks_of_no_bytes_have_no_bitmaps() -> None:
+    with pytest.raises(UsageError, match=r"Can't make bitmap 'a' persistent in .*: Cannot store .* in qcow2 v2 files"):
+        change(new_image(compat="0.10"), lambda edit: edit.add("a"))
+    with pytest.raises(UsageError, match="no bytes"):
+        change(new_image(0), lambda edit: edit.add("a"))
+    with pytest.raises(UsageError, match="Too much space will be occupied by the bitmap"):
+        change(new_image(1 << 50, cluster_size=2 * MIB), lambda edit: edit.add("a", 512))
+
+
+def test_there_is_room_for_so_many_bitmaps() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"))
+    with qcow2c.open(data, "r+") as image, image.layer.changing_bitmaps() as edit:
+        known = edit.records[0]
+        edit.records *= Limit.BITMAPS
+        with pytest.raises(UsageError, match="Maximum number of persistent bitmaps is already reached"):
+            edit.add("b")
+        longest = BitmapRecord(known.span, 0, 1, 0, 1, 16, b"n" * 1023, b"")
+        edit.records[1:] = [longest] * (Limit.BITMAP_DIRECTORY_BYTES // 1048)
+        with pytest.raises(UsageError, match="Not enough space in the bitmap directory"):
+            edit.add("b" * 1000)
+        edit.records[1:] = []
+
+
+@pytest.mark.parametrize(("cluster_size", "granularity"), [(512, 4096), (16384, 16384), (2 * MIB, 65536)])
+def test_the_granularity_follows_from_the_cluster_size(cluster_size: int, granularity: int) -> None:
+    data = new_image(cluster_size=cluster_size)
+    change(data, lambda edit: edit.add("a"))
+    assert bitmaps(data)[0].granularity == granularity
+
+
+def test_a_source_that_cannot_be_read_leaves_the_target_and_no_leak() -> None:
+    source = new_image(64 * MIB, cluster_size=512)
+    change(source, lambda edit: edit.add("a", 512))
+    with_writes(source, (0, 512), (60 * MIB, 512))
+    broken = patched(source, bitmaps(source)[0].record, 30, 1 << 40)
+    data = new_image(64 * MIB, cluster_size=512)
+    change(data, lambda edit: edit.add("b", 512))
+    with qcow2c.open(data, "r+") as image, image.layer.changing_bitmaps() as edit:
+        with pytest.raises(CorruptMetadata, match="leaves the file"):
+            edit.merge("b", bitmaps(broken)[0])
+        edit.enable("b", enabled=False)
+    assert dirty(data, "b") == [] and not bitmaps(data)[0].enabled
+    assert qcow2c.check(bytes(data)).exit_code == 0
+
+
+def test_placed_clusters_go_in_groups_and_are_counted_as_runs() -> None:
+    placed: list[int] = []
+
+    def place(data: bytes) -> int:
+        placed.append(len(data))
+        return sum(placed) + (1 << 30)
+
+    table = array("Q", bytes(80))
+    data = b"\1".ljust(400 << 10, b"\0")
+    store_clusters([(1, data), (2, data), (4, bytes(len(data))), (7, data)], table, place)
+    assert placed == [800 << 10, 400 << 10]
+    assert table[2] - table[1] == len(data) and not table[4] and table[7] & BITMAP_OFFSET
+    runs = Runs()
+    for offset, length in ((0, 10), (10, 5), (20, 1)):
+        runs.add(offset, length)
+    assert runs == [(0, 15), (20, 1)]
+
+
+# --- other disk sizes -----------------------------------------------------------------------------------------------
+
+
+def resize(data: bytearray, size: int) -> None:
+    """Change the size of a disk whose L1 table has room, with its bitmaps."""
+    with qcow2c.open(data, "r+") as image:
+        layer = image.layer
+        assert isinstance(layer, WrittenLayer)
+        edit = resized(layer.store, Header.load(layer.store), layer.place, size)
+        made = edit.header_change() if edit.changed else HeaderChange()
+        layer.change_header(made._replace(fields={**made.fields, "size": size}))
+        for run in edit.released:
+            layer.let_go(*run)
+    assert qcow2c.check(bytes(data)).exit_code == 0
+
+
+def test_a_larger_disk_has_no_new_bits() -> None:
+    data = new_image(1280 * KIB + 512)
+    change(data, lambda edit: edit.add("a", 64 * KIB))
+    with_writes(data, (0, 1), (1280 * KIB, 512))
+    change(data, lambda edit: edit.add("ones", 512))
+    data = patched(data, bitmaps(data)[1].record, 0, BITMAP_ALL_ONES)
+    resize(data, 2 * MIB)
+    assert dirty(data, "a") == [(0, 64 * KIB), (1280 * KIB, 64 * KIB)]
+    assert dirty(data, "ones") == [(0, 1280 * KIB + 512)]
+    assert [len(found.table) for found in bitmaps(data)] == [1, 1]
+
+
+def test_a_smaller_disk_forgets_its_bits_for_good() -> None:
+    data = new_image(64 * MIB, cluster_size=4096)
+    change(data, lambda edit: edit.add("a", 512), lambda edit: edit.add("b", 512))
+    with_writes(data, (0, 64 * MIB))
+    with qcow2c.open(data, "r+") as image:
+        image.discard(0, 64 * MIB)
+    assert dirty(data, "a") == [(0, 64 * MIB)]
+    # The L1 table has as many entries for both sizes: for the test, so that the size alone may change.
+    resize(data, 63 * MIB + 512)
+    assert dirty(data, "a") == [(0, 63 * MIB + 512)]
+    resize(data, 64 * MIB)
+    assert dirty(data, "a") == dirty(data, "b") == [(0, 63 * MIB + 512)]
+
+
+def test_clean_bitmaps_stay_where_they_are() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"))
+    before = bitmaps(data)[0].record
+    resize(data, 2 * MIB)
+    assert bitmaps(data)[0].record == before
+
+
