@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qcow2c.opening import open_image as open
     from qcow2c.ops.check import check as check
     from qcow2c.ops.commit import commit as commit
+    from qcow2c.ops.compact import compact as compact
     from qcow2c.ops.compare import compare as compare
     from qcow2c.ops.convert import convert as convert
     from qcow2c.ops.create import create as create
@@ -27,6 +28,7 @@ _HOMES = {
     "Qcow2Error": ("qcow2c.errors", "Qcow2Error"),
     "check": ("qcow2c.ops.check", "check"),
     "commit": ("qcow2c.ops.commit", "commit"),
+    "compact": ("qcow2c.ops.compact", "compact"),
     "compare": ("qcow2c.ops.compare", "compare"),
     "convert": ("qcow2c.ops.convert", "convert"),
     "create": ("qcow2c.ops.create", "create"),
@@ -35,7 +37,7 @@ _HOMES = {
     "open": ("qcow2c.opening", "open_image"),
 }
 
-__all__ = ["Image", "Qcow2Error", "check", "commit", "compare", "convert", "create", "dump", "measure", "open"]
+__all__ = ["Image", "Qcow2Error", "check", "commit", "compact", "compare", "convert", "create", "dump", "measure", "open"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from qcow2c.cache import Medium
 from qcow2c.errors import UsageError
 from qcow2c.header import KNOWN_LENGTH, V2_LENGTH, Header, aligned, field_span
 from qcow2c.header_writer import extension_area
+from qcow2c.store import Store
 from qcow2c.structs import SECTOR_SIZE, ExtensionType, Limit, Version
 
 Extensions = Sequence[tuple[int, bytes]]
@@ -40,6 +41,20 @@ def with_extension(header: Header, kind: ExtensionType, data: bytes | None) -> l
     """Return the extensions of a header with another one of a type, or none of it."""
     kept = [found for found in extensions_of(header) if found[0] != kind]
     return kept if data is None else [(kind, data), *kept]
+
+
+def changed_header(store: Store, header: Header, change: HeaderChange) -> bytes:
+    """Return the header of an image, extensions and backing file name with a change, for another file: see below.
+
+    What is not known in the header proper stays. Raises UsageError where it does not fit into the first cluster.
+    """
+    name = header.backing_file or b"" if change.backing_file is None else change.backing_file
+    extensions = extensions_of(header) if change.extensions is None else change.extensions
+    head = _fields(header, store.pread(header.header_length, 0), change.fields)
+    whole = _assembled(head, extensions, name)
+    if len(whole) > header.cluster_size:
+        raise UsageError(f"header, extensions and backing file name of {len(whole)} bytes exceed the first cluster")
+    return whole
 
 
 def change_header(medium: Medium, header: Header, change: HeaderChange) -> Header:

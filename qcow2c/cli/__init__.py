@@ -28,6 +28,7 @@ COMMANDS = {
     "commit": "copy what an image holds into its backing file, and empty it",
     "dd": "copy a part of an image, measured in blocks",
     "measure": "how large a file would become: a copy of an image, or a new one",
+    "compact": "make an image small, with its snapshots and bitmaps",
     "compare": "whether two images hold the same data",
     "check": "compare references with refcounts, find corruption",
     "dump": "every structure, field by field",

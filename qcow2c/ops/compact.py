@@ -1,0 +1,168 @@
+"""`compact`: an image as small as it can be, without losing anything that it holds.
+
+Kept: the active disk, every internal snapshot with its VM state, record and disk size, bitmaps with their flags, what
+the header says, and that states share their clusters. Gone: free and leaked clusters, data that is nothing but zeros,
+space that was only reserved, and gaps between compressed clusters. The copy itself is made in `compaction.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qcow2c import codecs, rules
+from qcow2c.admission import admit
+from qcow2c.compaction import Compaction, Progress
+from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.findings import Severity, raise_first
+from qcow2c.header import Header
+from qcow2c.local_file import LocalFile
+from qcow2c.locks import Use
+from qcow2c.new_image import complete_file
+from qcow2c.records import read_snapshots
+from qcow2c.replacing import replacement
+from qcow2c.storage import Source, Store, open_store
+from qcow2c.store import Buffer
+from qcow2c.structs import CryptMethod
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What was done, or would be. Lengths in bytes of the file; clusters as `compaction.Compaction` counts them."""
+
+    length: int
+    compacted_length: int
+    data_clusters: int
+    zero_clusters: int
+    compressed_clusters: int
+    snapshots: int
+    bitmaps: int
+
+    @property
+    def saved(self) -> int:
+        """Bytes that the file is shorter; below 0 where an image was small already."""
+        return self.length - self.compacted_length
+
+
+def compact(
+    source: Source | Store,
+    target: Any = None,
+    *,
+    compress: bool = False,
+    compression_level: int | None = None,
+    progress: Progress | None = None,
+) -> Compacted:
+    """Write a compact copy of a qcow2 image to a path, where nothing may be yet, or a writable binary file object.
+
+    Without a target nothing is written, and the result tells what would be. Backing file and data file are neither
+    opened nor changed; the copy names them as the image does. `compress` compresses the clusters that are not, by the
+    method of the image. The copy has its name, or its magic value, only when it is complete and durable. No other
+    program may be writing to the image.
+
+    Raises UnsupportedFeature for an image encrypted with LUKS, whose data is bound to its place in the file,
+    CorruptMetadata where `check` would find an error, UsageError, LimitExceeded, NotQcow2, StoreError, ImageLocked.
+    """
+    if isinstance(target, str | os.PathLike) and os.path.lexists(target):
+        raise UsageError(f"{os.fsdecode(target)!r} exists already: a compact copy is a new file")
+    store = open_store(source)
+    try:
+        store.lock(Use.IMAGE)
+        made = _compaction(store, compress, compression_level, progress)
+        if target is None:
+            return _report(store, made, made.write(_Nowhere()))
+        with complete_file(target, Use.WRITABLE_IMAGE) as file:
+            return _report(store, made, made.write(file))
+    finally:
+        if store is not source:
+            store.close()
+
+
+def compact_in_place(
+    path: str | os.PathLike[str],
+    *,
+    compress: bool = False,
+    compression_level: int | None = None,
+    progress: Progress | None = None,
+) -> Compacted:
+    """Put a compact copy of an image in its place; it keeps mode, owner and links to its name.
+
+    Durable order: the whole copy beside the image, then its name. A crash leaves the image as it was, or the compact
+    one. There must be room for both. Who has the old file open keeps the old file: no other program may use the image.
+    Raises as `compact`, and UsageError where the file has several names.
+    """
+    with _exclusively(path) as store:
+        made = _compaction(store, compress, compression_level, progress)
+        with replacement(store, Use.WRITABLE_IMAGE) as file:
+            return _report(store, made, made.write(file))
+
+
+@contextmanager
+def _exclusively(path: str | os.PathLike[str]) -> Iterator[LocalFile]:
+    """Open a file that nobody else may use, by its path without links; errors call it by the name that was given."""
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"only a file with a name can be replaced, not {type(path).__name__}")
+    store = LocalFile(os.path.realpath(path), writable=True)
+    try:
+        store.name = os.fsdecode(path)
+        store.lock(Use.WRITABLE_IMAGE)
+        yield store
+    finally:
+        store.close()
+
+
+def _compaction(store: Store, compress: bool, level: int | None, progress: Progress | None) -> Compaction:
+    """Return the copy of an image that is sound and that can be copied. Raises as `compact`."""
+    header = Header.load(store)
+    raise_first(rules.header_findings(header), Severity.ERROR)
+    snapshots = read_snapshots(store, header)
+    if snapshots.broken is not None:
+        raise_first([snapshots.broken], Severity.ERROR)
+    if header.crypt_method == CryptMethod.LUKS:
+        message = "the image is encrypted with LUKS, which binds data to its place in the file: it cannot be moved"
+        raise UnsupportedFeature(message, spec="Data encryption")
+    compressor = None
+    if compress or level is not None:
+        if not compress:
+            raise UsageError("a compression level is of no use without compression")
+        if header.encrypted:
+            raise UnsupportedFeature("encrypted data does not compress", spec="Data encryption")
+        if header.external_data:
+            raise UnsupportedFeature("guest data in an external data file cannot be compressed", spec="Header")
+        compressor = codecs.compressor(header.compression_type, level)
+    # What is moved need not be understood: no key is needed.
+    admit(store, replace(header, crypt_method=CryptMethod.NONE), snapshots)
+    return Compaction(store, header, snapshots, compress=compressor, progress=progress)
+
+
+def _report(store: Store, made: Compaction, length: int) -> Compacted:
+    return Compacted(
+        length=store.size(),
+        compacted_length=length,
+        data_clusters=made.data_clusters,
+        zero_clusters=made.zero_clusters,
+        compressed_clusters=made.compressed_clusters,
+        snapshots=made.snapshots,
+        bitmaps=made.bitmaps,
+    )
+
+
+class _Nowhere(Store):
+    """Takes everything, and keeps nothing."""
+
+    name = "<nowhere>"
+    writable = True
+
+    def size(self) -> int:
+        return 0
+
+    def pread(self, length: int, offset: int) -> bytes:
+        return b""
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        """Let go of bytes."""
+
+    def flush(self) -> None:
+        """Nothing needs to last."""
