@@ -233,8 +233,9 @@ def _disk(chain: Chain, depth: int, data_store: Store | None, stack: ExitStack) 
     """Open the layers above the base, for reading; what they do not decide reads as zeros."""
     below: Image | Literal[False] = False
     for link in reversed(chain.links[: depth - 1]):
-        between = below = stack.enter_context(open_image(link.path, backing=below, gate=chain.gate))
-        _require_readable(between)
+        image = stack.enter_context(open_image(link.path, backing=below, gate=chain.gate))
+        _require_readable(image)
+        below = image
     data_file = data_store or chain.data_file
     image = stack.enter_context(open_image(chain.top, backing=below, data_file=data_file, gate=chain.gate))
     _require_readable(image)
