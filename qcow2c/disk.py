@@ -13,7 +13,8 @@ from qcow2c.gate import Gate
 from qcow2c.image import Image, Snapshot
 from qcow2c.layer import Layer, RawLayer
 from qcow2c.locks import Use
-from qcow2c.opening import Backing, detect_format, open_image
+from qcow2c.opening import Backing, open_image
+from qcow2c.probing import detect_format
 from qcow2c.reader import Reader
 from qcow2c.storage import Source, Store, open_store
 

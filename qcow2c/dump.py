@@ -321,7 +321,7 @@ def _with_distinct_bitmaps(walk: Walk) -> Walk:
     distinct = {record.bitmap_table_offset: record for record in reversed(walk.bitmaps.records)}
     if len(distinct) == len(walk.bitmaps.records):
         return walk
-    bitmaps = replace(walk.bitmaps, records=tuple(distinct.values()))
+    bitmaps = walk.bitmaps._replace(records=tuple(distinct.values()))
     return Walk(walk.store, walk.header, walk.snapshots, bitmaps)
 
 

@@ -10,7 +10,6 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -123,16 +122,13 @@ class BitField(NamedTuple):
         return ((word & self.mask) >> self.shift) * self.unit
 
 
-@dataclass(frozen=True)
 class Bits:
     """The bit fields of a word of `width` bits, the most significant first."""
 
-    width: int
-    members: tuple[BitField, ...]
-
-    @cached_property
-    def by_name(self) -> dict[str, BitField]:
-        return {member.name: member for member in self.members}
+    def __init__(self, width: int, members: tuple[BitField, ...]) -> None:
+        self.width = width
+        self.members = members
+        self.by_name = {member.name: member for member in members}
 
     def __getitem__(self, name: str) -> BitField:
         return self.by_name[name]

@@ -19,10 +19,11 @@ from qcow2c.header import Header
 from qcow2c.image import Image, Salvage
 from qcow2c.layer import Layer, RawLayer
 from qcow2c.locks import Use
+from qcow2c.probing import detect_format
 from qcow2c.reader import Reader
 from qcow2c.records import SnapshotTable, read_snapshots
 from qcow2c.storage import Source, Store, open_store
-from qcow2c.structs import FOREIGN_FORMATS, FORMAT_PROBE_BYTES, MAGIC, Limit
+from qcow2c.structs import Limit
 
 if TYPE_CHECKING:
     from qcow2c.engine import Engine
@@ -75,15 +76,6 @@ def open_image(
             layer, name=store.name, opened=stack.pop_all(), notices=notices, snapshots=table.records, engine=engine
         )
     return image
-
-
-def detect_format(store: Store) -> str:
-    """Return "qcow2", "raw", or the name of another known format, by the first bytes."""
-    start = store.pread(FORMAT_PROBE_BYTES, 0)
-    for offset, signature, name in FOREIGN_FORMATS:
-        if start[offset : offset + len(signature)] == signature:
-            return name
-    return "qcow2" if start[: len(MAGIC)] == MAGIC else "raw"
 
 
 def backing_format(header: Header, store: Store) -> str:

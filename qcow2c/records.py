@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from qcow2c import layout
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, Span
@@ -75,8 +75,7 @@ class BitmapRecord:
         return self.flags & ~(_FLAGS["in_use"].mask | _FLAGS["auto"].mask)
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotTable:
+class SnapshotTable(NamedTuple):
     """The records that could be read; `broken` says why there are fewer than the header declares."""
 
     records: tuple[SnapshotRecord, ...]
@@ -85,8 +84,7 @@ class SnapshotTable:
     broken: Finding | None
 
 
-@dataclass(frozen=True, slots=True)
-class BitmapDirectory:
+class BitmapDirectory(NamedTuple):
     """The records that could be read; `broken` says why there are fewer, or more, than the extension declares."""
 
     records: tuple[BitmapRecord, ...]

@@ -7,8 +7,7 @@ spelling serves the reader of a single entry and the sweep over millions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from qcow2c.geometry import Geometry
 from qcow2c.refcounts import BLOCK_OFFSET, TABLE_RESERVED
@@ -33,8 +32,7 @@ Words = Any
 """One word as an int, or an array of uint64."""
 
 
-@dataclass(frozen=True, slots=True)
-class EntryRule:
+class EntryRule(NamedTuple):
     """`broken(entry, bitmap, geometry)` is truthy, entry by entry, where the rule does not hold.
 
     `needs(geometry)` has the entry bits of which at least one must be set for the rule to be broken, so that a whole

@@ -8,9 +8,8 @@ from __future__ import annotations
 import enum
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qcow2c import layout
 from qcow2c.geometry import Geometry
@@ -75,8 +74,7 @@ HAS_HOST_CLUSTER = (Kind.UNALLOCATED_IN_CLUSTER, Kind.ZERO_ALLOCATED, Kind.DATA)
 """The kinds whose descriptor holds a host cluster offset."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompressedExtent:
+class CompressedExtent(NamedTuple):
     """Where compressed data is: `length` bytes at most, up to the end of the last sector."""
 
     host_offset: int

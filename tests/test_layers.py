@@ -53,6 +53,7 @@ LAYERS = (
     Layer(1, "processors.py"),
     Layer(1, "findings.py"),
     Layer(1, "gate.py"),
+    Layer(1, "probing.py"),
     Layer(1, "replacing.py"),
     Layer(2, "header.py"),
     Layer(2, "header_writer.py", also=("header.py",)),

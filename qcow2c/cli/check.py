@@ -53,7 +53,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     if chosen.repair is not None:
         raise UsageError("repair (-r) is not available in this version; nothing was changed")
-    from qcow2c.opening import detect_format
+    from qcow2c.probing import detect_format
     from qcow2c.storage import open_store
 
     named = image_options.chosen_image(chosen, chosen.image, chosen.format)

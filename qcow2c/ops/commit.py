@@ -25,7 +25,8 @@ from qcow2c.header import field_span
 from qcow2c.image import Image
 from qcow2c.layer import Layer, RawLayer
 from qcow2c.locks import Use
-from qcow2c.opening import detect_format, open_image
+from qcow2c.opening import open_image
+from qcow2c.probing import detect_format
 from qcow2c.reader import Reader
 from qcow2c.slabs import Buffers, PlannedDisk, Slab
 from qcow2c.storage import Memory, Store, open_store

@@ -19,7 +19,7 @@ from qcow2c.disk import Disk, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.gate import Gate
 from qcow2c.geometry import Geometry
-from qcow2c.opening import detect_format
+from qcow2c.probing import detect_format
 from qcow2c.slabs import PlannedDisk
 from qcow2c.storage import Memory, Source, Store, open_store
 from qcow2c.structs import FORMAT_PROBE_BYTES, SECTOR_SIZE, Version

@@ -10,7 +10,8 @@ from qcow2c.errors import NotQcow2, UsageError
 from qcow2c.gate import GateRequest, any_file
 from qcow2c.locks import Use
 from qcow2c.new_image import write_image
-from qcow2c.opening import detect_format, open_image
+from qcow2c.opening import open_image
+from qcow2c.probing import detect_format
 from qcow2c.storage import open_store
 from qcow2c.structs import SECTOR_SIZE
 

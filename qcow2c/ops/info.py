@@ -14,6 +14,7 @@ from qcow2c.errors import ChainError, UnsupportedFeature
 from qcow2c.findings import Severity, raise_first
 from qcow2c.header import Header
 from qcow2c.locks import Use
+from qcow2c.probing import detect_format
 from qcow2c.storage import Source, Store, open_store
 from qcow2c.structs import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
 
@@ -136,7 +137,7 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, 
 def _describe(store: Store, name: str, image_format: str | None, use: Use) -> tuple[Facts, Header | None]:
     """Return the facts of one image, and its header if it is qcow2; `use` is its lock, which a raw one does without."""
     if image_format is None:
-        image_format = "qcow2" if store.pread(len(MAGIC), 0) == MAGIC else _other_format(store)
+        image_format = "qcow2" if store.pread(len(MAGIC), 0) == MAGIC else detect_format(store)
     if image_format == "raw":
         store.lock(Use.SHARED)
         return _raw_facts(store, name), None
@@ -146,12 +147,6 @@ def _describe(store: Store, name: str, image_format: str | None, use: Use) -> tu
     header = Header.load(store)
     raise_first(rules.header_findings(header), Severity.FATAL, _REFUSED)
     return _qcow2_facts(store, name, header), header
-
-
-def _other_format(store: Store) -> str:
-    from qcow2c.opening import detect_format
-
-    return detect_format(store)
 
 
 def _raw_facts(store: Store, name: str) -> Facts:
