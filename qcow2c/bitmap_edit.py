@@ -15,8 +15,8 @@ from dataclasses import replace
 from qcow2c import layout
 from qcow2c.bitmap_store import (
     Bitmap,
-    Bitmaps,
     Place,
+    load_bitmaps,
     record_size,
     store_clusters,
     store_directory,
@@ -65,7 +65,7 @@ class BitmapEdit:
         self._header = header
         self._place_data = place
         self._size = header.cluster_size
-        self._before = [bitmap.record for bitmap in Bitmaps(store, header)]
+        self._before = [bitmap.record for bitmap in load_bitmaps(store, header)]
         self.records = list(self._before)
         self.placed = Runs()
         """Everything that was stored: to be let go of if the change is given up."""

@@ -169,16 +169,9 @@ class Bitmap:
 class Bitmaps(Sequence[Bitmap]):
     """The bitmaps of an image in the order of its directory."""
 
-    def __init__(self, store: Store, header: Header) -> None:
-        """Raises CorruptMetadata where one breaks a rule: then, as for QEMU, none can be used."""
-        raise_first(rules.header_findings(header), Severity.FATAL, also=("extension.bitmaps",))
-        directory = read_bitmaps(store, header)
-        if directory.broken is not None:
-            raise directory.broken.exception()
-        for record in directory.records:
-            raise_first(rules.bitmap_findings(header, record), Severity.WARNING)
-        self._found = tuple(Bitmap(store, header, record) for record in directory.records)
-        self.stale = header.bitmaps is not None and not header.bitmaps_consistent
+    def __init__(self, found: Iterable[Bitmap] = (), *, stale: bool = False) -> None:
+        self._found = tuple(found)
+        self.stale = stale
         """There were bitmaps, but a program that knows none has written to the image: they are lost."""
 
     @overload
@@ -199,6 +192,21 @@ class Bitmaps(Sequence[Bitmap]):
             if bitmap.name == name:
                 return bitmap
         raise UsageError(f"Dirty bitmap '{name}' not found")
+
+
+def load_bitmaps(store: Store, header: Header) -> Bitmaps:
+    """Return the bitmaps of an image. Raises StoreError.
+
+    Raises CorruptMetadata where one breaks a rule: then, as for QEMU, none can be used.
+    """
+    raise_first(rules.header_findings(header), Severity.FATAL, also=("extension.bitmaps",))
+    directory = read_bitmaps(store, header)
+    if directory.broken is not None:
+        raise directory.broken.exception()
+    for record in directory.records:
+        raise_first(rules.bitmap_findings(header, record), Severity.WARNING)
+    stale = header.bitmaps is not None and not header.bitmaps_consistent
+    return Bitmaps((Bitmap(store, header, record) for record in directory.records), stale=stale)
 
 
 def name_of(record: BitmapRecord) -> str:

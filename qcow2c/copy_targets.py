@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from qcow2c import codecs
-from qcow2c.bitmap_copy import Place
+from qcow2c.bitmap_copy import copy_bitmaps
+from qcow2c.bitmap_edit import BitmapEdit
+from qcow2c.bitmap_store import Bitmap
 from qcow2c.copying import Copying
 from qcow2c.create_options import COMPRESSION_TYPES, CreateOptions
 from qcow2c.errors import UsageError
 from qcow2c.gate import Gate, any_file, gate_for
-from qcow2c.geometry import Geometry
 from qcow2c.image_builder import ImageBuilder
 from qcow2c.image_layout import l1_entries_of
 from qcow2c.image_pipe import ImagePipe, Survey
 from qcow2c.local_file import LocalFile
 from qcow2c.locks import Use
-from qcow2c.new_image import complete_file, name_bitmaps, new_file, require_raw_preallocation, write_image
+from qcow2c.new_image import complete_file, new_file, require_raw_preallocation, write_image
 from qcow2c.opening import open_image
 from qcow2c.slabs import SLAB_BYTES
 from qcow2c.storage import Store, open_store
+from qcow2c.structs import Version
 from qcow2c.targets import ImageTarget, NewImageTarget, Pipe, RawPipe, RawTarget
+from qcow2c.written import WrittenLayer
 
 SPARSE_SIZE = 4096
 """Bytes of zeros that become a hole, unless the caller says otherwise."""
@@ -32,8 +35,8 @@ SPARSE_SIZE = 4096
 _ALIGNED_FROM = 64 << 20
 """Bytes of a disk from which on data begins where large writes are fast."""
 
-Bitmaps = Callable[[Geometry, Place], bytes | None]
-"""Places bitmaps in an image; returns the data of the header extension that names them, None without any."""
+Bitmaps = Sequence[Bitmap]
+"""Bitmaps of the source, to be copied."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def send(
     elif output_format == "raw":
         _to_raw(copy, target, how, create)
     elif how.existing:
-        _into_image(copy, target, how, gate)
+        _into_image(copy, target, how, gate, bitmaps=bitmaps)
     elif is_built(how, create):
         options, compress = _options(copy.size, create), _compressor(how, create)
         with new_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow, durable=how.durable) as store:
@@ -158,7 +161,9 @@ def _to_new_image(
     copy.with_zeros = not how.sparse_size and (options.geometry.has_zero_bit or options.extended_l2)
     target = NewImageTarget(builder, find_zeros=bool(how.sparse_size) or how.compressed, compress=compress)
     if bitmaps is not None:
-        target.before_end = lambda: builder.set_bitmaps(bitmaps(builder.geometry, builder.place))
+        target.before_end = lambda: builder.set_bitmaps(
+            copy_bitmaps(bitmaps, copy.size, options.cluster_size, builder.place)
+        )
     copy.run(target)
 
 
@@ -167,7 +172,7 @@ def _to_pipe(
 ) -> None:
     if output_format == "raw":
         copy.run(RawPipe(pipe.write))
-    elif is_built(how, create) and not how.compressed and bitmaps is None:
+    elif is_built(how, create) and not how.compressed and not bitmaps:
         options = _options(copy.size, create)
         survey = Survey(options.cluster_size, find_zeros=bool(how.sparse_size))
         copy.run(survey)
@@ -206,6 +211,8 @@ def _into_image(
             raise UsageError("output file is smaller than input file")
         if how.compressed and image.geometry.external_data:
             raise UsageError("Compression not supported for this file format")
+        if bitmaps is not None and image.header.version < Version.V3:
+            raise UsageError("Format driver 'qcow2' does not support bitmaps")
         _without_writeback(image.layer.store, how)
         _without_writeback(image.layer.data_store, how)
         wipe = over_backing or (how.existing and not how.target_is_zero)
@@ -221,9 +228,27 @@ def _into_image(
                 durable=how.durable,
             )
         )
-        extension = bitmaps(image.geometry, image.place) if bitmaps is not None else None
-    if extension is not None and options is not None:
-        name_bitmaps(target, options, extension)
+        if bitmaps:
+            assert isinstance(image.layer, WrittenLayer), "it was opened to be written"
+            with image.layer.changing_bitmaps() as edit:
+                problem = _add_bitmaps(edit, bitmaps, copy.size)
+            if problem is not None:
+                raise problem
+
+
+def _add_bitmaps(edit: BitmapEdit, bitmaps: Bitmaps, disk_size: int) -> UsageError | None:
+    """Add bitmaps to an image, up to the first that cannot be; return why not."""
+    for bitmap in bitmaps:
+        try:
+            edit.add(bitmap.name, bitmap.granularity, enabled=bitmap.enabled)
+        except UsageError as problem:
+            return UsageError(f"Failed to create bitmap {bitmap.name}: {problem}")
+        try:
+            edit.merge(bitmap.name, bitmap, disk_size)
+        except UsageError as problem:
+            edit.remove(bitmap.name)
+            return UsageError(f"Failed to populate bitmap {bitmap.name}: {problem}")
+    return None
 
 
 def _trusting(gate: str | Gate, options: CreateOptions | None) -> Gate:

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qcow2c import rules
+from qcow2c.bitmap_store import Bitmaps, load_bitmaps
 from qcow2c.errors import LimitExceeded, Span, UsageError
 from qcow2c.findings import Finding, Severity, raise_first
 from qcow2c.geometry import Geometry
+from qcow2c.header import Header
 from qcow2c.layer import Layer
 from qcow2c.reader import Reader
 from qcow2c.records import SnapshotRecord
@@ -68,10 +70,11 @@ class Image(io.RawIOBase):
         notices: tuple[Finding, ...] = (),
         snapshots: tuple[SnapshotRecord, ...] = (),
         engine: Engine | None = None,
+        active: bool = True,
     ) -> None:
         """Made by `open_image` and `Snapshot.open`; closing the image closes `opened`.
 
-        `engine` is the layer itself, where it may be written.
+        `engine` is the layer itself, where it may be written; `active` tells the active state from a snapshot's.
         """
         super().__init__()
         self.name = name
@@ -84,6 +87,7 @@ class Image(io.RawIOBase):
         self._opened = opened
         self._position = 0
         self._engine = engine
+        self._active = active
         # A small read must not meet a write half-way: then all reads take turns with writes.
         self._locate = layer.locate if engine is None else lambda _guest_offset, _length: -1
         self._read_store = layer.data_store.pread
@@ -102,6 +106,16 @@ class Image(io.RawIOBase):
     def salvaged(self) -> tuple[SalvagedRange, ...]:
         """The guest ranges of all layers that were read as zeros with on_error="zero"."""
         return tuple(self.layer.salvage.ranges) if isinstance(self.layer.salvage, Salvage) else ()
+
+    @property
+    def bitmaps(self) -> Bitmaps:
+        """The persistent bitmaps, as the file has them now: none of a snapshot. Raises CorruptMetadata, StoreError.
+
+        While an image is written to, those that are enabled count as inconsistent, until it is closed.
+        """
+        self._check_open()
+        store = self.layer.store
+        return load_bitmaps(store, Header.load(store)) if self._active else Bitmaps()
 
     # --- positional ---
 
@@ -185,13 +199,6 @@ class Image(io.RawIOBase):
         if view:
             engine.write_compressed(view, offset, level)
         return len(view)
-
-    def place(self, data: bytes) -> int:
-        """Store bytes that are no guest data, in whole clusters that lie together; return their host offset.
-
-        They are leaked clusters until something refers to them. Raises LimitExceeded, StoreError.
-        """
-        return self._writable(0, 0).place(data)
 
     def flush(self) -> None:
         """Make everything written so far durable. Raises StoreError; after a failure nothing more can be written."""
@@ -301,7 +308,8 @@ class Snapshot:
         tolerated = Severity.FATAL if layer.salvage else Severity.ERROR
         notices = raise_first(rules.snapshot_findings(layer.header, self.record), tolerated)
         state = layer.state(self.record.l1_table_offset, self.record.l1_size, self.disk_size)
-        return Image(state, name=f"{self._image.name}@{self.name}", opened=ExitStack(), notices=tuple(notices))
+        name = f"{self._image.name}@{self.name}"
+        return Image(state, name=name, opened=ExitStack(), notices=tuple(notices), active=False)
 
     def vm_state(self) -> io.BufferedReader:
         """Return the VM state as a binary file; empty where there is none. Spec: "Snapshots".

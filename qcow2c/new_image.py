@@ -12,7 +12,6 @@ from typing import Any
 
 from qcow2c.create_options import CreateOptions, Places, header_of
 from qcow2c.errors import StoreError, UsageError
-from qcow2c.header import Header
 from qcow2c.image_layout import ImageLayout, plan
 from qcow2c.local_file import LocalFile
 from qcow2c.locks import Use
@@ -154,18 +153,6 @@ def _fill(store: Store, start: int, length: int) -> None:
     block = bytes(min(length, _FILL_BYTES))
     for offset in range(start, start + length, _FILL_BYTES):
         store.pwrite(block[: min(_FILL_BYTES, start + length - offset)], offset)
-
-
-def name_bitmaps(store: Store, options: CreateOptions, extension: bytes) -> None:
-    """Add the bitmaps extension to the header of an image that has just been made. Raises StoreError.
-
-    Not in one step: the image must not count as complete yet.
-    """
-    header = Header.load(store)
-    places = Places(
-        header.l1_table_offset, header.l1_size, header.refcount_table_offset, header.refcount_table_clusters
-    )
-    store.pwrite(header_of(options, places, extension), 0)
 
 
 def _places(planned: ImageLayout) -> Places:

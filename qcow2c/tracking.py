@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from qcow2c import layout
 from qcow2c.allocation import Allocator
-from qcow2c.bitmap_store import Bitmaps, united
+from qcow2c.bitmap_store import load_bitmaps, united
 from qcow2c.cache import MetadataCache
 from qcow2c.errors import CorruptMetadata
 from qcow2c.header import Header
@@ -37,7 +37,7 @@ class BitmapTracker:
         """Why not all bitmaps are understood: then none can be kept, and the image must say so."""
         try:
             tables = set()
-            for bitmap in Bitmaps(cache.medium.store, header):
+            for bitmap in load_bitmaps(cache.medium.store, header):
                 record = bitmap.record
                 if record.auto and not record.in_use:
                     if (place := (record.bitmap_table_offset, record.bitmap_table_size)) not in tables:

@@ -83,7 +83,7 @@ LAYERS = (
     Layer(3, "admission.py", also=("admission_count.py", "small_check.py")),
     Layer(3, "image_layout.py"),
     Layer(3, "create_options.py"),
-    Layer(3, "bitmap_copy.py"),
+    Layer(3, "bitmap_copy.py", also=("bitmap_store.py",)),
     Layer(3, "census.py"),
     Layer(3, "reference_delta.py"),
     Layer(4, "successor.py"),

@@ -11,14 +11,13 @@ from contextlib import ExitStack
 from dataclasses import fields
 from typing import Any, BinaryIO
 
-from qcow2c.bitmap_copy import Place, bitmaps_to_copy, copy_bitmaps
+from qcow2c.bitmap_copy import bitmaps_to_copy
 from qcow2c.copy_targets import Bitmaps, How, is_built, send
 from qcow2c.copying import DiskCopy, Progress, StreamCopy
 from qcow2c.create_options import VERSIONS, CreateOptions
 from qcow2c.disk import Disk, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.gate import Gate
-from qcow2c.geometry import Geometry
 from qcow2c.probing import detect_format
 from qcow2c.slabs import PlannedDisk
 from qcow2c.storage import Memory, Source, Store, open_store
@@ -134,23 +133,16 @@ def copy_stream(
 def _bitmaps(
     disks: Sequence[Disk], output_format: str, how: How, create: dict[str, Any], warn: Callable[[str], object]
 ) -> Bitmaps:
-    """Return what places the bitmaps of the one source in the target. Raises UsageError, CorruptMetadata."""
+    """Return the bitmaps of the one source that are to be copied. Raises UsageError, CorruptMetadata."""
     if len(disks) != 1:
         raise UsageError("Copying bitmaps only possible with single source")
     image = disks[0].image
     if image is None:
         raise UsageError("Source lacks bitmap support")
-    store, header = image.layer.store, image.header
-    records = bitmaps_to_copy(store, header, skip_broken=how.skip_broken_bitmaps, warn=warn)
+    found = bitmaps_to_copy(image.layer.store, image.header, skip_broken=how.skip_broken_bitmaps, warn=warn)
     if output_format == "raw" or VERSIONS.get(create.get("compat", "1.1")) == Version.V2:
         raise UsageError(f"Format driver '{output_format}' does not support bitmaps")
-    if how.existing and records:
-        raise UsageError("bitmaps can be copied into a new image only, not with -n")
-
-    def place_all(geometry: Geometry, place: Place) -> bytes | None:
-        return copy_bitmaps(store, header, records, geometry, disks[0].size, place) if records else None
-
-    return place_all
+    return found
 
 
 def judge(sources: int, output_format: str, how: How, create: dict[str, Any]) -> None:

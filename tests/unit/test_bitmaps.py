@@ -10,7 +10,7 @@ import pytest
 import qcow2c
 from qcow2c import layout
 from qcow2c.bitmap_edit import BitmapEdit, Runs, resized
-from qcow2c.bitmap_store import Bitmap, Bitmaps, store_clusters, without_rest
+from qcow2c.bitmap_store import Bitmap, Bitmaps, load_bitmaps, store_clusters, without_rest
 from qcow2c.errors import CorruptMetadata, Span, StoreError, UsageError
 from qcow2c.header import Header
 from qcow2c.header_edit import HeaderChange
@@ -40,7 +40,7 @@ def change(data: bytearray, *acts: Callable[[BitmapEdit], object]) -> None:
 
 def bitmaps(data: bytearray) -> Bitmaps:
     store = Memory(bytes(data))
-    return Bitmaps(store, Header.load(store))
+    return load_bitmaps(store, Header.load(store))
 
 
 def dirty(data: bytearray, name: str) -> list[tuple[int, int]]:
