@@ -100,10 +100,7 @@ class ImageBase(BaseTarget):
         return self._image.layer.store, self._image.layer.data_store
 
     def grow(self, size: int) -> bool:
-        if self._image.size() // SECTOR_SIZE * SECTOR_SIZE >= size:
-            return False
-        grow_image(self._image, size)
-        return True
+        return grow_image(self._image, size)
 
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
         return None
@@ -138,8 +135,13 @@ def open_base(source: Source | Store, image_format: str, gate: str | Gate) -> It
             store.close()
 
 
-def grow_image(image: Image, size: int) -> None:
-    """Let the disk of an image that is open for writing have `size` bytes. Raises UsageError."""
+def grow_image(image: Image, size: int) -> bool:
+    """Let the disk of an image that is open for writing have `size` bytes, if it has fewer; as `BaseTarget.grow`.
+
+    Raises UsageError.
+    """
+    if image.size() // SECTOR_SIZE * SECTOR_SIZE >= size:
+        return False
     message = f"the disk of {image.name!r} has {image.size()} bytes, fewer than the {size} that are committed"
     raise UsageError(f"{message}: resize it first")
 

@@ -24,7 +24,7 @@ _LARGEST = (1 << 63) - 1
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 or raw (default: detected)")
-    parser.add_argument("-b", dest="base", metavar="BASE", help="the layer below that takes it all; implies -d")
+    parser.add_argument("-b", dest="base", metavar="FILE", help="the layer below that takes it all; implies -d")
     parser.add_argument("-d", dest="drop", action="store_true", help="do not empty the image: it will be dropped")
     parser.add_argument("-r", dest="rate", metavar="RATE", help="bytes a second that are copied at most; 0: no limit")
     parser.add_argument("-t", dest="cache", metavar="MODE", default="writeback", help="cache mode; always durable")
@@ -75,8 +75,8 @@ def _commit(chosen: Namespace, rate_limit: int | None) -> None:
 
     with ExitStack() as stack:
         stack.enter_context(interrupts.handled())
-        opened = open_chain(named.filename, image_format=named.format, gate=chosen.gate, **named.options)
-        chain = stack.enter_context(opened)
+        how = {"image_format": named.format, "gate": chosen.gate, "name": named.name, **named.options}
+        chain = stack.enter_context(open_chain(named.filename, **how))
         if named.backing_format not in (None, *(link.image_format for link in chain.links[:1])):
             raise UnsupportedFeature("Could not open backing file: the image says that it has another format")
         # The line of the progress ends before an error is told.

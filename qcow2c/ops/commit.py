@@ -19,7 +19,7 @@ from qcow2c.commit_targets import BaseTarget, open_base
 from qcow2c.copying import DiskCopy, Progress
 from qcow2c.disk import Disk
 from qcow2c.disk_map import PRESENT, Columns, DiskMap
-from qcow2c.errors import CorruptMetadata, MissingKey, UnsupportedFeature, UsageError
+from qcow2c.errors import ChainError, CorruptMetadata, MissingKey, UnsupportedFeature, UsageError
 from qcow2c.gate import Gate, full_name
 from qcow2c.header import field_span
 from qcow2c.image import Image
@@ -64,6 +64,8 @@ class Link(NamedTuple):
 class Chain:
     """An image that is open for a commit, so that nobody else uses it, and what was found below it, top first."""
 
+    name: str
+    """What the caller calls the image."""
     top: Store
     links: tuple[Link, ...]
     gate: str | Gate
@@ -85,7 +87,7 @@ class Chain:
         for depth, link in enumerate(self.links, 1):
             if _names(wanted, link):
                 return depth
-        raise UsageError(f"Did not find '{wanted}' in the backing chain of '{self.top.name}'")
+        raise UsageError(f"Did not find '{wanted}' in the backing chain of '{self.name}'")
 
 
 def commit(
@@ -123,8 +125,12 @@ def open_chain(
     gate: str | Gate = "directory",
     backing: FileName | Literal[False] | None = None,
     data_file: FileName | None = None,
+    name: str | None = None,
 ) -> Iterator[Chain]:
-    """Open an image for a commit, and find out what lies below it; see `commit`. Nothing is written."""
+    """Open an image for a commit, and find out what lies below it; see `commit`. Nothing is written.
+
+    `name` is what errors call the image.
+    """
     top = open_store(path, writable=True)
     try:
         top.lock(Use.WRITABLE_IMAGE)
@@ -139,7 +145,7 @@ def open_chain(
                 links = tuple(_links(image.layer, named=backing is None))
                 if image.header.external_data and not image.header.data_file_raw and not len(image.snapshots):
                     own = image.layer.data_store.path
-        yield Chain(top, links, gate, data_file, own)
+        yield Chain(name or top.name, top, links, gate, data_file, own)
     finally:
         top.close()
 
@@ -233,9 +239,11 @@ def _own_data_file(chain: Chain, stack: ExitStack) -> Store | None:
 def _disk(chain: Chain, depth: int, data_store: Store | None, stack: ExitStack) -> Disk:
     """Open the layers above the base, for reading; what they do not decide reads as zeros."""
     below: Image | Literal[False] = False
-    for link in reversed(chain.links[: depth - 1]):
-        image = stack.enter_context(open_image(link.path, backing=below, gate=chain.gate))
+    for position in reversed(range(depth - 1)):
+        image = stack.enter_context(open_image(chain.links[position].path, backing=below, gate=chain.gate))
         _require_readable(image)
+        if os.fsdecode(image.header.backing_file or b"") != chain.links[position + 1].stored:
+            raise ChainError(f"{image.name!r} has got another backing file since the chain was looked at")
         below = image
     data_file = data_store or chain.data_file
     image = stack.enter_context(open_image(chain.top, backing=below, data_file=data_file, gate=chain.gate))

@@ -12,6 +12,7 @@ import pytest
 
 import qcow2c
 from qcow2c.errors import (
+    ChainError,
     CorruptData,
     CorruptMetadata,
     GateRefused,
@@ -23,7 +24,7 @@ from qcow2c.errors import (
 )
 from qcow2c.locks import Use
 from qcow2c.ops import snapshots
-from qcow2c.ops.commit import Committed, commit
+from qcow2c.ops.commit import Committed, commit, commit_chain, open_chain
 from qcow2c.slabs import Buffers, Closed
 from qcow2c.storage import LocalFile
 from tests.building import Builder
@@ -422,6 +423,19 @@ def test_a_smaller_image_is_to_be_resized_first(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="resize it first"):
         commit(image)
     assert (below.read_bytes(), image.read_bytes()) == files
+
+
+def test_a_chain_that_changes_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    paths = chain(tmp_path, MIB, MIB, MIB)
+    with open_chain(paths[0]) as found:
+        other = bytearray(paths[1].read_bytes())
+        at = other.index(b"0.raw")
+        other[at : at + 5] = b"1.raw"
+        paths[1].write_bytes(other)
+        before = paths[2].read_bytes()
+        with pytest.raises(ChainError, match="another backing file since"):
+            commit_chain(found, "0.raw")
+    assert paths[2].read_bytes() == before
 
 
 def test_an_image_that_cannot_be_read_is_not_emptied(tmp_path: Path) -> None:
