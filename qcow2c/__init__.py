@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qcow2c.ops.convert import convert as convert
     from qcow2c.ops.create import create as create
     from qcow2c.ops.measure import measure as measure
+    from qcow2c.ops.rebase import rebase as rebase
 
 __version__ = "0.1.0"
 
@@ -35,9 +36,23 @@ _HOMES = {
     "dump": ("qcow2c.dump", "dump"),
     "measure": ("qcow2c.ops.measure", "measure"),
     "open": ("qcow2c.opening", "open_image"),
+    "rebase": ("qcow2c.ops.rebase", "rebase"),
 }
 
-__all__ = ["Image", "Qcow2Error", "check", "commit", "compact", "compare", "convert", "create", "dump", "measure", "open"]
+__all__ = [
+    "Image",
+    "Qcow2Error",
+    "check",
+    "commit",
+    "compact",
+    "compare",
+    "convert",
+    "create",
+    "dump",
+    "measure",
+    "open",
+    "rebase",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ COMMANDS = {
     "info": "what an image is: sizes, features, snapshots, bitmaps",
     "map": "which bytes of the disk hold data, and where",
     "commit": "copy what an image holds into its backing file, and empty it",
+    "rebase": "let an image lie on another backing file, or on none",
     "dd": "copy a part of an image, measured in blocks",
     "measure": "how large a file would become: a copy of an image, or a new one",
     "compact": "make an image small, with its snapshots and bitmaps",
