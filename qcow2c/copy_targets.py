@@ -6,11 +6,10 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcow2c import codecs
 from qcow2c.bitmap_copy import copy_bitmaps
-from qcow2c.bitmap_edit import BitmapEdit
 from qcow2c.bitmap_store import Bitmap
 from qcow2c.copying import Copying
 from qcow2c.create_options import COMPRESSION_TYPES, CreateOptions
@@ -27,7 +26,9 @@ from qcow2c.slabs import SLAB_BYTES
 from qcow2c.storage import Store, open_store
 from qcow2c.structs import Version
 from qcow2c.targets import ImageTarget, NewImageTarget, Pipe, RawPipe, RawTarget
-from qcow2c.written import WrittenLayer
+
+if TYPE_CHECKING:
+    from qcow2c.bitmap_edit import BitmapEdit
 
 SPARSE_SIZE = 4096
 """Bytes of zeros that become a hole, unless the caller says otherwise."""
@@ -229,6 +230,8 @@ def _into_image(
             )
         )
         if bitmaps:
+            from qcow2c.written import WrittenLayer  # Late: only what is written in place needs it.
+
             assert isinstance(image.layer, WrittenLayer), "it was opened to be written"
             with image.layer.changing_bitmaps() as edit:
                 problem = _add_bitmaps(edit, bitmaps, copy.size)

@@ -1,0 +1,119 @@
+"""What a short command does not need is not imported: start-up is most of its time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qcow2c.cli.put_off import NAMES
+from tests.building import Builder, deflate
+
+NEVER = {"numpy", "json", "pathlib", "concurrent.futures", "logging", "asyncio", "shutil", "subprocess", "tempfile"}
+NEVER |= {"zstandard", "isal", "zlib_ng", "deflate", "kaitaistruct", "tqdm", "argcomplete", "hypothesis"}
+"""Modules that no short command needs."""
+
+PUT_OFF = {"bdb", "_hashlib", "_pickle"}
+"""What those modules import that are put off: nobody has looked into them."""
+
+COMMANDS = {
+    "info IMAGE": {"qcow2c.opening", "qcow2c.reader", "qcow2c.tables", "qcow2c.gate", "threading"},
+    "info --output=json IMAGE": {"qcow2c.opening", "qcow2c.reader", "qcow2c.tables"},
+    "check IMAGE": {"qcow2c.opening", "qcow2c.reader", "qcow2c.references", "qcow2c.codecs", "threading"},
+    "check --output=json IMAGE": {"qcow2c.opening", "qcow2c.reader", "qcow2c.references"},
+    "map IMAGE": {"qcow2c.map_arrays", "qcow2c.engine", "qcow2c.cache"},
+    "map --output=json IMAGE": {"qcow2c.map_arrays", "qcow2c.engine", "qcow2c.cache"},
+    "create -f qcow2 new.qcow2 64M": {"qcow2c.opening", "qcow2c.reader", "qcow2c.engine"},
+    "measure -O qcow2 IMAGE": {"qcow2c.engine", "qcow2c.cache"},
+    "compare IMAGE IMAGE": {"qcow2c.engine", "qcow2c.cache"},
+    "convert -O raw IMAGE copy.raw": {"qcow2c.engine", "qcow2c.cache"},
+    "convert -O qcow2 IMAGE copy.qcow2": {"qcow2c.engine", "qcow2c.cache"},
+    "dd if=IMAGE of=part.raw bs=4k count=1": {"qcow2c.engine", "qcow2c.cache"},
+}
+"""Commands, with modules of their own that they do without as well."""
+
+WITHOUT_FORMAT = ["--version", "--help", "info --help", "convert --help", "create -f qcow2 -o help", "nonsense"]
+"""Commands that need nothing of the format: not even the schemas."""
+
+_REPORT = "import sys; from qcow2c.cli import main; main(); print('\\n'.join(sys.modules), file=sys.stderr)"
+
+
+def imported(words: list[str], directory: Path, root: Path) -> set[str]:
+    """Return the modules that a command has imported in a process of its own, once it has succeeded."""
+    done = subprocess.run(
+        [sys.executable, "-c", _REPORT, *words],
+        cwd=directory,
+        env={"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout or not done.stderr.startswith("qcow2c: ") or words == ["nonsense"]
+    return set(done.stderr.splitlines())
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    builder = Builder(1 << 20)
+    for cluster in (0, 1, 7):
+        builder.data(cluster, b"x")
+    builder.snapshot(b"before")
+    path = tmp_path_factory.mktemp("images") / "disk.qcow2"
+    path.write_bytes(builder.build())
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_short_command_imports_nothing_that_it_does_not_need(
+    command: str, image: Path, tmp_path: Path, project_root: Path
+) -> None:
+    words = command.replace("IMAGE", str(image)).split()
+    modules = imported(words, tmp_path, project_root)
+    assert "construct" in modules
+    assert sorted(modules & (NEVER | PUT_OFF | COMMANDS[command])) == []
+
+
+@pytest.mark.parametrize("command", WITHOUT_FORMAT)
+def test_help_and_mistakes_import_no_schema(command: str, tmp_path: Path, project_root: Path) -> None:
+    modules = imported(command.split(), tmp_path, project_root)
+    assert sorted(modules & (NEVER | {"construct", "dataclasses", "inspect", "qcow2c.structs"})) == []
+
+
+def test_a_small_image_is_written_without_numpy(image: Path, tmp_path: Path, project_root: Path) -> None:
+    copy = tmp_path / "copy.qcow2"
+    builder = Builder(1 << 20, refcount_order=1)
+    builder.data(3, b"x")
+    builder.compressed(5, deflate(b"c" * 4096))
+    copy.write_bytes(builder.build())
+    script = (
+        "import sys, qcow2c\n"
+        "with qcow2c.open(sys.argv[1], 'r+') as image: image.pwrite(b'new', 40960)\n"
+        "print('numpy' in sys.modules, qcow2c.check(sys.argv[1]).exit_code, 'numpy' in sys.modules)\n"
+    )
+    environment = {"PYTHONPATH": str(project_root), "PYTHONDONTWRITEBYTECODE": "1"}
+    for path in (image, copy):
+        done = subprocess.run(
+            [sys.executable, "-c", script, path], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "False 0 False\n"
+
+
+def test_what_is_put_off_is_there_when_it_is_looked_at(project_root: Path) -> None:
+    script = (
+        "import sys; from qcow2c.cli.put_off import put_off; put_off(); import construct\n"
+        "print(sorted({'bdb', '_pickle', '_hashlib'} & set(sys.modules)))\n"
+        "import hashlib, pdb, pickle, traceback\n"
+        "print(hashlib.sha256(b'').hexdigest()[:8], pickle.loads(pickle.dumps([1])), pdb.Pdb.__name__,"
+        " traceback.format_exception_only(ValueError('x')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=project_root, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "e3b0c442 [1] Pdb ['ValueError: x\\n']"]
+    assert set(NAMES) == {"hashlib", "pdb", "pickle", "traceback"}
+
+
+def test_a_program_that_uses_the_library_imports_as_ever(project_root: Path) -> None:
+    script = "import sys, qcow2c.structs, qcow2c.cli; qcow2c.cli.main(['--version']); print('bdb' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=project_root, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True"
