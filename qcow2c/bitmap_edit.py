@@ -65,7 +65,10 @@ class BitmapEdit:
         self._header = header
         self._place_data = place
         self._size = header.cluster_size
-        self._before = [bitmap.record for bitmap in load_bitmaps(store, header)]
+        found = load_bitmaps(store, header)
+        self.stale = found.stale
+        """There were other bitmaps, but a program that knows none has written to the image: they are lost."""
+        self._before = [bitmap.record for bitmap in found]
         self.records = list(self._before)
         self.placed = Runs()
         """Everything that was stored: to be let go of if the change is given up."""

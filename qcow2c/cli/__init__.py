@@ -31,6 +31,7 @@ COMMANDS = {
     "measure": "how large a file would become: a copy of an image, or a new one",
     "compact": "make an image small, with its snapshots and bitmaps",
     "compare": "whether two images hold the same data",
+    "bitmap": "change the bitmaps that record what is written, or show them",
     "check": "compare references with refcounts, find corruption",
     "dump": "every structure, field by field",
     "completion": "a script that completes commands and options in a shell",

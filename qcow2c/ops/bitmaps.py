@@ -1,0 +1,193 @@
+"""Bitmaps of an image: add, remove, clear, enable, disable and merge them, and read which guest ranges are dirty.
+
+Durable order of each change: new bits, tables and directory in free space, the header, then what they replace is let go
+of. A crash leaves the bitmaps as they were or as they are to be, and leaks at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from qcow2c.bitmap_edit import BitmapEdit
+from qcow2c.bitmap_store import Bitmaps
+from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.image import Image
+from qcow2c.opening import open_image
+from qcow2c.probing import detect_format
+from qcow2c.storage import Source, Store, open_store
+from qcow2c.written import WrittenLayer
+
+__all__ = ["add", "clear", "dirty_ranges", "disable", "enable", "merge", "remove"]
+
+STALE = "a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent"
+
+Warn = Callable[[str], object]
+
+
+class Verb(StrEnum):
+    ADD = "add"
+    REMOVE = "remove"
+    CLEAR = "clear"
+    ENABLE = "enable"
+    DISABLE = "disable"
+    MERGE = "merge"
+
+
+class Action(NamedTuple):
+    """One thing to do to a bitmap."""
+
+    verb: Verb
+    source: str = ""
+    """Of a merge: the name of the bitmap that is merged into this one."""
+
+
+class SourceImage(NamedTuple):
+    """The image whose bitmaps are merged, where that is another one; without a format, it is detected."""
+
+    path: Source | Store
+    image_format: str | None = None
+
+
+def add(
+    image: Source | Store, name: str, *, granularity: int | None = None, enabled: bool = True, **opened: Any
+) -> None:
+    """Add a bitmap, without a bit set; `granularity` bytes are one bit, by default a cluster, of 4 to 64 KiB.
+
+    `opened` are arguments of `change`. Raises UsageError, and as `qcow2c.open` with "r+".
+    """
+    actions = [Action(Verb.ADD)] if enabled else [Action(Verb.ADD), Action(Verb.DISABLE)]
+    change(image, name, actions, granularity=granularity, **opened)
+
+
+def remove(image: Source | Store, name: str, **opened: Any) -> None:
+    """Remove a bitmap: also one that is inconsistent. Raises as `add`."""
+    change(image, name, [Action(Verb.REMOVE)], **opened)
+
+
+def clear(image: Source | Store, name: str, **opened: Any) -> None:
+    """Clear all bits of a bitmap. Raises as `add`."""
+    change(image, name, [Action(Verb.CLEAR)], **opened)
+
+
+def enable(image: Source | Store, name: str, **opened: Any) -> None:
+    """Let a bitmap record every write from now on. Raises as `add`."""
+    change(image, name, [Action(Verb.ENABLE)], **opened)
+
+
+def disable(image: Source | Store, name: str, **opened: Any) -> None:
+    """Let a bitmap stay as it is, whatever is written. Raises as `add`."""
+    change(image, name, [Action(Verb.DISABLE)], **opened)
+
+
+def merge(
+    image: Source | Store, name: str, source_name: str, *, source: Source | Store | None = None, **opened: Any
+) -> None:
+    """Set the bits of a bitmap that are set in another one, of the same image or of `source`. Raises as `add`."""
+    other = None if source is None else SourceImage(source)
+    change(image, name, [Action(Verb.MERGE, source_name)], source=other, **opened)
+
+
+def change(
+    image: Source | Store,
+    name: str,
+    actions: Sequence[Action],
+    *,
+    granularity: int | None = None,
+    source: SourceImage | None = None,
+    image_format: str | None = None,
+    warn: Warn | None = None,
+    **opened: Any,
+) -> None:
+    """Do one thing after the other to a bitmap, all of them by one change of the header.
+
+    Where one cannot be done, those before it are, as with qemu-img. `opened` are arguments of `qcow2c.open`: `gate`,
+    `data_file`. Raises UsageError, and as `qcow2c.open` with "r+".
+    """
+    with ExitStack() as stack:
+        opened = {"backing": False, **opened}
+        target = stack.enter_context(_image(image, "r+", image_format, opened))
+        others, size = None, 0
+        if source is not None:
+            read = {key: value for key, value in opened.items() if key in ("backing", "gate")}
+            other = stack.enter_context(_image(source.path, "r", source.image_format, read))
+            others, size = (Bitmaps(), 0) if other is None else (other.bitmaps, other.size())
+        if target is None:
+            raise _failed(actions[0], name, _without_bitmaps(actions[0], name, image))
+        assert isinstance(target.layer, WrittenLayer), "it was opened to be written"
+        problem = None
+        with target.layer.changing_bitmaps() as edit:
+            if edit.stale and warn is not None:
+                warn(STALE)
+            for action in actions:
+                try:
+                    _do(edit, name, action, granularity, others, size)
+                except UsageError as exc:
+                    problem = _failed(action, name, exc.message)
+                    break
+        if problem is not None:
+            raise problem
+
+
+def _do(
+    edit: BitmapEdit, name: str, action: Action, granularity: int | None, others: Bitmaps | None, size: int
+) -> None:
+    """Do one thing; `others` are the bitmaps of another disk of `size` bytes. Raises UsageError."""
+    if action.verb is Verb.ADD:
+        edit.add(name, granularity)
+    elif action.verb is Verb.REMOVE:
+        edit.remove(name)
+    elif action.verb is Verb.CLEAR:
+        edit.clear(name)
+    elif action.verb is Verb.MERGE:
+        edit.find(name)  # It is missed first.
+        if others is None:
+            edit.merge(name, edit.find(action.source))
+        else:
+            edit.merge(name, others.find(action.source), size)
+    else:
+        edit.enable(name, enabled=action.verb is Verb.ENABLE)
+
+
+def _failed(action: Action, name: str, reason: str) -> UsageError:
+    return UsageError(f"Operation {action.verb} on bitmap {name} failed: {reason}")
+
+
+def _without_bitmaps(action: Action, name: str, image: Source | Store) -> str:
+    """Return what is wrong with an action on a raw file."""
+    if action.verb is Verb.ADD:
+        shown = image if isinstance(image, str) else getattr(image, "name", "the image")
+        return f"Can't store persistent bitmaps to {shown}: Operation not supported"
+    return f"Dirty bitmap '{name}' not found"
+
+
+@contextmanager
+def _image(
+    source: Source | Store, mode: str, image_format: str | None, opened: dict[str, Any]
+) -> Iterator[Image | None]:
+    """Open an image; a raw file gives None: it has no bitmaps. Raises as `qcow2c.open`, and UnsupportedFeature."""
+    store = open_store(source, writable="+" in mode)
+    try:
+        found = image_format or detect_format(store)
+        if found == "raw":
+            yield None
+        elif found != "qcow2":
+            raise UnsupportedFeature(f"Could not open {store.name!r}: Unknown driver {found!r}")
+        else:
+            with open_image(store, mode, **opened) as image:
+                yield image
+    finally:
+        if store is not source:
+            store.close()
+
+
+def dirty_ranges(image: Source | Store, name: str, **opened: Any) -> Iterator[tuple[int, int]]:
+    """Yield the dirty guest ranges of a bitmap in order, as (offset, length).
+
+    Adjacent ones come as one, and none lies behind the disk. `opened` are arguments of `qcow2c.open`. Raises
+    UsageError where there is no such bitmap, or it is inconsistent, and as `qcow2c.open`.
+    """
+    with open_image(image, **{"backing": False, **opened}) as found:
+        yield from found.bitmaps.find(name).ranges()
