@@ -240,18 +240,23 @@ def _into_image(
 
 
 def _add_bitmaps(edit: BitmapEdit, bitmaps: Bitmaps, disk_size: int) -> UsageError | None:
-    """Add bitmaps to an image, up to the first that cannot be; return why not."""
-    for bitmap in bitmaps:
+    """Add bitmaps to an image in their order; return why one cannot be. As in QEMU, those behind it are there then."""
+    before = len(edit.records)
+    problem = None
+    for bitmap in reversed(bitmaps):
         try:
             edit.add(bitmap.name, bitmap.granularity, enabled=bitmap.enabled)
-        except UsageError as problem:
-            return UsageError(f"Failed to create bitmap {bitmap.name}: {problem}")
+        except UsageError as exc:
+            problem = UsageError(f"Failed to create bitmap {bitmap.name}: {exc}")
+            break
         try:
             edit.merge(bitmap.name, bitmap, disk_size)
-        except UsageError as problem:
+        except UsageError as exc:
             edit.remove(bitmap.name)
-            return UsageError(f"Failed to populate bitmap {bitmap.name}: {problem}")
-    return None
+            problem = UsageError(f"Failed to populate bitmap {bitmap.name}: {exc}")
+            break
+    edit.records[before:] = reversed(edit.records[before:])
+    return problem
 
 
 def _trusting(gate: str | Gate, options: CreateOptions | None) -> Gate:

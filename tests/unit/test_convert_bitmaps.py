@@ -57,20 +57,20 @@ def test_an_image_that_is_there_gets_them_behind_its_own(tmp_path: Path) -> None
     assert found(target) == {"own": (True, [(0, MIB)]), "one": (True, ONE), "two": (False, TWO)}
 
 
-def test_those_before_the_one_that_cannot_be_added_stay(tmp_path: Path) -> None:
+def test_those_behind_the_one_that_cannot_be_added_stay(tmp_path: Path) -> None:
     target = tmp_path / "target.qcow2"
     qcow2c.create(target, MIB)
     with qcow2c.open(target, "r+") as image, image.layer.changing_bitmaps() as edit:
-        edit.add("two", enabled=False)
-    with pytest.raises(UsageError, match="Failed to create bitmap two: Bitmap already exists: two"):
+        edit.add("one", enabled=False)
+    with pytest.raises(UsageError, match="Failed to create bitmap one: Bitmap already exists: one"):
         qcow2c.convert(source(tmp_path / "s.qcow2"), target, output_format="qcow2", existing=True, bitmaps=True)
-    assert found(target) == {"two": (False, []), "one": (True, ONE)}
+    assert found(target) == {"one": (False, []), "two": (False, TWO)}
 
 
 def test_disks_of_another_size_get_none(tmp_path: Path) -> None:
     target = tmp_path / "target.qcow2"
     qcow2c.create(target, 2 * MIB)
-    with pytest.raises(UsageError, match="Failed to populate bitmap one: Bitmaps are of different sizes"):
+    with pytest.raises(UsageError, match="Failed to populate bitmap two: Bitmaps are of different sizes"):
         qcow2c.convert(source(tmp_path / "s.qcow2"), target, output_format="qcow2", existing=True, bitmaps=True)
     assert found(target) == {}
 
