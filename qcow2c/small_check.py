@@ -45,7 +45,7 @@ MAX_WORDS = 1 << 19
 """Words of L1, L2, bitmap and refcount tables; also the clusters of the file. An image with more is not small."""
 
 MAX_STEPS = 1 << 14
-"""Runs of clusters, and compressed ones, that are looked at: with more of them arrays are quicker."""
+"""Table entries, runs of clusters, and compressed ones, that are looked at: for more of them arrays are quicker."""
 
 
 class Clean(NamedTuple):
@@ -64,6 +64,8 @@ class _Unusual(Exception):
 def proved_clean(store: Store, header: Header, snapshots: SnapshotTable, bitmaps: BitmapDirectory) -> Clean | None:
     """Return the sums of an image that is small and clean, None if it is not both. The header was judged before."""
     if snapshots.broken is not None or bitmaps.broken is not None or (snapshots.records and header.external_data):
+        return None
+    if len(snapshots.records) + len(bitmaps.records) > MAX_STEPS:
         return None
     for record in snapshots.records:
         if any(rules.snapshot_findings(header, record)):
@@ -131,7 +133,9 @@ class _Proof:
             self._owned.append((*self._refer(offset, length, times), times))
 
     def _table(self, offset: int, entries: int) -> array[int]:
-        """Return the words of a table, zeros past the end of the file."""
+        """Return the words of a table that was counted, zeros past the end of the file."""
+        if not entries:
+            return array("Q")  # Nothing was counted: the offset may be anything.
         self._words += entries
         _require(self._words <= MAX_WORDS)
         words = layout.words(self._store.pread(entries * 8, offset))
@@ -141,6 +145,7 @@ class _Proof:
         """Yield index and word of the entries of a table that are not 0; each must break no rule."""
         for index, word in enumerate(words):
             if word:
+                self._take_step()
                 _require(not any(broken_rules(entry_rules, word, 0, self._geometry)))
                 yield index, word
 
@@ -155,9 +160,10 @@ class _Proof:
             self._own(word & BLOCK_OFFSET, geometry.cluster_size)
             first = index * per_block
             if first < self._end:
-                block = self._store.pread(geometry.cluster_size, word & BLOCK_OFFSET)
+                length = -(-(min(per_block, self._end - first) << geometry.refcount_order) >> 3)
+                block = self._store.pread(length, word & BLOCK_OFFSET).ljust(length, b"\0")
                 found.frombytes(bytes((first - len(found)) * found.itemsize))
-                found += native_block(block.ljust(geometry.cluster_size, b"\0"), geometry.refcount_order)
+                found += native_block(block, geometry.refcount_order)
         found.frombytes(bytes(max(0, self._end - len(found)) * found.itemsize))
         return found[: self._end]
 

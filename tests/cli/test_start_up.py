@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import LazyLoader, find_spec
 from pathlib import Path
 
 import pytest
 
-from qcow2c.cli.put_off import NAMES
+from qcow2c.cli.put_off import NAMES, put_off
 from tests.building import Builder, deflate
 
 NEVER = {"numpy", "json", "pathlib", "concurrent.futures", "logging", "asyncio", "shutil", "subprocess", "tempfile"}
@@ -111,6 +112,15 @@ def test_what_is_put_off_is_there_when_it_is_looked_at(project_root: Path) -> No
     done = subprocess.run([sys.executable, "-c", script], cwd=project_root, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "e3b0c442 [1] Pdb ['ValueError: x\\n']"]
     assert set(NAMES) == {"hashlib", "pdb", "pickle", "traceback"}
+
+
+def test_other_modules_are_found_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    put_off()
+    for name in (*sorted(NAMES), "colorsys"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        spec = find_spec(name)
+        assert spec is not None and isinstance(spec.loader, LazyLoader) is (name in NAMES)
 
 
 def test_a_program_that_uses_the_library_imports_as_ever(project_root: Path) -> None:

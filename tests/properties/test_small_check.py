@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,6 +178,33 @@ def test_an_image_that_is_not_small_is_left_to_arrays(bound: str, monkeypatch: p
     monkeypatch.setattr(small_check, bound, 2)
     assert proof(data) is None
     assert require_agreement(data) is False
+
+
+def test_many_records_are_left_to_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = Builder(DISK)
+    builder.snapshot(b"s")
+    data = builder.build()
+    assert proof(data) is not None
+    monkeypatch.setattr(small_check, "MAX_STEPS", 0)
+    assert proof(data) is None
+
+
+@pytest.mark.parametrize("leaked", [0, 1])
+def test_the_header_of_an_encryption_is_counted(leaked: int) -> None:
+    builder = Builder(DISK, crypt_method=2)
+    pointer = {"offset": builder.put(bytes(3 * builder.cluster_size)), "length": (3 - leaked) * builder.cluster_size}
+    schema = structs.ENCRYPTION_HEADER_POINTER
+    builder.extensions.append(extension(ExtensionType.ENCRYPTION_HEADER, schema.build(pointer)))
+    assert require_agreement(builder.build()) is not bool(leaked)
+
+
+def test_an_empty_l1_table_may_be_anywhere(tmp_path: Path) -> None:
+    builder = Builder(DISK)
+    builder.snapshot(b"s", disk_size=0, l1_size=0, l1_table_offset=(1 << 64) - builder.cluster_size)
+    path = tmp_path / "disk"
+    path.write_bytes(builder.build())
+    assert checking.check(path).leaks == 1
+    assert require_agreement(path.read_bytes()) is False
 
 
 def test_clusters_out_of_order_are_fragmented() -> None:
