@@ -97,31 +97,32 @@ class Bitmap:
         Raises UsageError for an inconsistent bitmap, CorruptMetadata, StoreError.
         """
         self.require_consistent()
-        start = end = 0
-        for first, stop in self._runs():
-            if first != end and end > start:
-                yield self._range(start, end)
-            start, end = (start if first == end else first), stop
-        if end > start:
-            yield self._range(start, end)
-
-    def _range(self, first: int, end: int) -> tuple[int, int]:
         bits = self.record.granularity_bits
-        return first << bits, min(end << bits, self._header.size) - (first << bits)
+        start = end = 0
+        for firsts, ends in self._runs():
+            if firsts[0] == end:
+                firsts[0] = start
+            elif end:
+                yield start << bits, end - start << bits
+            start, end = firsts.pop(), ends.pop()
+            for first, stop in zip(firsts, ends, strict=True):
+                yield first << bits, stop - first << bits
+        if end:
+            yield start << bits, min(end << bits, self._header.size) - (start << bits)
 
-    def _runs(self) -> Iterator[tuple[int, int]]:
-        """Yield runs of bits that are set, as (first, end); adjacent ones may come one by one."""
+    def _runs(self) -> Iterator[tuple[list[int], list[int]]]:
+        """Yield where runs of set bits begin and end; the first run of a piece may go on from the one before."""
         size = self._header.cluster_size
         for index, entry in enumerate(self.table):
             start = index * size
-            if not entry:
-                continue
             if entry & BITMAP_ALL_ONES:
-                yield start * 8, min((start + size) * 8, self._bits)
-                continue
-            for piece in range(start, min(start + size, -(-self._bits // 8)), _STEP):
-                for first, end in _runs_of(self.read(piece, min(_STEP, start + size - piece))):
-                    yield piece * 8 + first, piece * 8 + end
+                if start * 8 < self._bits:
+                    yield [start * 8], [min((start + size) * 8, self._bits)]
+            elif entry:
+                for piece in range(start, min(start + size, -(-self._bits // 8)), _STEP):
+                    firsts, ends = _runs_of(self.read(piece, min(_STEP, start + size - piece)), piece * 8)
+                    if firsts:
+                        yield firsts, ends
 
     def read(self, start: int, length: int) -> bytes:
         """Return bytes of the bitmap, eight bits each, the first one least significant; zeros behind its end.
@@ -217,13 +218,14 @@ def name_of(record: BitmapRecord) -> str:
 # --- bits -----------------------------------------------------------------------------------------------------------
 
 
-def _runs_of(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the runs of bits that are set, as (first, end)."""
+def _runs_of(data: bytes, first_bit: int) -> tuple[list[int], list[int]]:
+    """Return where the runs of set bits begin and end, for bits that are numbered from `first_bit` on."""
     import numpy as np
 
-    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")
-    edges = np.flatnonzero(np.diff(bits, prepend=np.uint8(0), append=np.uint8(0))).tolist()
-    return zip(edges[::2], edges[1::2], strict=True)
+    bits = np.zeros(len(data) * 8 + 2, dtype=np.uint8)
+    bits[1:-1] = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")
+    edges = np.flatnonzero(bits[1:] != bits[:-1]) + first_bit
+    return edges[::2].tolist(), edges[1::2].tolist()
 
 
 def _regrained(bits: bytes, granularity_bits: int, wanted: int) -> bytes:
@@ -233,9 +235,9 @@ def _regrained(bits: bytes, granularity_bits: int, wanted: int) -> bytes:
     import numpy as np
 
     found = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), bitorder="little")
-    if wanted > granularity_bits:
-        found = found.reshape(-1, 1 << wanted - granularity_bits).max(axis=1)
-    else:
+    for _ in range(wanted - granularity_bits):
+        found = found[0::2] | found[1::2]
+    if wanted < granularity_bits:
         found = np.repeat(found, 1 << granularity_bits - wanted)
     return np.packbits(found, bitorder="little").tobytes()
 
