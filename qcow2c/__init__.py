@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from qcow2c.ops.compare import compare as compare
     from qcow2c.ops.convert import convert as convert
     from qcow2c.ops.create import create as create
+    from qcow2c.ops.diff import diff as diff
+    from qcow2c.ops.export import export as export
     from qcow2c.ops.measure import measure as measure
+    from qcow2c.ops.patch import patch as patch
     from qcow2c.ops.rebase import rebase as rebase
 
 __version__ = "0.1.0"
@@ -33,9 +36,12 @@ _HOMES = {
     "compare": ("qcow2c.ops.compare", "compare"),
     "convert": ("qcow2c.ops.convert", "convert"),
     "create": ("qcow2c.ops.create", "create"),
+    "diff": ("qcow2c.ops.diff", "diff"),
     "dump": ("qcow2c.dump", "dump"),
+    "export": ("qcow2c.ops.export", "export"),
     "measure": ("qcow2c.ops.measure", "measure"),
     "open": ("qcow2c.opening", "open_image"),
+    "patch": ("qcow2c.ops.patch", "patch"),
     "rebase": ("qcow2c.ops.rebase", "rebase"),
 }
 
@@ -48,9 +54,12 @@ __all__ = [
     "compare",
     "convert",
     "create",
+    "diff",
     "dump",
+    "export",
     "measure",
     "open",
+    "patch",
     "rebase",
 ]
 

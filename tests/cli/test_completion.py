@@ -92,7 +92,7 @@ LINES = {
 }
 
 
-WRITERS = {"commit"}
+WRITERS = {"commit", "patch"}
 """Commands that change the image, which they then never share."""
 
 

@@ -1,0 +1,105 @@
+"""`diff`: what differs between two states, which may be images, layers of a chain, or internal snapshots.
+
+As ranges (`differences`, from `differing.py`), as a stream (`diff_stream.py`), or as an overlay (`overlaying.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from qcow2c.diff_stream import MAX_DATA, DiffWriter
+from qcow2c.differing import Difference, Progress, differences
+from qcow2c.disk import Disk, SnapshotKey, open_disk
+from qcow2c.errors import UsageError
+from qcow2c.gate import Gate
+from qcow2c.overlaying import write_overlay
+from qcow2c.storage import Source, Store
+
+__all__ = ["Difference", "diff", "differences", "open_states", "require_two", "write_overlay", "write_stream"]
+
+
+def diff(
+    first: Source | Store,
+    second: Source | Store | None = None,
+    *,
+    from_snapshot: str | SnapshotKey | None = None,
+    to_snapshot: str | SnapshotKey | None = None,
+    from_format: str | None = None,
+    to_format: str | None = None,
+    exact: bool = True,
+    gate: str | Gate = "directory",
+    share: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Difference]:
+    """Yield where the second state differs from the first one, with both open meanwhile; see `differences`.
+
+    A state is an image, or an internal snapshot of it, by ID or name. Without a second image both are states of the
+    first one. Raises UsageError where there is but one state, and as `open_disk` and `differences`.
+    """
+    with open_states(
+        first,
+        second,
+        from_snapshot=from_snapshot,
+        to_snapshot=to_snapshot,
+        from_format=from_format,
+        to_format=to_format,
+        gate=gate,
+        share=share,
+    ) as (before, after):
+        yield from differences(before, after, exact=exact, progress=progress)
+
+
+@contextmanager
+def open_states(
+    first: Source | Store,
+    second: Source | Store | None = None,
+    *,
+    from_snapshot: str | SnapshotKey | None = None,
+    to_snapshot: str | SnapshotKey | None = None,
+    from_format: str | None = None,
+    to_format: str | None = None,
+    gate: str | Gate = "directory",
+    share: bool = False,
+) -> Iterator[tuple[Disk, Disk]]:
+    """Open two states; see `diff`. A snapshot is read on a disk of the size that the image has now."""
+    require_two(second is not None, from_snapshot, to_snapshot)
+    later, later_format = (first, from_format) if second is None else (second, to_format)
+    with (
+        open_disk(first, image_format=from_format, gate=gate, share=share, snapshot=from_snapshot) as before,
+        open_disk(later, image_format=later_format, gate=gate, share=share, snapshot=to_snapshot) as after,
+    ):
+        yield before, after
+
+
+def require_two(
+    has_second: bool, from_snapshot: str | SnapshotKey | None, to_snapshot: str | SnapshotKey | None
+) -> None:
+    """Raise UsageError where one state is given twice."""
+    if not has_second and from_snapshot == to_snapshot:
+        raise UsageError("one state does not differ from itself: name another image, or a snapshot")
+
+
+def write_stream(
+    before: Disk,
+    after: Disk,
+    write: Callable[[memoryview], object],
+    *,
+    exact: bool = True,
+    progress: Progress | None = None,
+) -> None:
+    """Write the differences with their data as a stream; `write` takes all of some bytes, and never seeks.
+
+    A stream that is cut off anywhere is known to be so. Raises as `differences` and `write`.
+    """
+    found = differences(before, after, exact=exact, progress=progress)
+    stream = DiffWriter(write, before.size, after.size)
+    for one in found:
+        if one.zero:
+            stream.zero(one.start, one.length)
+            continue
+        for at in range(one.start, one.end, MAX_DATA):
+            data = bytearray(min(MAX_DATA, one.end - at))
+            after.read_into(memoryview(data), at)
+            stream.data(at, bytes(data))
+    stream.finish()

@@ -1,0 +1,110 @@
+"""`patch`: write what a stream of `diff` tells over an image, so that the disk of the one state becomes the other's."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryFile
+from typing import Any
+
+from qcow2c.diff_stream import DiffReader
+from qcow2c.errors import StoreError, UnsupportedFeature, UsageError
+from qcow2c.gate import Gate
+from qcow2c.locks import Use
+from qcow2c.opening import open_image
+from qcow2c.probing import detect_format
+from qcow2c.storage import Source, Store, open_store
+from qcow2c.store import reason
+from qcow2c.structs import SECTOR_SIZE
+
+Progress = Callable[[int, int], object]
+"""Told how many bytes of the disk are done, of how many."""
+
+
+def patch(
+    target: Source | Store,
+    stream: Any,
+    *,
+    image_format: str | None = None,
+    gate: str | Gate = "directory",
+    progress: Progress | None = None,
+) -> int:
+    """Write a stream, a binary file object, over an image, qcow2 or raw; return the number of ranges.
+
+    Nothing is written before the stream has been read to its end and found whole: what cannot seek is kept in a
+    temporary file. The image must show the state from which the difference was taken, which nobody can check but for
+    its size: that of the earlier or, as a qcow2 image must have it, that of the later state. Raw files take the later
+    size.
+
+    Durable order: each range as any write to an image, then all of it. A crash leaves some of the ranges written, and
+    the same stream, written again, completes it.
+
+    Raises CorruptData for a stream that is not whole, UsageError for the wrong size, and as `open_image` with "r+".
+    """
+    with _whole(stream) as found, _opened(target, image_format, found, gate) as (write, zero):
+        count = 0
+        for record in found.records():
+            if record.data is None:
+                zero(record.start, record.length)
+            else:
+                write(record.data, record.start)
+            count += 1
+            if progress is not None:
+                progress(record.start + record.length, found.after_size)
+        return count
+
+
+@contextmanager
+def _whole(stream: Any) -> Iterator[DiffReader]:
+    """Give out a reader at the start of a stream that has been read to its end once."""
+    with TemporaryFile() as kept:
+        start = 0
+        file = stream
+        if stream.seekable():
+            start = stream.tell()
+        else:
+            try:
+                shutil.copyfileobj(stream, kept)
+                kept.seek(0)
+            except OSError as exc:
+                raise StoreError(f"Could not keep the stream in a temporary file: {reason(exc)}") from exc
+            file = kept
+        for _ in DiffReader(file).records():
+            pass
+        file.seek(start, io.SEEK_SET)
+        yield DiffReader(file)
+
+
+_Writers = tuple[Callable[[bytes, int], object], Callable[[int, int], object]]
+"""Write data at an offset; let a range read as zeros."""
+
+
+@contextmanager
+def _opened(
+    target: Source | Store, image_format: str | None, stream: DiffReader, gate: str | Gate
+) -> Iterator[_Writers]:
+    """Open an image to be written, of the right size; what was written is durable afterwards."""
+    store = open_store(target, writable=True)
+    try:
+        found = image_format or detect_format(store)
+        if found == "qcow2":
+            with open_image(store, "r+", gate=gate) as image:
+                if image.size() // SECTOR_SIZE * SECTOR_SIZE != stream.after_size:
+                    sizes = f"{image.size()} bytes, the later state {stream.after_size}"
+                    raise UsageError(f"the image has {sizes}: resize it first")
+                yield image.pwrite, lambda start, length: image.write_zeroes(start, length, unmap=True)
+        elif found == "raw":
+            store.lock(Use.WRITABLE_DATA_FILE)
+            if -(-store.size() // SECTOR_SIZE) * SECTOR_SIZE not in (stream.before_size, stream.after_size):
+                sizes = f"{stream.before_size} or {stream.after_size}"
+                raise UsageError(f"the image has {store.size()} bytes, the states {sizes}")
+            store.truncate(stream.after_size)
+            yield store.pwrite, store.write_zeroes
+            store.flush()
+        else:
+            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
+    finally:
+        if store is not target:
+            store.close()
