@@ -7,6 +7,7 @@ system may write out. Nothing of the image is written here.
 from __future__ import annotations
 
 import tempfile
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numpy as np
 
 from qcow2c import tables
 from qcow2c.errors import LimitExceeded
+from qcow2c.refcounts import BLOCK_OFFSET, native_block, stored_block, word_code
 from qcow2c.references import L2Batch, L2Tables, Walk, distinct_tables
 from qcow2c.structs import Limit
 from qcow2c.sweep import Sweep
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     U64Array = NDArray[np.uint64]
     I64Array = NDArray[np.int64]
+
+    Refcounts = Callable[[int, int], U64Array]
 
 MEMORY_BYTES = 128 << 20
 """An array above this is kept in a file."""
@@ -119,6 +123,61 @@ class ReferenceDelta:
             np.add.at(self.counts, (first + step)[reaches], amounts[reaches])
 
 
+class StoredRefcounts:
+    """The refcounts that the file has; `table` names their blocks, shape (n,), dtype uint64, 0 for none."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._geometry = walk.geometry
+        self.table = walk.refcount_table() & np.uint64(BLOCK_OFFSET)
+
+    def counts(self, first: int, count: int) -> U64Array:
+        """Return the refcounts of clusters; shape (count,)."""
+        found = np.zeros(count, dtype=np.uint64)
+        bits = self._geometry.refcount_block_bits
+        end = min(first + count, len(self.table) << bits)
+        for index in range(first >> bits, -(-end >> bits) if end > first else 0):
+            if self.table[index]:
+                start = index << bits
+                low, high = max(first, start), min(end, start + (1 << bits))
+                found[low - first : high - first] = self._block(int(self.table[index]))[low - start : high - start]
+        return found
+
+    def _block(self, offset: int) -> NDArray[np.unsignedinteger[Any]]:
+        size = self._geometry.cluster_size
+        words = native_block(self._walk.store.pread(size, offset).ljust(size, b"\0"), self._geometry.refcount_order)
+        return np.frombuffer(words, dtype=f"u{words.itemsize}")
+
+    def end_of_use(self) -> int:
+        """Return the end of the last cluster with a refcount, if that is behind the file, else the file's."""
+        bits, inside = self._geometry.refcount_block_bits, self._geometry.clusters(self._walk.size)
+        for index in np.flatnonzero(self.table)[::-1].tolist():
+            if (index + 1) << bits <= inside:
+                break
+            used = np.flatnonzero(self.counts(index << bits, 1 << bits))
+            if len(used):
+                return max(inside, int(used[-1] + (index << bits)) + 1)
+        return inside
+
+
+def block_of(counts: U64Array, order: int) -> bytes:
+    """Return refcounts as they are stored in a block."""
+    words = array(word_code(order))
+    words.frombytes(counts.astype(f"u{words.itemsize}").tobytes())
+    return stored_block(words, order)
+
+
+def sharing_changes(delta: NDArray[np.int32], old: Refcounts, new: Refcounts) -> bool:
+    """Tell whether a cluster that stays in use is shared only before a change, or only after it."""
+    for first in range(0, len(delta), SCAN_CLUSTERS):
+        changed = np.flatnonzero(delta[first : first + SCAN_CLUSTERS])
+        if len(changed):
+            before, after = old(first, SCAN_CLUSTERS)[changed], new(first, SCAN_CLUSTERS)[changed]
+            if ((before != 0) & (after != 0) & ((before == 1) != (after == 1))).any():
+                return True
+    return False
+
+
 class FreeSpace:
     """Clusters with refcount 0, in the file and behind it; each is given out once."""
 
@@ -140,8 +199,7 @@ class FreeSpace:
                         del self._runs[position]
                     return first
             if not self._scan():
-                first, self._end = self._end, self._end + clusters
-                return first
+                return self.take_behind(clusters)
 
     def take_some(self, clusters: int) -> tuple[int, int]:
         """Give out at most so many clusters that lie together; return the first and their number."""
@@ -153,6 +211,11 @@ class FreeSpace:
         if first + count < end:
             self._runs.appendleft((first + count, end))
         return first, count
+
+    def take_behind(self, clusters: int) -> int:
+        """Give out clusters behind the file and all use; return the first."""
+        first, self._end = self._end, self._end + clusters
+        return first
 
     def _scan(self) -> bool:
         """Look at more of the file; return False where there is no more."""

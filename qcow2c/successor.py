@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,18 +21,25 @@ from qcow2c.errors import CorruptMetadata, LimitExceeded
 from qcow2c.findings import Severity, raise_first
 from qcow2c.geometry import Geometry
 from qcow2c.header import Header, field_span
+from qcow2c.header_edit import Extensions, HeaderChange, change_header
 from qcow2c.locks import Use
 from qcow2c.records import SnapshotTable, read_snapshots
-from qcow2c.refcounts import BLOCK_OFFSET, native_block, stored_block, word_code
-from qcow2c.reference_delta import SCAN_CLUSTERS, FreeSpace, ReferenceDelta, batches, flat
+from qcow2c.reference_delta import (
+    SCAN_CLUSTERS,
+    FreeSpace,
+    ReferenceDelta,
+    StoredRefcounts,
+    batches,
+    block_of,
+    flat,
+    sharing_changes,
+)
 from qcow2c.references import ACTIVE, BATCH_BYTES, L2Batch, L2Tables, State, Walk, distinct_tables
 from qcow2c.storage import Source, Store, open_store
 from qcow2c.store import Buffer
 from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, SECTOR_SIZE, Limit, Version
 
 if TYPE_CHECKING:
-    from array import array
-
     from numpy.typing import NDArray
 
     U64Array = NDArray[np.uint64]
@@ -75,10 +82,12 @@ class Successor:
         """Of the new refcounts; see `set_refcount_order`."""
         self._bits = self.geometry.cluster_bits
         self._delta = ReferenceDelta(self.walk)
-        self._table = self.walk.refcount_table() & np.uint64(BLOCK_OFFSET)
+        self._present = StoredRefcounts(self.walk)
+        self._table = self._present.table
         self._fields: dict[str, int] = {}
+        self._extensions: Extensions | None = None
         self._kept_away = admission.metadata
-        self._free = FreeSpace(self._is_used, self.geometry.clusters(self.walk.size), self._end_of_use())
+        self._free = FreeSpace(self._is_used, self.geometry.clusters(self.walk.size), self._present.end_of_use())
         for cluster, references in admission.undercounted:
             self._delta.add_run(cluster, 1, references - int(self.refcounts(cluster, 1)[0]))
         if header.version >= Version.V3:
@@ -93,40 +102,13 @@ class Successor:
 
     def refcounts(self, first: int, count: int) -> U64Array:
         """Return the present refcounts of clusters; shape (count,)."""
-        return self._counts(first, count, self.geometry.refcount_order, self._table)
-
-    def _counts(self, first: int, count: int, order: int, table: U64Array) -> U64Array:
-        found = np.zeros(count, dtype=np.uint64)
-        bits = self.geometry.cluster_bits + 3 - order
-        end = min(first + count, len(table) << bits)
-        for index in range(first >> bits, -(-end >> bits) if end > first else 0):
-            if table[index]:
-                start = index << bits
-                low, high = max(first, start), min(end, start + (1 << bits))
-                found[low - first : high - first] = self._block(int(table[index]), order)[low - start : high - start]
-        return found
-
-    def _block(self, offset: int, order: int) -> NDArray[np.unsignedinteger[Any]]:
-        size = self.geometry.cluster_size
-        words = native_block(self.medium.store.pread(size, offset).ljust(size, b"\0"), order)
-        return np.frombuffer(words, dtype=f"u{words.itemsize}")
+        return self._present.counts(first, count)
 
     def _is_used(self, first: int, end: int) -> NDArray[np.bool_]:
         used: NDArray[np.bool_] = self.refcounts(first, end - first) != 0
         for start, stop in self._kept_away.within(first, end):
             used[start - first : stop - first] = True
         return used
-
-    def _end_of_use(self) -> int:
-        """Return the end of the last cluster with a refcount, if that is behind the file."""
-        bits, inside = self.geometry.refcount_block_bits, self.geometry.clusters(self.walk.size)
-        for index in np.flatnonzero(self._table)[::-1].tolist():
-            if (index + 1) << bits <= inside:
-                break
-            used = np.flatnonzero(self.refcounts(index << bits, 1 << bits))
-            if len(used):
-                return int(used[-1] + (index << bits)) + 1
-        return inside
 
     # --- what is to change ---
 
@@ -158,14 +140,32 @@ class Successor:
         return first << self._bits
 
     def _write(self, parts: Sequence[Buffer], first: int) -> None:
-        end = first + self.geometry.clusters(sum(map(len, parts)))
+        self._require_nameable(first + self.geometry.clusters(sum(map(len, parts))))
+        self.medium.write(parts, first << self._bits)
+
+    def _require_nameable(self, end: int) -> None:
         if end << self._bits > Limit.HOST_OFFSET_END:
             raise LimitExceeded(f"no table can name cluster {end - 1}", spec="Cluster mapping")
-        self.medium.write(parts, first << self._bits)
+
+    def append(self, length: int) -> int:
+        """Take clusters behind all that the file holds, where it reads as zeros once it reaches so far; their offset.
+
+        They are yet to be counted. Raises LimitExceeded.
+        """
+        clusters = self.geometry.clusters(length)
+        first = self._free.take_behind(clusters)
+        self._require_nameable(first + clusters)
+        return first << self._bits
 
     def set_fields(self, **values: int) -> None:
         """Set header fields, by their names in the specification."""
         self._fields.update(values)
+
+    def set_extensions(self, change: HeaderChange) -> None:
+        """Let the header have other extensions, and the fields that belong to them."""
+        self._extensions = change.extensions
+        self._fields |= change.fields
+        self._fields["autoclear_features"] &= ~_UNKNOWN_AUTOCLEAR
 
     def set_refcount_order(self, order: int) -> None:
         """Let refcounts have another width: all of them are written anew."""
@@ -181,19 +181,20 @@ class Successor:
         words = self._reflagged(l1_words.copy(), holders)
         old = self.active_l1()
         if not np.array_equal(words, old):
-            self._drop_l1(self.header.l1_table_offset, len(old))
+            self.count(self.header.l1_table_offset, len(old) * 8, -1)
             self._fields["l1_table_offset"] = self.place(stored_words(words)) if len(words) else 0
             self._fields["l1_size"] = len(words)
         return words
 
-    def _drop_l1(self, offset: int, entries: int) -> None:
-        if entries:
-            self.count(offset, entries * 8, -1)
-
     # --- copied bits ---
 
     def _reflagged(self, words: U64Array, holders: int) -> U64Array:
-        """Return L1 entries whose copied bits, and those of their L2 tables, say which refcounts will be 1."""
+        """Return L1 entries whose copied bits, and those of their L2 tables, say which refcounts will be 1.
+
+        Where no cluster begins or ceases to be shared, all that is right stays right.
+        """
+        if not sharing_changes(self._delta.counts, self.refcounts, self._new_refcounts):
+            return words
         offsets, times = distinct_tables(words)
         moved = offsets.copy()
         if not self.geometry.external_data:
@@ -340,7 +341,6 @@ class Successor:
         return found
 
     def _write_blocks(self, places: dict[int, int], block_bits: int) -> None:
-        code = word_code(self.refcount_order)
         pending: list[bytes] = []
         start = -1
         for index, cluster in places.items():
@@ -349,7 +349,7 @@ class Successor:
                 pending = []
             start = cluster if not pending else start
             new = self._new_refcounts(index << block_bits, 1 << block_bits)
-            pending.append(stored_block(_words(new, code), self.refcount_order))
+            pending.append(block_of(new, self.refcount_order))
         if pending:
             self._write(pending, start)
 
@@ -363,12 +363,15 @@ class Successor:
         """
         self._build_refcounts()
         self.medium.flush()
-        sector = bytearray(self.medium.store.pread(SECTOR_SIZE, 0))
-        for name, value in self._fields.items():
-            span = field_span(name)
-            sector[span.offset : span.end] = layout.stored_integer(value, span.length)
-        self.medium.write([sector], 0)
-        self.medium.flush()
+        if self._extensions is not None:
+            change_header(self.medium, self.header, HeaderChange(self._fields, self._extensions))
+        else:
+            sector = bytearray(self.medium.store.pread(SECTOR_SIZE, 0))
+            for name, value in self._fields.items():
+                span = field_span(name)
+                sector[span.offset : span.end] = layout.stored_integer(value, span.length)
+            self.medium.write([sector], 0)
+            self.medium.flush()
         if discard:
             self._give_back()
 
@@ -390,10 +393,3 @@ class Successor:
 def stored_words(words: U64Array) -> bytes:
     """Return words as they are stored."""
     return words.astype(">u8").tobytes()
-
-
-def _words(counts: U64Array, code: str) -> array[int]:
-    """Return refcounts as an array of words of a type code."""
-    from array import array
-
-    return array(code, counts.astype(f"u{array(code).itemsize}").tobytes())
