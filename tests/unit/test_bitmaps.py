@@ -107,8 +107,10 @@ def test_a_cluster_of_ones_needs_no_data() -> None:
     change(data, lambda edit: edit.merge("b", edit.find("a")))
     assert list(bitmaps(data).find("b").table) == [0, 1, 1, 0, 0, 0, 0, 0]
     assert dirty(data, "b") == dirty(data, "a") == [(2 * MIB, 4 * MIB)]
-    with_writes(data, (2 * MIB, 512))
-    assert dirty(data, "a") == [(2 * MIB, 4 * MIB)]
+    change(data, lambda edit: edit.enable("b"))
+    with_writes(data, (2 * MIB, 512), (MIB, 512))
+    assert dirty(data, "b") == [(MIB, 512), (2 * MIB, 4 * MIB)]
+    assert 1 in bitmaps(data).find("b").table
 
 
 def test_bits_behind_the_disk_are_not_read() -> None:
@@ -314,6 +316,16 @@ def test_a_useless_table_of_an_inconsistent_bitmap_can_be_removed() -> None:
     data = patched(marked(data, "a"), record, 0, 1 << 60)
     change(data, lambda edit: edit.remove("a"))
     assert len(bitmaps(data)) == 0
+
+
+def test_a_broken_table_of_a_disabled_bitmap_is_left_as_it_is() -> None:
+    data = new_image()
+    change(data, lambda edit: edit.add("a"), lambda edit: edit.enable("a", enabled=False))
+    broken = patched(data, bitmaps(data)[0].record, 0, 1 << 60)
+    before = bytes(broken)
+    with pytest.raises(CorruptMetadata, match="reserved"):
+        change(broken, lambda edit: edit.remove("a"))
+    assert broken == before
 
 
 WRONG = {

@@ -84,6 +84,22 @@ def test_targets_without_bitmaps_are_left_alone(tmp_path: Path) -> None:
     assert target.read_bytes() == before
 
 
+def test_a_source_must_have_sound_bitmaps_unless_they_are_left_out(tmp_path: Path) -> None:
+    path, target = source(tmp_path / "s.qcow2"), tmp_path / "target.qcow2"
+    with qcow2c.open(path) as image:
+        at = image.bitmaps.find("one").record.span.offset + 15
+    data = bytearray(path.read_bytes())
+    data[at] |= 1
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match="Cannot copy inconsistent bitmap 'one'"):
+        qcow2c.convert(path, target, output_format="qcow2", bitmaps=True)
+    qcow2c.convert(path, target, output_format="qcow2", bitmaps=True, skip_broken_bitmaps=True)
+    assert found(target) == {"two": (False, TWO)}
+    qcow2c.create(path, MIB, compat="0.10")
+    with pytest.raises(UsageError, match="Source lacks bitmap support"):
+        qcow2c.convert(path, target, output_format="qcow2", bitmaps=True)
+
+
 def test_bitmaps_are_those_of_the_active_state(tmp_path: Path) -> None:
     with qcow2c.open(source(tmp_path / "s.qcow2")) as image:
         assert [bitmap.name for bitmap in image.bitmaps] == ["one", "two"]
