@@ -73,9 +73,12 @@ def qemu_img(*words: str | Path) -> list[str]:
 def run(command: Sequence[str | Path], *, output: Path | None = None, script: str | None = None) -> None:
     """Run a program to its end, with its output in a file (default: thrown away). Raises Failed with its last line."""
     words = [str(word) for word in command]
+    # As installed: compiled once, whatever the environment says, and not in each run anew.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with open(output or os.devnull, "wb") as sink:
         done = subprocess.run(
             words,
+            env=environment,
             input=None if script is None else script.encode(),
             stdin=subprocess.DEVNULL if script is None else None,
             stdout=sink,
