@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qcow2c.errors import Qcow2Error as Qcow2Error
     from qcow2c.image import Image as Image
     from qcow2c.opening import open_image as open
+    from qcow2c.ops import snapshots as snapshots
     from qcow2c.ops.check import check as check
     from qcow2c.ops.commit import commit as commit
     from qcow2c.ops.compact import compact as compact
@@ -43,7 +44,9 @@ _HOMES = {
     "open": ("qcow2c.opening", "open_image"),
     "patch": ("qcow2c.ops.patch", "patch"),
     "rebase": ("qcow2c.ops.rebase", "rebase"),
+    "snapshots": ("qcow2c.ops.snapshots", ""),
 }
+"""Module and attribute of each name; without an attribute it is the module."""
 
 __all__ = [
     "Image",
@@ -61,6 +64,7 @@ __all__ = [
     "open",
     "patch",
     "rebase",
+    "snapshots",
 ]
 
 
@@ -68,6 +72,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _HOMES[name]
-    value = getattr(import_module(module), attribute)
+    value: Any = import_module(module)
+    if attribute:
+        value = getattr(value, attribute)
     globals()[name] = value  # A submodule of the same name must not hide the function.
     return value

@@ -140,11 +140,11 @@ class Engine(WrittenLayer):
         """
         size = self.geometry.cluster_size
         end = guest_offset + length
-        first = -(-guest_offset // size) * size
-        last = end if end == self.disk_size else end // size * size
-        if first >= last or not (self._can_zero or self.backing is None):
-            return
         with self.lock:
+            first = -(-guest_offset // size) * size
+            last = end if end == self.disk_size else end // size * size
+            if first >= last or not (self._can_zero or self.backing is None):
+                return
             self._change(first, last - first)
             for start, stop in self._by_table(first, last):
                 self._zero(start, stop, unmap=True)

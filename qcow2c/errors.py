@@ -12,6 +12,7 @@ Qcow2Error                      everything this package raises on purpose
 ├── StoreError                  the file itself: not found, not a regular file, I/O error
 │   └── ImageLocked             ... in use by another program in a way that excludes this one
 └── UsageError                  an argument of the caller that cannot be honoured (also a ValueError)
+    └── NoSuchSnapshot          ... for the image has no internal snapshot of that name or ID
 """
 
 from __future__ import annotations
@@ -101,3 +102,7 @@ class ImageLocked(StoreError):
 
 class UsageError(Qcow2Error, ValueError):
     """An argument of the caller cannot be honoured."""
+
+
+class NoSuchSnapshot(UsageError):
+    """The image has no internal snapshot of a name or an ID."""

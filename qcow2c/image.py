@@ -6,52 +6,29 @@ It owns the position and the life of what was opened; what is opened at all, is 
 from __future__ import annotations
 
 import io
-import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qcow2c import rules
 from qcow2c.bitmap_store import Bitmaps, load_bitmaps
-from qcow2c.errors import LimitExceeded, Span, UsageError
+from qcow2c.errors import NoSuchSnapshot, UsageError
 from qcow2c.findings import Finding, Severity, raise_first
 from qcow2c.geometry import Geometry
 from qcow2c.header import Header
 from qcow2c.layer import Layer
+from qcow2c.positioned import PositionedFile
 from qcow2c.reader import Reader
-from qcow2c.records import SnapshotRecord
+from qcow2c.records import SnapshotRecord, read_snapshots
+from qcow2c.salvage import Salvage, SalvagedRange
+from qcow2c.vm_state import VmState
 
 if TYPE_CHECKING:
     from qcow2c.engine import Engine
+    from qcow2c.successor import Successor
 
 
-@dataclass(frozen=True, slots=True)
-class SalvagedRange:
-    """Guest bytes that read as zeros because they cannot be read, in salvage mode."""
-
-    guest: Span
-    error: Exception
-
-
-@dataclass
-class Salvage:
-    """The log of salvage mode, shared by all layers and states of an image."""
-
-    ranges: list[SalvagedRange] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __call__(self, guest: Span, error: Exception) -> None:
-        with self._lock:
-            last = self.ranges[-1] if self.ranges else None
-            if last is not None and last.guest.end == guest.offset and last.error.args == error.args:
-                self.ranges[-1] = SalvagedRange(Span(last.guest.offset, last.guest.length + guest.length), last.error)
-            elif last is None or last.guest != guest:
-                self.ranges.append(SalvagedRange(guest, error))
-
-
-class Image(io.RawIOBase):
+class Image(PositionedFile):
     """One state of an image, with all that lies below it: file-like, positional, safe across threads.
 
     It is read-only unless it was opened with "r+"; then what is written is durable after `flush` or `close`, and lower
@@ -78,20 +55,22 @@ class Image(io.RawIOBase):
         """
         super().__init__()
         self.name = name
-        self.header = layer.header
         self.notices = notices
         """What the rules have to say of an image that can nevertheless be read: dirty, marked corrupt, ..."""
         self.layer = layer
         self.snapshots = Snapshots(self, snapshots)
         """The internal snapshots, by name or by ID, in the order of their table."""
         self._opened = opened
-        self._position = 0
         self._engine = engine
         self._active = active
         # A small read must not meet a write half-way: then all reads take turns with writes.
         self._locate = layer.locate if engine is None else lambda _guest_offset, _length: -1
         self._read_store = layer.data_store.pread
         self._size = layer.disk_size
+
+    @property
+    def header(self) -> Header:
+        return self.layer.header
 
     @property
     def geometry(self) -> Geometry:
@@ -214,13 +193,31 @@ class Image(io.RawIOBase):
             raise UsageError(f"{length} bytes at offset {offset} do not lie on the disk of {self._size} bytes")
         return self._engine
 
-    # --- file-like: io.RawIOBase makes read, readall and the context manager of these ---
+    def change_as_whole(self, change: Callable[[Successor], object]) -> tuple[Snapshot, ...]:
+        """Let something change the image as a whole, and take up what it is then; return its snapshots.
 
-    def readable(self) -> bool:
-        return True
+        Durable order: everything pending, then that of `Successor.switch`. Raises StoreError, and what `change` raises;
+        where the new state cannot be read, the image is closed.
+        """
+        from qcow2c.successor import Successor  # Late: it imports numpy.
 
-    def seekable(self) -> bool:
-        return True
+        engine = self._writable(0, 0)
+        with engine.lock:
+            admission = engine.settle()
+            try:
+                table = read_snapshots(engine.store, engine.header)
+                change(Successor(engine.cache.medium, engine.header, table, admission))
+            finally:
+                try:
+                    self.snapshots.renew(engine.reload().records)
+                    self._size = engine.disk_size
+                except BaseException:
+                    self._engine = None
+                    self.close()
+                    raise
+            return self.snapshots.list()
+
+    # --- file-like, as any file with a position ---
 
     def writable(self) -> bool:
         return self._engine is not None
@@ -230,26 +227,6 @@ class Image(io.RawIOBase):
         count = self.pwrite(buffer, self._position)
         self._position += count
         return count
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a writable buffer from the position, and move it."""
-        count = self.readinto_at(buffer, self._position)
-        self._position += count
-        return count
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._check_open()
-        bases = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}
-        if whence not in bases:
-            raise UsageError(f"cannot seek from {whence}: it is none of SEEK_SET, SEEK_CUR, SEEK_END")
-        if bases[whence] + offset < 0:
-            raise UsageError(f"cannot seek to {bases[whence] + offset}: negative")
-        self._position = bases[whence] + offset
-        return self._position
-
-    def tell(self) -> int:
-        self._check_open()
-        return self._position
 
     def close(self) -> None:
         """Make durable what was written, and close every file that opening this image opened, in any case.
@@ -269,10 +246,6 @@ class Image(io.RawIOBase):
                 self._engine = None
                 super().close()
 
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("I/O operation on closed image")
-
 
 class Snapshot:
     """An internal snapshot: its record, its disk, and its VM state. It lives as long as its image is open."""
@@ -280,6 +253,8 @@ class Snapshot:
     def __init__(self, image: Image, record: SnapshotRecord) -> None:
         self._image = image
         self.record = record
+        self.deleted = False
+        """Then it cannot be read any more: its clusters may hold anything."""
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.id!r} {self.name!r}>"
@@ -303,11 +278,16 @@ class Snapshot:
         return self.record.vm_state_size
 
     def open(self) -> Image:
-        """Return the snapshot's disk as a read-only image of its own. Raises CorruptMetadata."""
+        """Return the snapshot's disk as a read-only image of its own. Raises CorruptMetadata.
+
+        It stays as it is, whatever happens to the disk, until the snapshot is deleted: then it raises UsageError.
+        """
+        self.require_kept()
         layer = self._image.layer
         tolerated = Severity.FATAL if layer.salvage else Severity.ERROR
         notices = raise_first(rules.snapshot_findings(layer.header, self.record), tolerated)
         state = layer.state(self.record.l1_table_offset, self.record.l1_size, self.disk_size)
+        state.require_kept = self.require_kept
         name = f"{self._image.name}@{self.name}"
         return Image(state, name=name, opened=ExitStack(), notices=tuple(notices), active=False)
 
@@ -316,48 +296,23 @@ class Snapshot:
 
         Raises LimitExceeded where the record declares more than its L1 table can map.
         """
-        return io.BufferedReader(_VmState(self.open().layer, self.record))
+        return io.BufferedReader(VmState(self.open().layer, self.record))
 
-
-class _VmState(io.RawIOBase):
-    """The VM state: what the L1 table maps beyond the disk."""
-
-    def __init__(self, layer: Reader, record: SnapshotRecord) -> None:
-        super().__init__()
-        geometry = layer.geometry
-        disk_entries = geometry.l1_entries(record.disk_size)
-        room = max(0, record.l1_size - disk_entries) << geometry.l2_coverage_bits
-        if record.vm_state_size > room:
-            message = f"VM state of {record.vm_state_size} bytes, but the L1 table maps {room} beyond the disk"
-            raise LimitExceeded(message, where=record.span, spec="Snapshots")
-        self._layer = layer
-        self._start = disk_entries << geometry.l2_coverage_bits
-        self._size = record.vm_state_size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        inside = view[: max(0, min(len(view), self._size - self._position))]
-        self._layer.read_mapped(inside, self._start + self._position)
-        self._position += len(inside)
-        return len(inside)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
+    def require_kept(self) -> None:
+        """Raise UsageError for a deleted snapshot."""
+        if self.deleted:
+            raise UsageError(f"snapshot {self.name!r} of {self._image.name!r} was deleted")
 
 
 class Snapshots(Mapping[str, Snapshot]):
-    """The snapshots of an image in the order of its table. A key is a name or, where no name matches, an ID."""
+    """The snapshots of an image in the order of its table. A key is a name or, where no name matches, an ID.
+
+    Where the image was opened with "r+" they can be changed: each change first makes everything durable, and then is
+    one write of the header, so that a crash leaves the image before or after it. Reads and writes wait meanwhile.
+    """
 
     def __init__(self, image: Image, records: tuple[SnapshotRecord, ...]) -> None:
+        self._image = image
         self._found = tuple(Snapshot(image, record) for record in records)
 
     def __getitem__(self, key: str) -> Snapshot:
@@ -376,3 +331,53 @@ class Snapshots(Mapping[str, Snapshot]):
     def list(self) -> tuple[Snapshot, ...]:
         """Return all snapshots: several may share a name."""
         return self._found
+
+    def create(self, name: str, *, date: float | None = None) -> Snapshot:
+        """Take a snapshot of the disk as it is, and return it; `date` is in seconds since 1970, now without.
+
+        Raises UsageError, UnsupportedFeature for an image with an external data file, LimitExceeded for one with too
+        many snapshots or too narrow refcounts, StoreError; the image can be used on, unless it is closed then.
+        """
+        from qcow2c import snapshot_change  # Late, here and below: it imports numpy.
+
+        return self._image.change_as_whole(lambda image: snapshot_change.create(image, name, date))[-1]
+
+    def apply(self, key: str | Snapshot) -> None:
+        """Let the disk be again what it was when a snapshot was taken, its size too; the snapshot stays.
+
+        Raises NoSuchSnapshot, UsageError for an image with dirty bitmaps, and as `create`.
+        """
+        from qcow2c import snapshot_change
+
+        self._image.change_as_whole(lambda image: snapshot_change.apply(image, self._position(key)))
+
+    def delete(self, key: str | Snapshot) -> None:
+        """Remove a snapshot. Raises NoSuchSnapshot, and as `create`."""
+        from qcow2c import snapshot_change
+
+        def change(image: Successor) -> None:
+            position = self._position(key)
+            self._found[position].deleted = True  # Who reads it learns so before its clusters are anything else.
+            snapshot_change.delete(image, position)
+
+        self._image.change_as_whole(change)
+
+    def rename(self, key: str | Snapshot, name: str) -> None:
+        """Give a snapshot another name. Raises NoSuchSnapshot, and as `create`."""
+        from qcow2c import snapshot_change
+
+        self._image.change_as_whole(lambda image: snapshot_change.rename(image, self._position(key), name))
+
+    def _position(self, key: str | Snapshot) -> int:
+        """Return where a snapshot stands in the table. Raises NoSuchSnapshot."""
+        snapshot = self.get(key) if isinstance(key, str) else key
+        if snapshot not in self._found:
+            raise NoSuchSnapshot(f"snapshot {snapshot or key!r} not found")
+        return self._found.index(snapshot)
+
+    def renew(self, records: tuple[SnapshotRecord, ...]) -> None:
+        """Take up the records of a table of which one was changed, added at the end, or is gone, marked so."""
+        known = [snapshot for snapshot in self._found if len(records) >= len(self._found) or not snapshot.deleted]
+        for snapshot, record in zip(known, records, strict=False):
+            snapshot.record, snapshot.deleted = record, False
+        self._found = (*known, *(Snapshot(self._image, record) for record in records[len(known) :]))

@@ -16,12 +16,13 @@ from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
 from qcow2c.findings import Finding, Severity, raise_first
 from qcow2c.gate import Gate, GateRequest, full_name, gate_for
 from qcow2c.header import Header
-from qcow2c.image import Image, Salvage
+from qcow2c.image import Image
 from qcow2c.layer import Layer, RawLayer
 from qcow2c.locks import Use
 from qcow2c.probing import detect_format
 from qcow2c.reader import Reader
 from qcow2c.records import SnapshotTable, read_snapshots
+from qcow2c.salvage import Salvage
 from qcow2c.storage import Source, Store, open_store
 from qcow2c.structs import Limit
 

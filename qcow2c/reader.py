@@ -82,6 +82,7 @@ class Reader:
         self.salvage = salvage
         self.store = store
         self.data_store = data_store or store
+        self.require_kept: Callable[[], None] = lambda: None  # Raises where the state can go away, and is gone.
         self._l1 = l1_table
         self._l1_entries = l1_entries
         self._l1_offset = l1_offset

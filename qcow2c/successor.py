@@ -362,6 +362,7 @@ class Successor:
         be: neither has leaks, but the file may be longer. Raises StoreError, LimitExceeded, CorruptMetadata.
         """
         self._build_refcounts()
+        freed = self._freed() if discard else []
         self.medium.flush()
         if self._extensions is not None:
             change_header(self.medium, self.header, HeaderChange(self._fields, self._extensions))
@@ -372,10 +373,13 @@ class Successor:
                 sector[span.offset : span.end] = layout.stored_integer(value, span.length)
             self.medium.write([sector], 0)
             self.medium.flush()
-        if discard:
-            self._give_back()
+        for edges in freed:
+            for start, end in edges.reshape(-1, 2).tolist():
+                self.medium.punch(start << self._bits, end - start << self._bits)
+        self.medium.flush()
 
-    def _give_back(self) -> None:
+    def _freed(self) -> list[NDArray[np.int64]]:
+        """Return the clusters that will be free, and are not, as first and end of runs, one behind the other."""
         clusters = self.geometry.clusters(self.walk.size)
         runs: list[NDArray[np.int64]] = []
         for first in range(0, clusters, SCAN_CLUSTERS):
@@ -383,11 +387,7 @@ class Successor:
             if (self._delta.counts[first : first + count] < 0).any():
                 free = (self.refcounts(first, count) != 0) & (self._new_refcounts(first, count) == 0)
                 runs.append(np.flatnonzero(np.diff(np.concatenate(([False], free, [False])))) + first)
-        # Only now: the old refcount blocks, which have told this, may be among them.
-        for edges in runs:
-            for start, end in edges.reshape(-1, 2).tolist():
-                self.medium.punch(start << self._bits, end - start << self._bits)
-        self.medium.flush()
+        return runs
 
 
 def stored_words(words: U64Array) -> bytes:

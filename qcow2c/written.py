@@ -9,23 +9,23 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
 
-from qcow2c import layout
+from qcow2c import layout, rules
+from qcow2c.admission import Admission, trusted
 from qcow2c.allocation import Allocator
 from qcow2c.bitmap_edit import BitmapEdit
 from qcow2c.cache import MetadataCache
-from qcow2c.errors import CorruptMetadata, MissingKey, Span, UsageError
+from qcow2c.errors import CorruptMetadata, MissingKey, Span, StoreError, UsageError
 from qcow2c.header import Header
 from qcow2c.header_edit import HeaderChange, change_header
 from qcow2c.reader import Reader
+from qcow2c.records import SnapshotTable, read_snapshots
 from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, Version
 from qcow2c.tables import L1_COPIED, L2_COMPRESSED, L2_OFFSET, Table, compressed_extent
 from qcow2c.tracking import BitmapTracker
-
-if TYPE_CHECKING:
-    from qcow2c.admission import Admission
 
 MAX_RELEASES = 1 << 16
 """Runs of released clusters that wait in memory before they cause a commit."""
@@ -40,6 +40,10 @@ class WrittenLayer(Reader):
 
     def __init__(self, *reader: Any, admission: Admission, **facts: Any) -> None:
         """Arguments as of `Reader`; `admission` says what was found when the image was let in for writing."""
+        self.lock = threading.RLock()
+        self._load(*reader, admission=admission, **facts)
+
+    def _load(self, *reader: Any, admission: Admission, **facts: Any) -> None:
         super().__init__(*reader, **facts)
         if self.header.encrypted:
             raise MissingKey("the image is encrypted, and no key was given", spec="Data encryption")
@@ -48,7 +52,6 @@ class WrittenLayer(Reader):
             raise CorruptMetadata("the L1 table leaves the file: run check -r first", where=where, spec="Header")
         if admission.verified:
             self.metadata = ()  # Nothing overlaps, and the refcount table may leave its place.
-        self.lock = threading.RLock()
         self.cache = MetadataCache(
             self.store, self.data_store, self.header, Table(self._l1, self._l1_offset), self._l2_tables
         )
@@ -67,6 +70,8 @@ class WrittenLayer(Reader):
 
     def _change(self, guest_offset: int, length: int) -> None:
         """Prepare for a change of guest bytes; called before it is made."""
+        if guest_offset + length > self.disk_size:  # It has become smaller meanwhile.
+            raise UsageError(f"{length} bytes at offset {guest_offset} leave the disk of {self.disk_size} bytes")
         self.cache.medium.require_sound()
         self.data.require_sound()
         self.begin()
@@ -184,7 +189,59 @@ class WrittenLayer(Reader):
                 self.cache.set_header(incompatible_features=self.header.incompatible_features & ~_DIRTY)
                 self.cache.write_header()
 
+    # --- the image changed as a whole ---
+
+    def settle(self) -> Admission:
+        """Make everything durable, as if the image was closed and opened again; return what is known of its refcounts.
+
+        Durable order as of `finish`. Raises StoreError.
+        """
+        with self.lock:
+            self.finish()
+            if self._begun:
+                self._begun = False
+                self._admission = replace(self._admission, undercounted=[])
+                self.header = Header.load(self.store)
+                self.cache.reload_header()
+            return self._admission
+
+    def reload(self) -> SnapshotTable:
+        """Take up the state that the file has, after `settle` and a change of the whole image; return its snapshots.
+
+        What was changed is durable before anything is written again, or nothing ever is. Raises CorruptMetadata,
+        StoreError: then the layer is not to be used any more.
+        """
+        with self.lock:
+            with suppress(StoreError):  # After a flush that has failed, the store takes no more.
+                self.cache.medium.flush()
+            header = Header.load(self.store)
+            snapshots = read_snapshots(self.store, header)
+            admission = self._admission if self._admission.verified else trusted(self.store, header, snapshots)
+            if not header.dirty:  # Then the change has counted anew.
+                admission = replace(admission, undercounted=[])
+            self._load(
+                self.store,
+                header,
+                layout.words(self.store.pread(header.l1_size * 8, header.l1_table_offset)),
+                l1_offset=header.l1_table_offset,
+                l1_entries=header.l1_size,
+                disk_size=header.size,
+                data_store=self.data_store,
+                backing=self.backing,
+                metadata=tuple(rules.metadata_spans(header)),
+                admission=admission,
+            )
+            return snapshots
+
     # --- reading, in turn with writing ---
+
+    def state(self, l1_offset: int, l1_entries: int, disk_size: int) -> KeptState:
+        below = {"data_store": self.data_store, "backing": self.backing, "metadata": self.metadata}
+        return KeptState.of_state(self.store, self.header, l1_offset, l1_entries, disk_size, **below)
+
+    def read_into(self, buffer: memoryview, guest_offset: int) -> None:
+        with self.lock:
+            super().read_into(buffer, guest_offset)
 
     def read_mapped(self, buffer: memoryview, guest_offset: int) -> None:
         with self.lock:
@@ -276,3 +333,18 @@ class WrittenLayer(Reader):
             self.cache.release(first, (where.host_offset + where.length - 1 >> bits) - first + 1, discard=discard)
         elif entry & L2_OFFSET and not self.geometry.external_data:
             self.cache.release((entry & L2_OFFSET) >> bits, discard=discard)
+
+
+class KeptState(Reader):
+    """A snapshot of an image that is being written: it stays as it is until it is deleted."""
+
+    def __init__(self, *reader: Any, **facts: Any) -> None:
+        super().__init__(*reader, **facts)
+        self.locate = lambda _guest_offset, _length: -1  # Each read must ask.
+
+    def read_mapped(self, buffer: memoryview, guest_offset: int) -> None:
+        self.require_kept()
+        try:
+            super().read_mapped(buffer, guest_offset)
+        finally:
+            self.require_kept()

@@ -34,6 +34,7 @@ COMMANDS = {
     "patch": "write a stream of diff over an image",
     "export": "an internal snapshot as an image or overlay of its own",
     "compare": "whether two images hold the same data",
+    "snapshot": "list, take, apply, delete, rename internal snapshots",
     "bitmap": "change the bitmaps that record what is written, or show them",
     "check": "compare references with refcounts, find corruption",
     "dump": "every structure, field by field",

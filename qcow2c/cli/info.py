@@ -68,9 +68,7 @@ def human(image: dict[str, Any]) -> Iterator[str]:
         yield "cleanly shut down: no"
     yield from _backing(image)
     if "snapshots" in image:
-        yield "Snapshot list:"
-        yield f"{'ID':<10}{'TAG':<17}{'VM SIZE':>8}{'DATE':>20}{'VM CLOCK':>13}{'ICOUNT':>11}"
-        yield from map(_snapshot, image["snapshots"])
+        yield from snapshot_list(image["snapshots"])
     if "format-specific" in image:
         yield "Format specific information:"
         yield from _tree(image["format-specific"]["data"], 1)
@@ -85,6 +83,13 @@ def _backing(image: dict[str, Any]) -> Iterator[str]:
     yield f"backing file: {text.printable(name)}{actual}"
     if "backing-filename-format" in image:
         yield f"backing file format: {text.printable(image['backing-filename-format'])}"
+
+
+def snapshot_list(snapshots: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of the snapshots of an image that has some."""
+    yield "Snapshot list:"
+    yield f"{'ID':<10}{'TAG':<17}{'VM SIZE':>8}{'DATE':>20}{'VM CLOCK':>13}{'ICOUNT':>11}"
+    yield from map(_snapshot, snapshots)
 
 
 def _snapshot(snapshot: dict[str, Any]) -> str:

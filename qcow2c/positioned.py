@@ -1,0 +1,55 @@
+"""Bytes of a known size, read at offsets, as a file that has a position."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+from qcow2c.errors import UsageError
+
+
+class PositionedFile(io.RawIOBase):
+    """A binary file on `size` and `readinto_at`: io.RawIOBase makes read, readall and the context manager of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._position = 0
+
+    def size(self) -> int:
+        """Return the length in bytes."""
+        raise NotImplementedError
+
+    def readinto_at(self, buffer: Any, offset: int) -> int:
+        """Fill a writable buffer from `offset`; return the bytes read, fewer than its length only at the end."""
+        raise NotImplementedError
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a writable buffer from the position, and move it."""
+        count = self.readinto_at(buffer, self._position)
+        self._position += count
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._check_open()
+        bases = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size()}
+        if whence not in bases:
+            raise UsageError(f"cannot seek from {whence}: it is none of SEEK_SET, SEEK_CUR, SEEK_END")
+        if bases[whence] + offset < 0:
+            raise UsageError(f"cannot seek to {bases[whence] + offset}: negative")
+        self._position = bases[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        self._check_open()
+        return self._position
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed image")

@@ -1,0 +1,32 @@
+"""What salvage mode lost: the guest ranges that read as zeros because they cannot be read."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from qcow2c.errors import Span
+
+
+@dataclass(frozen=True, slots=True)
+class SalvagedRange:
+    """Guest bytes that read as zeros because they cannot be read, in salvage mode."""
+
+    guest: Span
+    error: Exception
+
+
+@dataclass
+class Salvage:
+    """The log of salvage mode, shared by all layers and states of an image."""
+
+    ranges: list[SalvagedRange] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, guest: Span, error: Exception) -> None:
+        with self._lock:
+            last = self.ranges[-1] if self.ranges else None
+            if last is not None and last.guest.end == guest.offset and last.error.args == error.args:
+                self.ranges[-1] = SalvagedRange(Span(last.guest.offset, last.guest.length + guest.length), last.error)
+            elif last is None or last.guest != guest:
+                self.ranges.append(SalvagedRange(guest, error))
