@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from qcow2c.reference_delta import SCAN_CLUSTERS
 from qcow2c.storage import Store
-from qcow2c.successor import Successor
+from qcow2c.successor import Successor, changing, stored_words
 
 
 def empty(image: Successor, data_store: Store | None = None) -> None:
@@ -18,12 +19,34 @@ def empty(image: Successor, data_store: Store | None = None) -> None:
     `data_store` is an external data file whose contents nobody needs then; the caller excludes others.
 
     Durable order: an empty L1 table and other refcounts in free space; the header that names them; then what was let
-    go of is given back, in the data file, too. A crash leaves the image as it was, or empty. Raises StoreError,
-    LimitExceeded, CorruptMetadata. Spec: "Cluster mapping".
+    go of is given back, in the data file, too; at last the file is made short in the same way. A crash leaves the image
+    as it was, or empty. Raises StoreError, LimitExceeded, CorruptMetadata. Spec: "Cluster mapping".
     """
     entries = image.active_l1()
     image.add_references(entries, -1)
     image.set_active(np.zeros(len(entries), dtype=np.uint64))
+    image.renew_refcounts()
     image.switch(discard=True)
     if data_store is not None:
         data_store.punch(0, data_store.size())
+    _shorten(image.medium.store)
+
+
+def _shorten(store: Store) -> None:
+    """Move the L1 table and the refcounts to the front of the file, and cut off what nobody uses."""
+    with changing(store) as image:
+        entries, size = image.active_l1(), len(image.active_l1()) * 8
+        if size:
+            image.count(image.header.l1_table_offset, size, -1)
+            image.set_fields(l1_table_offset=image.place(stored_words(entries)))
+        image.renew_refcounts()
+        image.switch(discard=True)
+    with changing(store) as image:
+        end, used = image.geometry.clusters(store.size()), np.zeros(0, dtype=np.int64)
+        while not len(used):  # The header is in use.
+            first = max(0, end - SCAN_CLUSTERS)
+            used = np.flatnonzero(image.refcounts(first, end - first))
+            end = first
+        end += int(used[-1]) + 1
+        if end << image.geometry.cluster_bits < store.size():
+            store.truncate(end << image.geometry.cluster_bits)

@@ -86,6 +86,11 @@ def holds_nothing(path: Path) -> bool:
         return not any(image.layer.l1_table)
 
 
+def cluster_size_of(path: Path) -> int:
+    with qcow2c.open(path, gate="any") as image:
+        return image.geometry.cluster_size
+
+
 def is_clean(path: Path) -> bool:
     return path.suffix == ".raw" or qcow2c.check(path).exit_code == 0
 
@@ -124,6 +129,7 @@ def test_the_base_holds_what_the_image_showed_and_the_image_nothing(base: str, t
     assert view(image) == before
     assert holds_nothing(image)
     assert is_clean(below) and is_clean(image)
+    assert image.stat().st_size < 100 * KIB + 6 * cluster_size_of(image)
     if top == "data file":
         assert (tmp_path / "top.bin").stat().st_blocks == 0
     with qcow2c.open(image, "r+", gate="any") as opened:
