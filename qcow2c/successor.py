@@ -80,6 +80,7 @@ class Successor:
         self.medium = medium
         self.refcount_order = self.geometry.refcount_order
         """Of the new refcounts; see `set_refcount_order`."""
+        self._renewed = False
         self._bits = self.geometry.cluster_bits
         self._delta = ReferenceDelta(self.walk)
         self._present = StoredRefcounts(self.walk)
@@ -172,6 +173,10 @@ class Successor:
         self.refcount_order = order
         self._fields["refcount_order"] = order
 
+    def renew_refcounts(self) -> None:
+        """Write all refcounts anew: blocks of clusters that nobody uses are let go of."""
+        self._renewed = True
+
     def set_active(self, l1_words: U64Array, *, holders: int = 1) -> U64Array:
         """Give the active state other L1 entries, all of which have been counted; return them with right copied bits.
 
@@ -210,8 +215,8 @@ class Successor:
         return words
 
     def _counted_once(self) -> NDArray[np.bool_]:
-        """Return for each cluster of the file whether its refcount will be 1. Raises LimitExceeded."""
-        clusters = self.geometry.clusters(self.walk.size)
+        """Return for each cluster, those behind the file too, whether its refcount will be 1. Raises LimitExceeded."""
+        clusters = self.geometry.clusters(self.medium.store.size())
         once: NDArray[np.bool_] = flat(clusters, np.bool_)
         for first in range(0, clusters, SCAN_CLUSTERS):
             count = min(SCAN_CLUSTERS, clusters - first)
@@ -282,7 +287,7 @@ class Successor:
         """Place the refcount blocks that change, and a refcount table that names them: they count themselves, too."""
         geometry = self.geometry
         block_bits = geometry.cluster_bits + 3 - self.refcount_order
-        anew = self.refcount_order != geometry.refcount_order
+        anew = self._renewed or self.refcount_order != geometry.refcount_order
         table = np.zeros(0, dtype=np.uint64) if anew else self._table.copy()
         self._drop_blocks(self._table if anew else table[:0])
         self.count(self.header.refcount_table_offset, self.header.refcount_table_clusters << self._bits, -1)
