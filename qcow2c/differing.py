@@ -14,6 +14,7 @@ import numpy as np
 
 from qcow2c.disk import Disk
 from qcow2c.errors import MissingKey
+from qcow2c.layer import Layer
 from qcow2c.layer_map import ZERO
 from qcow2c.places import BY_LAYER, NOTHING, Piece, Side, pairs
 from qcow2c.reader import Reader
@@ -69,11 +70,10 @@ def require_no_key(disk: Disk) -> None:
 
 def _readers(disk: Disk) -> list[Reader]:
     """Return the qcow2 layers of a disk, by depth."""
-    found, layer = [], disk.layer
+    found: list[Reader] = []
+    layer: Layer | None = disk.layer
     while isinstance(layer, Reader):
         found.append(layer)
-        if layer.backing is None:
-            break
         layer = layer.backing
     return found
 

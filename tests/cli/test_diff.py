@@ -107,6 +107,11 @@ def test_a_stream_and_what_it_makes(run: Run, tmp_path: Path, monkeypatch: pytes
     assert status == 1 and err.startswith("qcow2c: monday.raw: no qcow2c-diff stream: it starts with b'QFI")
 
 
+def test_a_stream_goes_to_standard_output(run: Run) -> None:
+    status, out, _ = run("diff", "--stream", "--fast", "--from-snapshot", "monday", "--to-snapshot", "1", "disk.qcow2")
+    assert status == 0 and out.startswith("qcow2c-diff 1 from 1048576 to 1048576\nend 0 ")
+
+
 def test_an_overlay_lies_on_the_earlier_image(run: Run, tmp_path: Path) -> None:
     assert run("export", "disk.qcow2", "monday", "monday.qcow2") == (0, "", "")
     (tmp_path / "there").mkdir()

@@ -84,6 +84,22 @@ def test_what_lies_in_one_place_is_not_read() -> None:
         assert store.read == 0
 
 
+def test_a_compressed_cluster_that_is_another_one_is_read() -> None:
+    builder = Builder(64 * SIZE)
+    for guest in range(4):
+        builder.compressed(guest, deflate(noise(guest, 500).ljust(SIZE, b"x")))
+    builder.snapshot(b"one")
+    builder.compressed(1, deflate(noise(1, 500).ljust(SIZE, b"x")))
+    builder.compressed(2, deflate(noise(2, 500).ljust(SIZE, b"y")))
+    image = builder.build()
+    assert list(diff(image, from_snapshot="one")) == [Difference(2 * SIZE, SIZE, zero=False)]
+    with open_states(Memory(image), Memory(image), from_snapshot="one") as disks:
+        assert list(differences(*disks, exact=False)) == [Difference(0, 4 * SIZE, zero=False)]
+    store = Memory(image)
+    with open_states(store, store, from_snapshot="one") as disks:
+        assert list(differences(*disks, exact=False)) == [Difference(SIZE, 2 * SIZE, zero=False)]
+
+
 def test_compressed_clusters_of_two_files_are_read() -> None:
     image = two_states()
     other = Builder(64 * SIZE)
