@@ -111,6 +111,7 @@ LAYERS = (
     ),
     Layer(5, "commit_targets.py", also=("image.py", "opening.py", "slabs.py", "targets.py")),
     Layer(5, "emptying.py"),
+    Layer(5, "resizing.py", also=("image.py",)),
     Layer(5, "layer_map.py"),
     Layer(5, "map_arrays.py", also=("layer_map.py",)),
     Layer(5, "segments.py", also=("layer_map.py",)),
