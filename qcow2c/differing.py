@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qcow2c.diff_stream import MAX_DATA, DiffWriter
 from qcow2c.disk import Disk
 from qcow2c.errors import MissingKey
 from qcow2c.layer import Layer
@@ -59,6 +60,22 @@ def differences(
     for disk in before, after:
         require_no_key(disk)
     return _merged(_Search(before, after, progress or (lambda _done, _total: None)).found(exact=exact))
+
+
+def write_records(
+    found: Iterator[Difference], before_size: int, after: Disk, write: Callable[[memoryview], object]
+) -> None:
+    """Write ranges of a disk as a stream; `write` takes all of some bytes. Raises as reading the disk, and as it."""
+    stream = DiffWriter(write, before_size, after.size)
+    for one in found:
+        if one.zero:
+            stream.zero(one.start, one.length)
+            continue
+        for at in range(one.start, one.end, MAX_DATA):
+            data = bytearray(min(MAX_DATA, one.end - at))
+            after.read_into(memoryview(data), at)
+            stream.data(at, bytes(data))
+    stream.finish()
 
 
 def require_no_key(disk: Disk) -> None:

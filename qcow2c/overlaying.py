@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qcow2c import codecs
@@ -40,6 +40,26 @@ def write_overlay(
     value, only when it is complete and durable. Raises UsageError, ImageLocked for a target that is read, StoreError,
     and as `differences`.
     """
+    found = differences(before, after, exact=exact, progress=progress)
+    write_differences(
+        found, [before, after], target, compress=compress, compression_level=compression_level, **create
+    )
+
+
+def write_differences(
+    found: Iterator[Difference],
+    disks: Sequence[Disk],
+    target: str | os.PathLike[str] | Any,
+    *,
+    compress: bool = False,
+    compression_level: int | None = None,
+    **create: Any,
+) -> None:
+    """Write a qcow2 image that holds ranges of the last of some disks, which are read, in whole clusters.
+
+    The rest is as in `write_overlay`.
+    """
+    after = disks[-1]
     for name in create:
         if name not in CreateOptions.__dataclass_fields__ or name in ("size", "preallocation", "data_file_raw"):
             raise UsageError(f"Invalid parameter {name!r}")
@@ -53,9 +73,8 @@ def write_overlay(
     packer = None
     if compress:
         packer = codecs.compressor(COMPRESSION_TYPES[options.compression_type], compression_level)
-    for disk in before, after:
+    for disk in disks:
         PlannedDisk(disk, 0).require_other(target)
-    found = differences(before, after, exact=exact, progress=progress)
     with complete_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow) as store:
         builder = ImageBuilder(store, options)
         _Overlay(builder, after, packer).take(found)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from qcow2c.diff_stream import MAX_DATA, DiffWriter
-from qcow2c.differing import Difference, Progress, differences
+from qcow2c.differing import Difference, Progress, differences, write_records
 from qcow2c.disk import Disk, SnapshotKey, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.gate import Gate
@@ -93,13 +92,4 @@ def write_stream(
     A stream that is cut off anywhere is known to be so. Raises as `differences` and `write`.
     """
     found = differences(before, after, exact=exact, progress=progress)
-    stream = DiffWriter(write, before.size, after.size)
-    for one in found:
-        if one.zero:
-            stream.zero(one.start, one.length)
-            continue
-        for at in range(one.start, one.end, MAX_DATA):
-            data = bytearray(min(MAX_DATA, one.end - at))
-            after.read_into(memoryview(data), at)
-            stream.data(at, bytes(data))
-    stream.finish()
+    write_records(found, before.size, after, write)
