@@ -122,6 +122,7 @@ LAYERS = (
     Layer(5, "disk.py", also=("image.py", "opening.py", "disk_map.py")),
     Layer(6, "ops/__init__.py"),
     Layer(6, "ops/bitmaps.py"),
+    Layer(6, "ops/incremental.py"),
     Layer(6, "ops/info.py"),
     Layer(6, "ops/map.py"),
     Layer(6, "ops/check_result.py"),

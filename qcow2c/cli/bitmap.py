@@ -1,23 +1,31 @@
-"""Change the bitmaps of an image, which record what the guest writes, or show what one of them has recorded.
+"""Change the bitmaps of an image, which record what the guest writes, or read what one of them has recorded.
 
 Options and messages are those of qemu-img bitmap: everything is done to the bitmap NAME, in the order given, and all of
-it by one change of the image. --show lists the dirty ranges of a bitmap, for an incremental backup.
+it by one change of the image.
+
+What is dirty is listed by --show. --overlay writes it as a qcow2 image, an incremental backup over the last one, and
+--stream writes it to standard output, for `qcow2c patch`. The bitmap stays as it is: clear it when the backup is safe.
 
 examples:
   qcow2c bitmap --add -g 64k disk.qcow2 since-monday
   qcow2c bitmap --add --disable --merge monday --merge tuesday disk.qcow2 both
   qcow2c bitmap --merge since-monday -b old.qcow2 -F qcow2 disk.qcow2 since-monday
   qcow2c bitmap --show --output=json disk.qcow2 since-monday
+  qcow2c bitmap --overlay tuesday.qcow2 -o backing_file=monday.qcow2,backing_fmt=qcow2 disk.qcow2 since-monday
+  qcow2c bitmap --stream disk.qcow2 since-monday | ssh backup qcow2c patch copy.raw
 """
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from qcow2c.cli import arguments, sizes, text
+from qcow2c.cli import arguments, interrupts, option_list, progress, sizes, text
+from qcow2c.cli.create import OPTIONS
 from qcow2c.cli.image_options import NamedImage, chosen_image, open_named
 from qcow2c.errors import UnsupportedFeature, UsageError
 
@@ -43,6 +51,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--show", action="store_true", help="list its dirty ranges")
     arguments.add_output(parser)
+    parser.add_argument("--overlay", metavar="TARGET", help="write what is dirty as an image over a backing file")
+    arguments.add_creation_options(parser, "the overlay")
+    parser.add_argument("-c", dest="compress", action="store_true", help="compress the overlay's clusters")
+    parser.add_argument("--stream", action="store_true", help="write what is dirty to standard output")
+    parser.add_argument("-p", "--progress", action="store_true", help="show progress (with --overlay)")
     parser.add_argument("-g", "--granularity", metavar="SIZE", help="bytes that one bit of a new one stands for")
     parser.add_argument("-b", "--source-file", metavar="FILE", help="merge bitmaps of this image")
     parser.add_argument("-F", "--source-format", metavar="FMT", help="its format")
@@ -50,7 +63,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--image-opts", action="store_true", help="FILE is given as driver=...,file.filename=...")
     parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
     parser.add_argument(
-        "-U", "--force-share", action="store_true", help="with --show: although another program may be writing to it"
+        "-U", "--force-share", action="store_true", help="read it although another program may be writing to it"
     )
     arguments.add_gate(parser)
     parser.add_argument("words", metavar="FILE NAME", nargs="*", help="the image and its bitmap")
@@ -62,6 +75,9 @@ def _merge(name: str) -> tuple[str, str]:
 
 def run(chosen: Namespace) -> int:
     chosen.image = ""
+    if option_list.asks_for_help(chosen.options):
+        text.write(option_list.listing("qcow2", OPTIONS["qcow2"]))
+        return 0
     try:
         granularity = _granularity(chosen.granularity)
         _judge(chosen, granularity)
@@ -76,6 +92,9 @@ def run(chosen: Namespace) -> int:
     if chosen.show:
         with open_named(named, gate=chosen.gate, **_alone(named)) as disk:
             _show(disk, name, chosen.output)
+        return 0
+    if chosen.overlay is not None or chosen.stream:
+        _back_up(chosen, named, name)
         return 0
     return _change(chosen, named, name, granularity)
 
@@ -92,11 +111,16 @@ def _granularity(word: str | None) -> int | None:
 def _judge(chosen: Namespace, granularity: int | None) -> None:
     """Raise UsageError for options that do not go together, in QEMU's words."""
     added, merged = "add" in chosen.actions, any(isinstance(action, tuple) for action in chosen.actions)
+    reads = chosen.show + chosen.stream + (chosen.overlay is not None)
     problems = (
-        (chosen.show and chosen.actions, "--show goes without --add, --remove, --clear, --enable, --disable, --merge"),
-        (chosen.force_share and not chosen.show, "--force-share/-U is for --show"),
+        (reads + bool(chosen.actions) > 1, "--show, --overlay and --stream go alone, and without any change"),
+        (chosen.force_share and not reads, "--force-share/-U is for reading, with --show, --overlay or --stream"),
         (
-            not chosen.show and not chosen.actions,
+            chosen.overlay is None and (chosen.options or chosen.compress or chosen.progress),
+            "-o, -c and -p go with --overlay",
+        ),
+        (
+            not reads and not chosen.actions,
             "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge",
         ),
         (granularity is not None and not added, "granularity only supported with --add"),
@@ -143,6 +167,22 @@ def _change(chosen: Namespace, named: NamedImage, name: str, granularity: int | 
             text.note("Try --remove to delete this bitmap from disk")
         return 1
     return 0
+
+
+def _back_up(chosen: Namespace, named: NamedImage, name: str) -> None:
+    from qcow2c.ops.incremental import write_overlay, write_stream
+    from qcow2c.targets import Pipe
+
+    with ExitStack() as stack:
+        stack.enter_context(interrupts.handled())
+        disk = stack.enter_context(open_named(named, gate=chosen.gate))
+        if chosen.stream:  # Without any buffer.
+            output = stack.enter_context(open(sys.stdout.fileno(), "wb", buffering=0, closefd=False))
+            write_stream(disk, name, Pipe(output, "standard output").write)
+            return
+        create = option_list.parse(chosen.options, sorted(OPTIONS["qcow2"]))
+        report = stack.enter_context(progress.shown(wanted=chosen.progress))
+        write_overlay(disk, name, chosen.overlay, compress=chosen.compress, progress=report, **create)
 
 
 def _show(disk: Disk, name: str, output: str) -> None:
