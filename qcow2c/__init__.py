@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qcow2c.ops.measure import measure as measure
     from qcow2c.ops.patch import patch as patch
     from qcow2c.ops.rebase import rebase as rebase
+    from qcow2c.ops.resize import resize as resize
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ _HOMES = {
     "open": ("qcow2c.opening", "open_image"),
     "patch": ("qcow2c.ops.patch", "patch"),
     "rebase": ("qcow2c.ops.rebase", "rebase"),
+    "resize": ("qcow2c.ops.resize", "resize"),
     "snapshots": ("qcow2c.ops.snapshots", ""),
 }
 """Module and attribute of each name; without an attribute it is the module."""
@@ -64,6 +66,7 @@ __all__ = [
     "open",
     "patch",
     "rebase",
+    "resize",
     "snapshots",
 ]
 

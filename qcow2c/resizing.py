@@ -109,7 +109,7 @@ class _Resizing:
         if whole and not (geometry.has_zero_bit or geometry.extended_l2):
             raise UnsupportedFeature("Failed to zero out new clusters: Operation not supported")
         if geometry.external_data and self._grows:
-            self._extend(self._layer.data_store, self._cut, self._size)
+            extend(self._layer.data_store, self._cut, self._size, self._preallocation)
         old = image.active_l1()
         words = np.zeros(geometry.l1_entries(self._size), dtype=np.uint64)
         kept = geometry.l1_entries(self._cut)
@@ -136,19 +136,6 @@ class _Resizing:
 
     # --- space ---
 
-    def _extend(self, store: Store, start: int, end: int) -> None:
-        """Let a store end at `end`, with zeros from `start` on, where nobody sees it yet; what fails is undone."""
-        former = store.size()
-        if former > start:
-            store.truncate(start)
-        try:
-            lengthen(store, start, end, self._preallocation)
-            store.flush()
-        except BaseException:
-            with suppress(Qcow2Error):
-                store.truncate(min(former, start))
-            raise
-
     def _data_clusters(self, clusters: int) -> int:
         """Return the host offset of clusters for what is new, which hold zeros; 0 where it needs none."""
         if self._geometry.external_data or self._preallocation == "off" or not clusters:
@@ -158,7 +145,7 @@ class _Resizing:
         length = clusters << self._geometry.cluster_bits
         host = self._image.append(length)
         self._image.count(host, length, 1)
-        self._extend(self._image.medium.store, host, host + length)
+        extend(self._image.medium.store, host, host + length, self._preallocation)
         return host
 
     # --- tables ---
@@ -251,12 +238,24 @@ class _Resizing:
                 image.count(offset, length, -1)
 
 
-def lengthen(store: Store, start: int, end: int, preallocation: Preallocation) -> None:
-    """Let a store that ends at `start`, or before, end at `end`. Raises StoreError."""
-    store.truncate(end)
-    if preallocation in ("falloc", "full"):
-        store.allocate(start, end - start)
-    if preallocation == "full":
-        block = bytes(min(end - start, _FILL_BYTES))
-        for offset in range(start, end, _FILL_BYTES):
-            store.pwrite(block[: end - offset], offset)
+def extend(store: Store, start: int, end: int, preallocation: Preallocation) -> None:
+    """Let a store end at `end`, with zeros from `start` on, where nobody sees anything yet; it is durable then.
+
+    What fails is undone, so that space is not lost. Raises StoreError.
+    """
+    former = store.size()
+    if former > start:
+        store.truncate(start)
+    try:
+        store.truncate(end)
+        if preallocation in ("falloc", "full"):
+            store.allocate(start, end - start)
+        if preallocation == "full":
+            block = bytes(min(end - start, _FILL_BYTES))
+            for offset in range(start, end, _FILL_BYTES):
+                store.pwrite(block[: end - offset], offset)
+        store.flush()
+    except BaseException:
+        with suppress(Qcow2Error):
+            store.truncate(min(former, start))
+        raise

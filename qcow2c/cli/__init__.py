@@ -27,6 +27,7 @@ COMMANDS = {
     "map": "which bytes of the disk hold data, and where",
     "commit": "copy what an image holds into its backing file, and empty it",
     "rebase": "let an image lie on another backing file, or on none",
+    "resize": "make a disk larger or smaller",
     "dd": "copy a part of an image, measured in blocks",
     "measure": "how large a file would become: a copy of an image, or a new one",
     "compact": "make an image small, with its snapshots and bitmaps",
@@ -133,6 +134,8 @@ def _arguments(command: str, words: list[str]) -> Namespace:
     parser = Parser(prog=f"qcow2c {command}", description=module.__doc__, formatter_class=Formatter)
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
+    if getattr(module, "LAST_WORD_IS_NO_OPTION", False) and words[1:] and words[-1] not in ("-h", "--help"):
+        words = [*words[:-1], _NO_OPTION + words[-1]]
     arguments = parser.parse_intermixed_args(_with_end_of_options(words))
     for name, value in vars(arguments).items():
         if isinstance(value, str):

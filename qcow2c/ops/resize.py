@@ -1,0 +1,134 @@
+"""Resize: a disk of another size, in a qcow2 image or a raw file.
+
+What the image is then, and in which order it becomes so, is `resizing.py`'s business; here it is opened, and asked
+whether what would be lost may be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from qcow2c.disk import Disk
+from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.gate import Gate
+from qcow2c.image import Image
+from qcow2c.locks import Use
+from qcow2c.opening import Backing, open_image
+from qcow2c.probing import detect_format
+from qcow2c.resizing import Preallocation, extend
+from qcow2c.resizing import resize as resize_image
+from qcow2c.storage import Source, Store, open_store
+from qcow2c.structs import SECTOR_SIZE
+
+__all__ = ["resize"]
+
+
+class Resizable(Protocol):
+    """An image that is open to be resized."""
+
+    image_format: str
+    backing_format: str | None
+    """The format as which the backing file was opened, None where there is none."""
+    size: int
+    """Bytes of the disk; those of a raw file are rounded up to whole sectors."""
+
+    def resize(self, size: int, preallocation: Preallocation) -> None:
+        """Change the size, without asking whether anything is lost."""
+        ...
+
+
+class _Qcow2:
+    image_format = "qcow2"
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self.size = image.size()
+        self.backing_format = Disk(image.layer, image.name, image).backing_format
+
+    def resize(self, size: int, preallocation: Preallocation) -> None:
+        resize_image(self._image, size, preallocation=preallocation)
+
+
+class _Raw:
+    image_format = "raw"
+    backing_format: str | None = None
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.size = -(-store.size() // SECTOR_SIZE) * SECTOR_SIZE
+
+    def resize(self, size: int, preallocation: Preallocation) -> None:
+        """Durable order: none; the size changes at once, what is new is zeros, and it is durable in the end."""
+        if preallocation not in ("off", "falloc", "full"):
+            raise UsageError(f"Unsupported preallocation mode: {preallocation}")
+        end = self._store.size()
+        if size > end:
+            extend(self._store, end, size, preallocation)
+        else:
+            self._store.truncate(size)
+            self._store.flush()
+
+
+def resize(
+    source: Source | Store,
+    size: int,
+    *,
+    shrink: bool = False,
+    preallocation: Preallocation = "off",
+    image_format: str | None = None,
+    backing: Backing = None,
+    data_file: Source | Store | None = None,
+    gate: str | Gate = "directory",
+    trust: bool = False,
+) -> None:
+    """Let the disk of an image have `size` bytes; what is new reads as zeros, whatever lies below.
+
+    A smaller size needs `shrink`: what lies behind it is lost. Internal snapshots keep their sizes and all they hold.
+    `preallocation` gives what is new its place in the file ("metadata"), its space ("falloc"), or zeros that are
+    written ("full"). Opening is as in `qcow2c.open`. See `resizing.resize` for the durable order and for what a crash
+    leaves: the old size or the new one.
+    Raises UsageError, UnsupportedFeature, LimitExceeded, CorruptMetadata, StoreError, and what opening raises.
+    """
+    how = {"image_format": image_format, "backing": backing, "data_file": data_file, "gate": gate, "trust": trust}
+    with open_resizable(source, **how) as disk:  # type: ignore[arg-type]
+        require_wanted(disk, size, shrink=shrink, preallocation=preallocation)
+        disk.resize(size, preallocation)
+
+
+def require_wanted(disk: Resizable, size: int, *, shrink: bool, preallocation: str) -> None:
+    """Raise UsageError for a size that makes no sense, or would lose data although nobody said so."""
+    if not 0 < size < 1 << 63:
+        raise UsageError("New image size must be positive")
+    if size <= disk.size and preallocation != "off":
+        raise UsageError("Preallocation can only be used for growing images")
+    if size < disk.size and not shrink:
+        raise UsageError(f"The disk has {disk.size} bytes: what is behind {size} is lost only with shrink=True")
+
+
+@contextmanager
+def open_resizable(
+    source: Source | Store,
+    *,
+    image_format: str | None = None,
+    backing: Backing = None,
+    data_file: Source | Store | None = None,
+    gate: str | Gate = "directory",
+    trust: bool = False,
+) -> Iterator[Resizable]:
+    """Open an image of a given or detected format for writing, alone. Raises as `open_image`."""
+    store = open_store(source, writable=True)
+    try:
+        found = image_format or detect_format(store)
+        if found == "raw":
+            store.lock(Use.WRITABLE_IMAGE)
+            yield _Raw(store)
+        elif found == "qcow2":
+            with open_image(store, "r+", backing=backing, data_file=data_file, gate=gate, trust=trust) as image:
+                yield _Qcow2(image)
+        else:
+            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
+    finally:
+        if store is not source:
+            store.close()
