@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import arguments, interrupts, option_list, progress, text
 from qcow2c.cli.create import OPTIONS
-from qcow2c.cli.image_options import chosen_image, open_named, snapshot_key
+from qcow2c.cli.image_options import NamedImage, chosen_image, open_named, snapshot_key
 from qcow2c.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,16 +66,18 @@ def run(chosen: Namespace) -> int:
     formats = chosen.from_format, chosen.to_format if chosen.second is not None else chosen.from_format
     images = chosen.image, chosen.image if chosen.second is None else chosen.second
     disks: list[Disk] = []
+    names = []
     with ExitStack() as stack:
         stack.enter_context(interrupts.handled())
         for word, image_format, snapshot in zip(images, formats, snapshots, strict=True):
             named = chosen_image(chosen, word, image_format)
+            names.append(named)
             disks.append(stack.enter_context(open_named(named, gate=chosen.gate, snapshot=snapshot)))
         chosen.image = images[0]
         before, after = disks
         if chosen.overlay is not None:
             report = stack.enter_context(progress.shown(wanted=chosen.progress))
-            _write_overlay(chosen, before, after, report)
+            _write_overlay(chosen, names[0], before, after, report)
         elif chosen.stream:
             from qcow2c.targets import Pipe
 
@@ -97,11 +99,15 @@ def _judge(chosen: Namespace) -> None:
         raise UsageError("-o and -c go with --overlay")
 
 
-def _write_overlay(chosen: Namespace, before: Disk, after: Disk, report: progress.Report | None) -> None:
+def _write_overlay(
+    chosen: Namespace, named: NamedImage, before: Disk, after: Disk, report: progress.Report | None
+) -> None:
     from qcow2c.ops.diff import write_overlay
 
     create: dict[str, Any] = option_list.parse(chosen.options, sorted(OPTIONS["qcow2"]))
-    base = chosen.image
+    if named.options:
+        raise UsageError("only the image itself and its driver can be given as FROM of an overlay")
+    base = named.filename
     if not os.path.isabs(base):  # As seen from the overlay.
         base = os.path.relpath(base, os.path.dirname(chosen.overlay) or os.curdir)
     create = {"backing_file": base, "backing_fmt": before.image_format} | create

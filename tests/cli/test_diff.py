@@ -127,6 +127,16 @@ def test_an_overlay_lies_on_the_earlier_image(run: Run, tmp_path: Path) -> None:
         assert image.header.backing_file == path.encode() and image.readall() == content("disk.qcow2")
 
 
+def test_an_overlay_names_a_file_and_no_options(run: Run) -> None:
+    run("export", "disk.qcow2", "monday", "monday.qcow2")
+    given = '{"driver": "qcow2", "file": {"filename": "monday.qcow2"}%s}'
+    assert run("diff", "--overlay", "over.qcow2", "json:" + given % "", "disk.qcow2") == (0, "", "")
+    with qcow2c.open("over.qcow2") as image:
+        assert image.header.backing_file == b"monday.qcow2" and image.readall() == content("disk.qcow2")
+    _, _, err = run("diff", "--overlay", "x", "json:" + given % ', "backing": null', "disk.qcow2")
+    assert "only the image itself" in err and not Path("x").exists()
+
+
 def test_snapshots_become_a_chain(run: Run) -> None:
     assert run("export", "-p", "disk.qcow2", "monday", "monday.qcow2")[1].endswith("(100.00/100%)\r\n")
     words = ["-B", "monday.qcow2", "-F", "qcow2", "-o", "cluster_size=4096"]

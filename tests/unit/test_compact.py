@@ -22,6 +22,7 @@ from qcow2c.errors import (
     ImageLocked,
     LimitExceeded,
     NotQcow2,
+    Qcow2Error,
     StoreError,
     UnsupportedFeature,
     UsageError,
@@ -34,7 +35,9 @@ from qcow2c.references import Walk
 from qcow2c.storage import LocalFile, Memory, WritableMemory
 from qcow2c.store import Buffer
 from qcow2c.structs import ExtensionType
+from tests.bitmap_bits import bitmap_bits
 from tests.building import L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate, extension, packed_words
+from tests.corpus.hostile import CASES, make_case
 
 SIZE = 4096
 EXTENDED = layout.flags(structs.INCOMPATIBLE_FEATURES, extended_l2=True)
@@ -309,18 +312,6 @@ def bitmaps_builder(*words: int, count: int = 1, consistent: bool = True, flags:
     return builder
 
 
-def bits(image: bytes) -> list[Any]:
-    """Return what is known of the bitmaps, and their bits."""
-    from qcow2c.bitmap_copy import _Bits
-    from qcow2c.records import read_bitmaps
-
-    header = Header.load(Memory(image))
-    return [
-        (record.name, record.flags, record.granularity_bits, _Bits(Memory(image), header, record).read(0, 3 * SIZE))
-        for record in read_bitmaps(Memory(image), header).records
-    ]
-
-
 @pytest.mark.parametrize("flags", [0, 1, 2, 3])
 def test_bitmaps_stay_with_their_flags(flags: int) -> None:
     builder = bitmaps_builder(1, 0, 0, flags=flags)
@@ -328,7 +319,7 @@ def test_bitmaps_stay_with_their_flags(flags: int) -> None:
     builder.parts[table] = packed_words([1, builder.put(noise(5)), builder.put(bytes(SIZE))])
     image = builder.build()
     for copy in (compacted(image), compacted(image, compress=True)):
-        assert bits(copy) == bits(image) and bits(copy)[0][1] == flags
+        assert bitmap_bits(copy) == bitmap_bits(image) and bitmap_bits(copy)[0][1] == flags
         header = Header.load(Memory(copy))
         assert [found.data for found in header.extensions if found.type == 0x12345678] == [b"unknown"]
         assert header.compatible_features == 1 << 33
@@ -472,6 +463,21 @@ def test_references_may_be_more_than_32_bits_can_count() -> None:
     found = Census(walk(image))
     assert int(found.counts.max()) == 4 << 18
     assert L2_COMPRESSED not in found.packed
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_hostile_images_are_refused_or_become_clean_ones(part: int, tmp_path: Path) -> None:
+    made = 0
+    for case in [case for case in CASES if not case.heavy][part::12]:
+        target = bytearray()
+        try:
+            compact(make_case(case, tmp_path), target)
+        except Qcow2Error:
+            assert target[:4] != structs.MAGIC
+        else:
+            made += 1
+            assert qcow2c.check(bytes(target)).exit_code == 0, case.name
+    assert made
 
 
 # --- the file ---
