@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from qcow2c.errors import UsageError
 from qcow2c.gate import Gate
 from qcow2c.image import Image
 from qcow2c.locks import Use
@@ -35,7 +34,7 @@ class BaseTarget(Target):
     def grow(self, size: int) -> bool:
         """Let the disk have `size` bytes, with zeros behind its end, if it has fewer; tell whether that was so.
 
-        Raises UsageError, StoreError.
+        Durable at once. Raises UsageError, LimitExceeded, StoreError.
         """
 
     @abstractmethod
@@ -100,7 +99,9 @@ class ImageBase(BaseTarget):
         return self._image.layer.store, self._image.layer.data_store
 
     def grow(self, size: int) -> bool:
-        return grow_image(self._image, size)
+        from qcow2c.resizing import grow
+
+        return grow(self._image, size)
 
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
         return None
@@ -133,17 +134,6 @@ def open_base(source: Source | Store, image_format: str, gate: str | Gate) -> It
     finally:
         if store is not source:
             store.close()
-
-
-def grow_image(image: Image, size: int) -> bool:
-    """Let the disk of an image that is open for writing have `size` bytes, if it has fewer; as `BaseTarget.grow`.
-
-    Raises UsageError.
-    """
-    if image.size() // SECTOR_SIZE * SECTOR_SIZE >= size:
-        return False
-    message = f"the disk of {image.name!r} has {image.size()} bytes, fewer than the {size} that are committed"
-    raise UsageError(f"{message}: resize it first")
 
 
 def _asked(slab: Slab) -> Iterator[tuple[int, int]]:

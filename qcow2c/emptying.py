@@ -26,7 +26,8 @@ def empty(image: Successor, data_store: Store | None = None) -> None:
     image.add_references(entries, -1)
     image.set_active(np.zeros(len(entries), dtype=np.uint64))
     image.renew_refcounts()
-    image.switch(discard=True)
+    # Else nothing is left behind the front of the file, and its end is cut off.
+    image.switch(discard=bool(image.header.nb_snapshots or image.header.bitmaps))
     if data_store is not None:
         data_store.punch(0, data_store.size())
     _shorten(image.medium.store)
@@ -40,7 +41,7 @@ def _shorten(store: Store) -> None:
             image.count(image.header.l1_table_offset, size, -1)
             image.set_fields(l1_table_offset=image.place(stored_words(entries)))
         image.renew_refcounts()
-        image.switch(discard=True)
+        image.switch()
     with changing(store) as image:
         end, used = image.geometry.clusters(store.size()), np.zeros(0, dtype=np.int64)
         while not len(used):  # The header is in use.

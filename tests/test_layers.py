@@ -109,7 +109,7 @@ LAYERS = (
         "copy_targets.py",
         also=("copying.py", "image_pipe.py", "new_image.py", "opening.py", "slabs.py", "targets.py"),
     ),
-    Layer(5, "commit_targets.py", also=("image.py", "opening.py", "slabs.py", "targets.py")),
+    Layer(5, "commit_targets.py", also=("image.py", "opening.py", "resizing.py", "slabs.py", "targets.py")),
     Layer(5, "emptying.py"),
     Layer(5, "resizing.py", also=("image.py",)),
     Layer(5, "layer_map.py"),

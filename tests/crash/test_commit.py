@@ -27,7 +27,7 @@ SIZE = 96 * KIB
 
 @dataclass(frozen=True)
 class Case:
-    """Options of the image, and of the base, None for a raw one; a shorter raw base grows."""
+    """Options of the image, and of the base, None for a raw one; a shorter base grows."""
 
     top: dict[str, Any]
     base: dict[str, Any] | None
@@ -37,6 +37,7 @@ class Case:
 CASES = {
     "into a raw file": Case({"cluster_size": 4096}, None),
     "into a raw file that grows": Case({"cluster_size": 4096}, None, 40 * KIB + 512),
+    "into an image that grows": Case({"cluster_size": 4096}, {"cluster_size": 4096}, 40 * KIB),
     "version 3": Case({"cluster_size": 4096}, {"cluster_size": 4096}),
     "version 2": Case({"cluster_size": 512, "compat": "0.10"}, {"cluster_size": 4096, "compat": "0.10"}),
     "subclusters": Case({"cluster_size": 16384, "extended_l2": True}, {"cluster_size": 16384, "extended_l2": True}),
@@ -52,18 +53,18 @@ def made(case: Case) -> tuple[bytes, bytes]:
     chooser = random.Random(3)
     base = chooser.randbytes(case.base_size)
     if case.base is not None:
-        base = bytes(written(case.base, chooser))
+        base = bytes(written(case.base, chooser, case.base_size))
     return bytes(written(case.top, chooser)), base
 
 
-def written(options: dict[str, Any], chooser: random.Random) -> bytearray:
+def written(options: dict[str, Any], chooser: random.Random, size: int = SIZE) -> bytearray:
     data = bytearray()
-    qcow2c.create(data, SIZE, **options)
+    qcow2c.create(data, size, **options)
     with qcow2c.open(data, "r+") as image:
         cluster = image.geometry.cluster_size
         for step in range(8):
-            start = chooser.randrange(SIZE // 1024) * 1024
-            length = min(SIZE - start, chooser.choice((512, 3 * KIB, 20 * KIB)))
+            start = chooser.randrange(size // 1024) * 1024
+            length = min(size - start, chooser.choice((512, 3 * KIB, 20 * KIB)))
             if step % 4 == 2:
                 image.write_zeroes(start, length)
             elif step % 4 == 3:

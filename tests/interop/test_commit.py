@@ -243,6 +243,28 @@ def test_a_layer_further_below_takes_the_same(
     require_clean(ours, *names)
 
 
+def test_version_2_has_no_zeros_that_would_hide_what_lies_below(
+    twice: Callable[..., tuple[list[str], Path, Path]], run_ours: Ours
+) -> None:
+    names, ours, theirs = twice(Layer(RAW), Layer("compat=0.10", MIB), Layer())
+    before = [(ours / name).read_bytes() for name in names]
+    expected, found = run_qemu_img(theirs, "commit", names[0]), run_ours(ours, "commit", names[0])
+    assert (found.status, found.out) == (expected.status, expected.out) == (1, "")
+    assert expected.err.endswith("Operation not supported\n") and found.err.endswith("Operation not supported\n")
+    assert [(ours / name).read_bytes() for name in names] == before
+
+
+@pytest.mark.parametrize("options", ["", "extended_l2=on,cluster_size=16k", "data_file=base.bin"])
+def test_a_smaller_image_grows_alike(
+    options: str, twice: Callable[..., tuple[list[str], Path, Path]], run_ours: Ours
+) -> None:
+    actions = "wwzd" if "data_file" in options else "wwzdc"
+    names, ours, theirs = twice(Layer(RAW), Layer(options, MIB + 512, actions), Layer())
+    commit_both(run_ours, ours, theirs, names[0])
+    require_same_disks(names, ours, theirs)
+    require_clean(ours, *names)
+
+
 @pytest.mark.parametrize("size", [MIB, MIB - 512, 1000])
 def test_a_smaller_raw_base_grows_alike(
     size: int, twice: Callable[..., tuple[list[str], Path, Path]], run_ours: Ours

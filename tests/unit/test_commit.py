@@ -256,6 +256,24 @@ def test_a_smaller_raw_base_grows(size: int, tmp_path: Path) -> None:
     assert view(below) == before == view(image)
 
 
+@pytest.mark.parametrize("base", [name for name in BASES if name != "raw"])
+def test_a_smaller_image_grows(base: str, tmp_path: Path) -> None:
+    below = make(tmp_path / "base.qcow2", 2 * MIB + 512, seed=2, **(BASES[base] or {}))
+    image = make(tmp_path / "top.qcow2", below="base.qcow2", cluster_size=4096)
+    before = view(image)
+    assert commit(image, gate="any").grown
+    assert view(below) == before == view(image)
+    assert is_clean(below) and is_clean(image)
+
+
+def test_the_new_part_of_a_base_hides_what_lies_below_it(tmp_path: Path) -> None:
+    paths = chain(tmp_path, SIZE, MIB, SIZE)
+    before = view(paths[0])
+    assert commit(paths[0]).grown
+    assert view(paths[1]) == before == view(paths[0])
+    assert is_clean(paths[1])
+
+
 def test_a_raw_base_whose_last_sector_is_not_whole_stays_so(tmp_path: Path) -> None:
     below = raw(tmp_path / "base.raw", 1000)
     image = tmp_path / "top.qcow2"
@@ -420,15 +438,6 @@ def over_base(name: bytes = b"base.raw", **fields: Any) -> Builder:
     builder = Builder(MIB, **fields)
     builder.backing_file = name
     return builder
-
-
-def test_a_smaller_image_is_to_be_resized_first(tmp_path: Path) -> None:
-    below = make(tmp_path / "base.qcow2", MIB)
-    image = make(tmp_path / "top.qcow2", below="base.qcow2")
-    files = below.read_bytes(), image.read_bytes()
-    with pytest.raises(UsageError, match="resize it first"):
-        commit(image)
-    assert (below.read_bytes(), image.read_bytes()) == files
 
 
 def test_a_chain_that_changes_meanwhile_is_left_alone(tmp_path: Path) -> None:
