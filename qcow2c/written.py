@@ -158,9 +158,12 @@ class WrittenLayer(Reader):
                     named = True
                     self.change_header(change)
             except BaseException as error:
-                # Where the header could not be written, nobody knows what it names: that leaks.
                 if not named or isinstance(error, UsageError):
                     self._let_all_go(edit.placed)
+                else:  # The header may have been written all the same: what it does not name leaks.
+                    self.header = Header.load(self.store)
+                    self.cache.reload_header()
+                    self._bitmaps = BitmapTracker(self.cache, self.allocator, self.header)
                 raise
             self._let_all_go(edit.released)
             self._bitmaps = BitmapTracker(self.cache, self.allocator, self.header)

@@ -16,6 +16,7 @@ from qcow2c.header import Header
 from qcow2c.header_edit import HeaderChange
 from qcow2c.records import BitmapRecord
 from qcow2c.storage import Memory, WritableMemory
+from qcow2c.store import Buffer
 from qcow2c.structs import Limit
 from qcow2c.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
 from qcow2c.written import WrittenLayer
@@ -266,25 +267,33 @@ def test_a_header_without_room_leaves_no_leak() -> None:
 
 
 class _FailingHeader(WritableMemory):
-    """A file whose first sector cannot be written any more."""
+    """A file whose first sector cannot be written any more: it says so, and may write it all the same."""
 
     sound = True
+    lands = False
 
-    def pwrite(self, data: bytes, offset: int) -> None:
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        if offset or self.sound or self.lands:
+            super().pwrite(data, offset)
         if not offset and not self.sound:
+            self.sound = True
             raise StoreError("no more")
-        super().pwrite(data, offset)
 
 
-def test_where_the_header_fails_what_is_new_only_leaks() -> None:
+@pytest.mark.parametrize("lands", [False, True])
+def test_where_the_header_fails_the_file_says_which_bitmaps_there_are(*, lands: bool) -> None:
     data = new_image()
-    change(data, lambda edit: edit.add("a"))
+    change(data, lambda edit: edit.add("a", 4096))
+    with_writes(data, (0, 1))
     store = _FailingHeader(data)
-    with qcow2c.open(store, "r+") as image, pytest.raises(StoreError), image.layer.changing_bitmaps() as edit:
-        edit.clear("a")
-        edit.add("b")
-        store.sound = False
-    assert [found.name for found in bitmaps(data)] == ["a"]
+    with qcow2c.open(store, "r+") as image:
+        with pytest.raises(StoreError), image.layer.changing_bitmaps() as edit:
+            edit.clear("a")
+            edit.add("b", 4096)
+            store.sound, store.lands = False, lands
+        image.pwrite(b"later", 40_960)
+    assert [found.name for found in bitmaps(data)] == (["a", "b"] if lands else ["a"])
+    assert dirty(data, "a") == ([(40_960, 4096)] if lands else [(0, 4096), (40_960, 4096)])
     assert qcow2c.check(bytes(data)).exit_code == 3
 
 
