@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c import layout, rules, tables
-from qcow2c.admission import Admission, admit, trusted
+from qcow2c.admission import Admission, ClusterSet, admit, trusted
 from qcow2c.cache import Medium
 from qcow2c.errors import CorruptMetadata, LimitExceeded
 from qcow2c.findings import Severity, raise_first
@@ -87,7 +87,8 @@ class Successor:
         self._table = self._present.table
         self._fields: dict[str, int] = {}
         self._extensions: Extensions | None = None
-        self._kept_away = admission.metadata
+        uncounted = ClusterSet((cluster, cluster + 1) for cluster, _ in admission.undercounted)
+        self._kept_away = uncounted if admission.verified else admission.metadata
         self._free = FreeSpace(self._is_used, self.geometry.clusters(self.walk.size), self._present.end_of_use())
         for cluster, references in admission.undercounted:
             self._delta.add_run(cluster, 1, references - int(self.refcounts(cluster, 1)[0]))
