@@ -33,6 +33,7 @@ def replacement(old: LocalFile, use: Use) -> Iterator[LocalFile]:
     directory, name = os.path.split(old.path)
     short = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
     new = LocalFile(os.path.join(directory, f".{short}.{os.getpid()}.partial"), writable=True, create=True)
+    new.name = old.name  # As errors call it.
     try:
         new.lock(use)
         try:
@@ -58,7 +59,7 @@ def _take_on(old: LocalFile, new: LocalFile, status: os.stat_result) -> None:
         if (status.st_uid, status.st_gid) != (os.geteuid(), os.stat(new.path).st_gid):
             os.chown(new.path, status.st_uid, status.st_gid)
     except OSError as exc:
-        raise new.failure(exc, f"give the owner of {old.name!r} to") from exc
+        raise old.failure(exc, "give the new file the owner of") from exc
     with suppress(OSError):  # Not every file system has them, and some only the system may set.
         for name in os.listxattr(old.path):
             with suppress(OSError):

@@ -16,7 +16,7 @@ from typing import Any
 from qcow2c import codecs, rules
 from qcow2c.admission import admit
 from qcow2c.compaction import Compaction, Progress
-from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.errors import StoreError, UnsupportedFeature, UsageError
 from qcow2c.findings import Severity, raise_first
 from qcow2c.header import Header
 from qcow2c.local_file import LocalFile
@@ -104,9 +104,14 @@ def _exclusively(path: str | os.PathLike[str]) -> Iterator[LocalFile]:
     """Open a file that nobody else may use, by its path without links; errors call it by the name that was given."""
     if not isinstance(path, str | os.PathLike):
         raise UsageError(f"only a file with a name can be replaced, not {type(path).__name__}")
-    store = LocalFile(os.path.realpath(path), writable=True)
+    place, name = os.fsdecode(os.path.realpath(path)), os.fsdecode(path)
     try:
-        store.name = os.fsdecode(path)
+        store = LocalFile(place, writable=True)
+    except StoreError as exc:
+        exc.message = exc.message.replace(repr(place), repr(name), 1)
+        raise
+    try:
+        store.name = name
         store.lock(Use.WRITABLE_IMAGE)
         yield store
     finally:

@@ -105,5 +105,6 @@ def test_complaints(run: Run) -> None:
     )  # fmt: skip
     status, _, err = run("--dry-run", "base.raw")
     assert status == 1 and err.startswith("qcow2c: base.raw: not a qcow2 image")
-    status, _, err = run("gone.qcow2", "x")
-    assert status == 1 and "No such file or directory" in err
+    for words in (["gone.qcow2", "x"], ["--in-place", "gone.qcow2"]):
+        message = "qcow2c: gone.qcow2: Could not open 'gone.qcow2': No such file or directory\n"
+        assert run(*words) == (1, "", message)

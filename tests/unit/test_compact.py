@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import qcow2c
-from qcow2c import census, cluster_file, layout, structs
+from qcow2c import census, cluster_file, compaction, layout, structs
 from qcow2c.census import Census
 from qcow2c.cluster_file import ClusterFile, require_nameable
 from qcow2c.errors import (
@@ -224,7 +224,8 @@ def compacted_unchecked(image: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 4, 6])
-def test_gaps_between_compressed_clusters_close(order: int) -> None:
+def test_gaps_between_compressed_clusters_close(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "_READ_BYTES", SIZE)
     builder = Builder(64 * SIZE, refcount_order=order)
     for guest in range(30):
         builder.compressed(guest, deflate(noise(guest, 700).ljust(SIZE, b"\0")), inside=guest * 100 % 3000)
@@ -661,7 +662,7 @@ def test_in_place_an_owner_that_cannot_be_kept_is_an_error(disk: Path) -> None:
         path.chmod(0o666)
         os.seteuid(4321)
         try:
-            with pytest.raises(StoreError, match=r"give the owner of '.*disk\.qcow2' to"):
+            with pytest.raises(StoreError, match=r"give the new file the owner of '.*disk\.qcow2'"):
                 compact_in_place(path)
         finally:
             os.seteuid(0)
