@@ -279,6 +279,32 @@ def apply(model: dict[str, tuple[bool, int, set[int]]], verb: str, name: str, bi
     model[name] = enabled, bits, found
 
 
+@pytest.mark.parametrize("size", ["+7M", "2G", "10753536", "49M"])
+def test_bitmaps_follow_the_size_of_the_disk(size: str, folders: tuple[Path, Path], run_ours: RunOurs) -> None:
+    theirs, ours = folders
+    words = ["resize", "--shrink", IMAGE, size]
+    assert run_qemu_img(theirs, *words).status == run_ours(ours, *words).status == 0
+    assert dirty(ours / IMAGE) == dirty(theirs / IMAGE)
+    assert info(ours) == info(theirs)
+    for folder in folders:
+        run_qemu_img(folder, "resize", IMAGE, "3G")
+    assert dirty(ours / IMAGE) == dirty(theirs / IMAGE)
+    assert run_qemu_img(ours, "check", IMAGE).status == 0
+
+
+def test_full_backup_and_overlay_show_the_disk(folders: tuple[Path, Path], run_ours: RunOurs) -> None:
+    _, ours = folders
+    run_qemu_img(ours, "convert", "-O", "qcow2", "-c", IMAGE, "full.qcow2")
+    run_qemu_img(ours, "bitmap", "--add", "-g", "2k", IMAGE, "since")
+    qemu_io(ours, "write -P 7 1M 33k", "write -z 11M 1M", "discard 12M 500k", "write -c -P 8 21M 4k")
+    qemu_io(ours, "write -P 9 52428288 512")
+    words = ["--overlay", "since.qcow2", "-o", "backing_file=full.qcow2,backing_fmt=qcow2", IMAGE, "since"]
+    assert run_ours(ours, "bitmap", *words).status == 0
+    assert run_qemu_img(ours, "compare", IMAGE, "since.qcow2").status == 0
+    assert run_qemu_img(ours, "compare", IMAGE, "full.qcow2").status == 1
+    assert run_qemu_img(ours, "check", "since.qcow2").status == 0
+
+
 def test_convert_into_an_image_that_is_there(folders: tuple[Path, Path], run_ours: RunOurs) -> None:
     theirs, ours = folders
     words = ["convert", "-n", "--bitmaps", "-O", "qcow2", IMAGE]

@@ -8,6 +8,7 @@ import pytest
 
 import qcow2c
 from qcow2c.errors import UsageError
+from qcow2c.ops import snapshots
 from qcow2c.written import WrittenLayer
 
 MIB = 1 << 20
@@ -101,7 +102,11 @@ def test_a_source_must_have_sound_bitmaps_unless_they_are_left_out(tmp_path: Pat
 
 
 def test_bitmaps_are_those_of_the_active_state(tmp_path: Path) -> None:
-    with qcow2c.open(source(tmp_path / "s.qcow2")) as image:
+    path = source(tmp_path / "s.qcow2")
+    snapshots.create(path, "kept")
+    with qcow2c.open(path) as image:
         assert [bitmap.name for bitmap in image.bitmaps] == ["one", "two"]
+        kept = image.snapshots["kept"].open()
+        assert len(kept.bitmaps) == 0 and not kept.bitmaps.stale
     with pytest.raises(ValueError, match="closed"):
         list(image.bitmaps)
