@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from qcow2c.ops.measure import measure as measure
     from qcow2c.ops.patch import patch as patch
     from qcow2c.ops.rebase import rebase as rebase
+    from qcow2c.ops.repair import repair as repair
+    from qcow2c.ops.repair import undo_repair as undo_repair
     from qcow2c.ops.resize import resize as resize
 
 __version__ = "0.1.0"
@@ -45,6 +47,8 @@ _HOMES = {
     "open": ("qcow2c.opening", "open_image"),
     "patch": ("qcow2c.ops.patch", "patch"),
     "rebase": ("qcow2c.ops.rebase", "rebase"),
+    "repair": ("qcow2c.ops.repair", "repair"),
+    "undo_repair": ("qcow2c.ops.repair", "undo_repair"),
     "resize": ("qcow2c.ops.resize", "resize"),
     "snapshots": ("qcow2c.ops.snapshots", ""),
 }
@@ -66,6 +70,8 @@ __all__ = [
     "open",
     "patch",
     "rebase",
+    "repair",
+    "undo_repair",
     "resize",
     "snapshots",
 ]

@@ -37,7 +37,8 @@ COMMANDS = {
     "compare": "whether two images hold the same data",
     "snapshot": "list, take, apply, delete, rename internal snapshots",
     "bitmap": "change the bitmaps that record what is written, or show them",
-    "check": "compare references with refcounts, find corruption",
+    "check": "compare references with refcounts, find and repair corruption",
+    "undo": "take a repair back: an image as it was before",
     "dump": "every structure, field by field",
     "completion": "a script that completes commands and options in a shell",
 }

@@ -1,21 +1,27 @@
-"""Check an image: compare references with refcounts, and judge every table entry.
+"""Check an image: compare references with refcounts, and judge every table entry. With -r, repair what is wrong.
 
 The output and the exit status are those of qemu-img check: 0 clean, 1 could not be checked, 2 corrupt, 3 leaked
-clusters only, 63 a format that has nothing to check. Nothing is repaired, and no other file is opened.
+clusters only, 63 a format that has nothing to check; with -r it is the state afterwards, with --dry-run as it would be.
+No other file is opened.
+
+A repair frees nothing that may be data: where tables look lost or damaged, clusters that nothing refers to stay as they
+are, leaked, unless --allow-data-loss is given. No data is made to read as zeros. --undo FILE writes a file, before
+anything is changed, from which qcow2c undo brings back the image as it was.
 
 examples:
   qcow2c check disk.qcow2
   qcow2c check --output=json disk.qcow2
+  qcow2c check -r all --dry-run disk.qcow2
+  qcow2c check -r all --undo disk.undo disk.qcow2
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, image_options, text
-from qcow2c.errors import UsageError
+from qcow2c.cli import arguments, image_options, repair_report, text
 
 if TYPE_CHECKING:
     from qcow2c.ops.check_result import CheckResult
@@ -31,8 +37,10 @@ _KEYS = (
     "compressed-clusters",
     "total-clusters",
     "corruptions",
+    "corruptions-fixed",
     "check-errors",
     "leaks",
+    "leaks-fixed",
     "allocated-clusters",
     "filename",
     "format",
@@ -46,16 +54,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     image_options.add_arguments(parser)
     arguments.add_output(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    parser.add_argument("-r", "--repair", choices=("leaks", "all"), help="not available in this version")
+    repair_report.add_arguments(parser)
     parser.add_argument("-T", metavar="CACHE", dest="cache", help="accepted for qemu-img's sake; does nothing")
 
 
 def run(chosen: Namespace) -> int:
-    if chosen.repair is not None:
-        raise UsageError("repair (-r) is not available in this version; nothing was changed")
     from qcow2c.probing import detect_format
     from qcow2c.storage import open_store
 
+    is_repair = repair_report.is_wanted(chosen)
     named = image_options.chosen_image(chosen, chosen.image, chosen.format)
     store = open_store(named.filename)
     try:
@@ -63,20 +70,24 @@ def run(chosen: Namespace) -> int:
         if image_format != "qcow2":
             text.complain(f"{chosen.image}: This image format does not support checks ({image_format})")
             return NOT_SUPPORTED
-        from qcow2c.ops.check import check
+        if not is_repair:
+            from qcow2c.ops.check import check
 
-        return _report(check(store, share=named.share), chosen)
+            return _report(check(store, share=named.share), chosen)
     finally:
         store.close()
+    result = repair_report.repaired(named, chosen)
+    return _report(result.after, chosen, **repair_report.facts(result))
 
 
-def _report(result: CheckResult, chosen: Namespace) -> int:
+def _report(result: CheckResult, chosen: Namespace, **more: Any) -> int:
+    """Say what a check has found, in JSON with `more` facts."""
     if result.failed is not None:
         text.complain(f"{chosen.image}: Check failed: {result.failed}")
         return result.exit_code
     if not chosen.quiet:
         is_json = chosen.output == "json"
-        text.write(_json(result, chosen.image) if is_json else "".join(f"{line}\n" for line in _human(result)))
+        text.write(_json(result, chosen.image, more) if is_json else "".join(f"{line}\n" for line in _human(result)))
     if result.check_errors:
         text.complain(f"{chosen.image}: Check failed")
         return result.exit_code
@@ -94,8 +105,8 @@ def _tell(result: CheckResult) -> None:
         text.note(f"... and {count - MESSAGES} more")
 
 
-def _json(result: CheckResult, name: str) -> str:
-    facts = {key: getattr(result, key.replace("-", "_")) for key in _KEYS} | {"filename": name}
+def _json(result: CheckResult, name: str, more: dict[str, Any]) -> str:
+    facts = {key: getattr(result, key.replace("-", "_"), 0) for key in _KEYS} | {"filename": name} | more
     return text.pretty_json({key: value for key, value in facts.items() if value or key in _ALWAYS}) + "\n"
 
 

@@ -1,0 +1,238 @@
+"""Repair an image without destroying what may be data; and take a repair back.
+
+What is wrong is found by `check`, what is done is decided in `repair_plan.py` (which has the table of it), and all of
+it is in a journal and has been checked as if it were done before the first byte of the image changes. Durable order:
+the undo file, then the stages of `repair_changes.py`. A crash leaves an image that can be repaired again, and that the
+undo file takes back to what it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from qcow2c import layout
+from qcow2c.errors import UsageError
+from qcow2c.header import Header
+from qcow2c.locks import Use
+from qcow2c.ops.check import check
+from qcow2c.ops.check_result import CheckResult
+from qcow2c.storage import Source, Store, open_store
+from qcow2c.structs import INCOMPATIBLE_FEATURES
+
+if TYPE_CHECKING:
+    from qcow2c.repair_plan import Action, Plan
+    from qcow2c.undo import Journal
+
+__all__ = ["RepairResult", "repair", "undo_repair"]
+
+What = Literal["leaks", "all"]
+
+_DIRTY = layout.bits(INCOMPATIBLE_FEATURES)["dirty"].mask
+_CORRUPT = layout.bits(INCOMPATIBLE_FEATURES)["corrupt"].mask
+
+_NO_DOUBT = ("refcount_", "overflow", "copied", "header.", "snapshot.extra_data", "l1.", "l2.", "past_end")
+"""Rules of a check, by the start of their names, that say nothing of lost tables, or that are looked for once more."""
+
+
+@dataclass(frozen=True)
+class RepairResult:
+    """What was wrong, what was done (or would be: `is_dry_run`), and what is still wrong afterwards.
+
+    `doubts` say why clusters are kept to which nothing refers; `refused` what could not be done, and why.
+    """
+
+    filename: str
+    is_dry_run: bool
+    before: CheckResult
+    after: CheckResult
+    actions: tuple[Action, ...] = ()
+    action_count: int = 0
+    """All actions; `actions` lists the first of them."""
+    doubts: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    leaks_fixed: int = 0
+    corruptions_fixed: int = 0
+    clusters_kept: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """Of the state afterwards: 0 clean, 1 not checked, 2 corrupt, 3 leaks only."""
+        return self.after.exit_code
+
+
+def repair(
+    source: Source | Store,
+    what: What = "leaks",
+    *,
+    dry_run: bool = False,
+    undo: str | os.PathLike[str] | None = None,
+    allow_data_loss: bool = False,
+) -> RepairResult:
+    """Repair what is "leaks" only, or "all" that can be without destroying what may be data.
+
+    `dry_run` changes nothing, and tells what would be. `undo` is a file that is written before the first change, and
+    from which `undo_repair` brings back the image as it was; where nothing is changed there is none. With
+    `allow_data_loss` clusters are freed although they may be data of a table that is lost. The image is opened for
+    writing, alone, only where something is wrong with it.
+
+    Raises UsageError, LimitExceeded where it would take too much, and as `check`.
+    """
+    if what not in get_args(What):
+        raise UsageError(f'what={what!r} is neither "leaks" nor "all"')
+    if undo is not None and os.path.lexists(undo):
+        raise UsageError(f"{os.fsdecode(undo)!r} exists: an undo file is never overwritten")
+    with _opened(source) as store:
+        before = check(store)
+        if before.failed is not None or _is_fine(store, before):
+            return RepairResult(store.name, dry_run, before, before)
+        if dry_run:
+            return _Repair(store, what, None, allow_data_loss=allow_data_loss).plan_only()
+    with _opened(source, writable=True) as store:
+        return _Repair(store, what, undo, allow_data_loss=allow_data_loss).run()
+
+
+def undo_repair(source: Source | Store, undo: Source | Store) -> bool:
+    """Let an image be what it was before a repair, bit for bit, from its undo file; False if it is that already.
+
+    Raises UsageError for a file that is no undo file, or damaged, and for an image that does not hold what the repair,
+    or a part of it, has written; StoreError, ImageLocked.
+    """
+    from qcow2c import undo as undoing
+
+    with _opened(source, writable=True) as store:
+        file = open_store(undo)
+        try:
+            return undoing.load(file).take_back(store)
+        finally:
+            if file is not undo:
+                file.close()
+
+
+@contextmanager
+def _opened(source: Source | Store, *, writable: bool = False) -> Iterator[Store]:
+    store = open_store(source, writable=writable)
+    try:
+        store.lock(Use.WRITABLE_IMAGE if writable else Use.IMAGE)
+        yield store
+    finally:
+        if store is not source:
+            store.close()
+
+
+def _is_fine(store: Store, found: CheckResult) -> bool:
+    header = Header.load(store)
+    return found.exit_code == 0 and not (found.overlaps or header.dirty or header.corrupt)
+
+
+class _Repair:
+    """One repair of an image that is open, and, unless it is only to be planned, writable."""
+
+    def __init__(self, store: Store, what: str, undo: str | os.PathLike[str] | None, *, allow_data_loss: bool) -> None:
+        self._store = store
+        self._undo = undo
+        self._is_all = what == "all"
+        self._allow_data_loss = allow_data_loss
+        self._header = Header.load(store)
+        self._before = check(store)
+
+    def plan_only(self) -> RepairResult:
+        """Return what would be done, and what would be wrong after that."""
+        from qcow2c.undo import journal_for
+
+        with journal_for(self._store, None) as journal:
+            plan, after = self._plan(journal)
+        return self._result(plan, after, is_dry_run=True)
+
+    def run(self) -> RepairResult:
+        """Do it; return what is wrong after it, as the image then says."""
+        from qcow2c.undo import journal_for
+
+        with journal_for(self._store, self._undo) as journal:
+            plan, after = self._plan(journal)
+            if journal.changes:
+                if self._undo is not None:
+                    journal.complete(self._store)
+                journal.apply(self._store)
+                after = check(self._store)
+        return self._result(plan, after, is_dry_run=False)
+
+    def _plan(self, journal: Journal) -> tuple[Plan, CheckResult]:
+        """Write the changes into a journal; return what they are, and what a check will say after them."""
+        from qcow2c.repair_changes import Changes, Stage, forget_empty_misaligned
+        from qcow2c.repair_doubt import Doubt
+        from qcow2c.repair_plan import Plan, Refcounts
+        from qcow2c.repair_survey import TABLE_OVERLAP, Survey
+        from qcow2c.undo import Patched
+
+        before, plan = self._before, Plan()
+        survey = Survey(self._store, self._header)
+        damage = survey.damage() or survey.overlap()
+        doubt = Doubt(survey, rebuild=bool(damage), damaged=[*self._damaged()])
+        is_kept = bool(doubt.reasons) and not self._allow_data_loss
+        if damage == TABLE_OVERLAP and (is_kept or not self._is_all):
+            damage = ""  # Blocks can be written all the same; what overlaps stays, as a sign of what was lost.
+        mends = self._is_all and not is_kept
+        if mends:
+            forget_empty_misaligned(survey)
+        plan.doubts = doubt.reasons
+        refcounts = Refcounts(
+            survey,
+            doubt,
+            rebuild=bool(damage),
+            lower_only=not self._is_all,
+            allow_data_loss=self._allow_data_loss,
+        )
+        changes = Changes(survey, refcounts, plan, journal)
+        changes.mark()
+        if damage:
+            refusal = changes.rebuild_refcounts(damage) if self._is_all else "only what leaks is to be repaired"
+            if refusal:
+                plan.refused.append(f"{damage}; it stays so: {refusal}")
+                changes.drop_lone_mark()
+                return plan, before
+        refcounts.add_to(plan)
+        if not damage:
+            changes.correct_refcounts()
+        is_only_copied = before.corruptions == before.broken.get("copied", 0) and not before.check_errors
+        changes.correct_entries(copied=self._is_all or (is_only_copied and not is_kept), rules=mends)
+        changes.switch()
+        after = check(Patched(self._store, journal))
+        if after.failed is None and not after.corruptions and not after.check_errors:
+            is_sound = not after.overlaps and not (is_kept and plan.kept)
+            cleared = _DIRTY | _CORRUPT if is_sound else _DIRTY
+            features = self._header.incompatible_features
+            if features & cleared:  # Version 2 has none.
+                changes.set_header(Stage.HEADER, "nothing is corrupt", incompatible_features=features & ~cleared)
+        changes.drop_lone_mark()
+        return plan, after
+
+    def _damaged(self) -> Iterator[str]:
+        """Say what a check has found of lost tables."""
+        for rule, count in self._before.broken.items():
+            if not rule.startswith(_NO_DOUBT):
+                yield f"{count} times {rule}"
+        if self._before.overlaps:
+            yield f"{len(self._before.overlaps)} clusters of metadata are also something else"
+
+    def _result(self, plan: Plan, after: CheckResult, *, is_dry_run: bool) -> RepairResult:
+        before = self._before
+        rules = sum(
+            max(0, count - after.broken.get(rule, 0)) for rule, count in before.broken.items() if rule != "copied"
+        )
+        return RepairResult(
+            filename=self._store.name,
+            is_dry_run=is_dry_run,
+            before=before,
+            after=after,
+            actions=tuple(plan.actions),
+            action_count=plan.count,
+            doubts=tuple(plan.doubts),
+            refused=tuple(plan.refused),
+            leaks_fixed=plan.lowered,
+            corruptions_fixed=plan.raised + plan.copied + rules,
+            clusters_kept=plan.kept,
+        )
