@@ -118,7 +118,7 @@ WRONG = {
     ),
     "an object": (["--object", "secret", "--add", "disk.qcow2", "b"], "--object secret: only QEMU can honour this"),
     "two formats": (["--add", "--image-opts", "-f", "qcow2", "disk.qcow2", "b"], "mutually exclusive"),
-    "shown and changed": (["--show", "--add", "disk.qcow2", "b"], "--show, --overlay and --stream go alone, and without any change"),
+    "shown and changed": (["--show", "--add", "disk.qcow2", "b"], "--show, --overlay and --stream go alone, and wi"),
     "shared and changed": (["-U", "--add", "disk.qcow2", "b"], "--force-share/-U is for reading, with --show,"),
     "it is there": (["--add", "disk.qcow2", "b0"], "Operation add on bitmap b0 failed: Bitmap already exists: b0"),
     "it is not there": (["--enable", "disk.qcow2", "b"], "Operation enable on bitmap b failed: Dirty bitmap 'b' not"),
