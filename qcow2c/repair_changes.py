@@ -1,8 +1,9 @@
 """The changes of a repair, as a journal: refcounts in place or anew, entries of tables, fields of the header.
 
-Durable order: a header without marks of features that nobody knows; raised refcounts, or all refcounts anew, where
-nothing is; the entries of tables; lowered refcounts, or the header that names the new ones; the marks of the header.
-A crash leaves an image with some of that done: no refcount becomes too low by it that was not before.
+Durable order in place: a header without marks of features that nobody knows; raised refcounts; entries of tables;
+lowered refcounts; the marks of the header. With all refcounts anew: that header; new blocks where nothing is; a table
+of them; the header that names it; entries; the marks. A crash leaves an image with some of that done: no refcount
+becomes too low by it that was not before.
 Spec: "Host cluster management".
 """
 
@@ -39,11 +40,14 @@ class Stage(enum.IntEnum):
 
     MARK = 0
     RAISE = 1
-    ENTRIES = 2
-    LOWER = 3
-    LATE_ENTRIES = 4
+    """Refcounts in place, or new refcount blocks."""
+    TABLE = 2
+    """A new refcount table: only with its blocks can it be told from an L2 table that was lost."""
+    ENTRIES = 3
+    LOWER = 4
+    LATE_ENTRIES = 5
     """Entries where refcounts are anew: the old ones, which may overlap a table, are no longer in use."""
-    HEADER = 5
+    HEADER = 6
 
 
 class Changes:
@@ -167,7 +171,7 @@ class Changes:
             at = (start + table_clusters + number) << bits
             table[index] = at
             self._journal.add(Stage.RAISE, at, b"", self._new_block(index, start, end))
-        self._journal.add(Stage.RAISE, start << bits, b"", table.astype(">u8").tobytes())
+        self._journal.add(Stage.TABLE, start << bits, b"", table.astype(">u8").tobytes())
         span = Span(start << bits, size << bits)
         self._plan.add(Action(Kind.REBUILD, span, survey.header.refcount_table_offset, start << bits, reason))
         fields = {"refcount_table_offset": start << bits, "refcount_table_clusters": table_clusters}
