@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qcow2c.image import Image as Image
     from qcow2c.opening import open_image as open
     from qcow2c.ops import snapshots as snapshots
+    from qcow2c.ops.amend import amend as amend
     from qcow2c.ops.check import check as check
     from qcow2c.ops.commit import commit as commit
     from qcow2c.ops.compact import compact as compact
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Image": ("qcow2c.image", "Image"),
     "Qcow2Error": ("qcow2c.errors", "Qcow2Error"),
+    "amend": ("qcow2c.ops.amend", "amend"),
     "check": ("qcow2c.ops.check", "check"),
     "commit": ("qcow2c.ops.commit", "commit"),
     "compact": ("qcow2c.ops.compact", "compact"),
@@ -57,6 +59,7 @@ _HOMES = {
 __all__ = [
     "Image",
     "Qcow2Error",
+    "amend",
     "check",
     "commit",
     "compact",

@@ -27,7 +27,7 @@ VERSIONS = {"0.10": Version.V2, "v2": Version.V2, "1.1": Version.V3, "v3": Versi
 COMPRESSION_TYPES = {"zlib": CompressionType.ZLIB, "zstd": CompressionType.ZSTD}
 PREALLOCATIONS = ("off", "metadata", "falloc", "full")
 _NEWER = "with compatibility level 1.1 and above (use version=v3 or greater)"
-_NAMES_ABOVE = 4096
+NAMES_ABOVE = 4096
 """Cluster size in bytes up to which there is no feature name table: it would leave no room for a backing file."""
 
 
@@ -175,7 +175,7 @@ def _extensions(options: CreateOptions) -> Iterator[tuple[ExtensionType, bytes]]
         yield ExtensionType.BACKING_FORMAT, os.fsencode(options.backing_fmt)
     if options.data_file is not None:
         yield ExtensionType.DATA_FILE, os.fsencode(options.data_file)
-    if options.version >= Version.V3 and options.cluster_size > _NAMES_ABOVE:
+    if options.version >= Version.V3 and options.cluster_size > NAMES_ABOVE:
         yield ExtensionType.FEATURE_NAME_TABLE, feature_name_table()
 
 

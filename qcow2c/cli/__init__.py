@@ -28,6 +28,7 @@ COMMANDS = {
     "commit": "copy what an image holds into its backing file, and empty it",
     "rebase": "let an image lie on another backing file, or on none",
     "resize": "make a disk larger or smaller",
+    "amend": "change options of an image: its version, its refcounts, its size",
     "dd": "copy a part of an image, measured in blocks",
     "measure": "how large a file would become: a copy of an image, or a new one",
     "compact": "make an image small, with its snapshots and bitmaps",

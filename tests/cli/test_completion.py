@@ -92,7 +92,7 @@ LINES = {
 }
 
 
-WRITERS = {"commit", "patch"}
+WRITERS = {"amend", "commit", "patch"}
 """Commands that change the image, which they then never share."""
 
 
