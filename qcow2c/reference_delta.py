@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     U64Array = NDArray[np.uint64]
     I64Array = NDArray[np.int64]
 
-    Refcounts = Callable[[int, int], U64Array]
 
 MEMORY_BYTES = 128 << 20
 """An array above this is kept in a file."""
@@ -165,17 +164,6 @@ def block_of(counts: U64Array, order: int) -> bytes:
     words = array(word_code(order))
     words.frombytes(counts.astype(f"u{words.itemsize}").tobytes())
     return stored_block(words, order)
-
-
-def sharing_changes(delta: NDArray[np.int32], old: Refcounts, new: Refcounts) -> bool:
-    """Tell whether a cluster that stays in use is shared only before a change, or only after it."""
-    for first in range(0, len(delta), SCAN_CLUSTERS):
-        changed = np.flatnonzero(delta[first : first + SCAN_CLUSTERS])
-        if len(changed):
-            before, after = old(first, SCAN_CLUSTERS)[changed], new(first, SCAN_CLUSTERS)[changed]
-            if ((before != 0) & (after != 0) & ((before == 1) != (after == 1))).any():
-                return True
-    return False
 
 
 class FreeSpace:

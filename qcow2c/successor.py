@@ -17,23 +17,15 @@ import numpy as np
 from qcow2c import layout, rules, tables
 from qcow2c.admission import Admission, ClusterSet, admit, trusted
 from qcow2c.cache import Medium
-from qcow2c.errors import CorruptMetadata, LimitExceeded
+from qcow2c.errors import LimitExceeded
 from qcow2c.findings import Severity, raise_first
 from qcow2c.geometry import Geometry
 from qcow2c.header import Header, field_span
 from qcow2c.header_edit import Extensions, HeaderChange, change_header
 from qcow2c.locks import Use
 from qcow2c.records import SnapshotTable, read_snapshots
-from qcow2c.reference_delta import (
-    SCAN_CLUSTERS,
-    FreeSpace,
-    ReferenceDelta,
-    StoredRefcounts,
-    batches,
-    block_of,
-    flat,
-    sharing_changes,
-)
+from qcow2c.refcount_change import RefcountChange
+from qcow2c.reference_delta import FreeSpace, ReferenceDelta, StoredRefcounts, batches, block_of
 from qcow2c.references import ACTIVE, BATCH_BYTES, L2Batch, L2Tables, State, Walk, distinct_tables
 from qcow2c.storage import Source, Store, open_store
 from qcow2c.store import Buffer
@@ -78,20 +70,20 @@ class Successor:
         self.snapshots = snapshots
         self.walk = Walk(medium.store, header, snapshots)
         self.medium = medium
-        self.refcount_order = self.geometry.refcount_order
-        """Of the new refcounts; see `set_refcount_order`."""
         self._renewed = False
         self._bits = self.geometry.cluster_bits
         self._delta = ReferenceDelta(self.walk)
         self._present = StoredRefcounts(self.walk)
-        self._table = self._present.table
+        self._new = RefcountChange(self.walk, self._present, self._delta)
         self._fields: dict[str, int] = {}
         self._extensions: Extensions | None = None
         uncounted = ClusterSet((cluster, cluster + 1) for cluster, _ in admission.undercounted)
         self._kept_away = uncounted if admission.verified else admission.metadata
         self._free = FreeSpace(self._is_used, self.geometry.clusters(self.walk.size), self._present.end_of_use())
-        for cluster, references in admission.undercounted:
-            self._delta.add_run(cluster, 1, references - int(self.refcounts(cluster, 1)[0]))
+        if admission.undercounted:
+            clusters, references = np.array(admission.undercounted, dtype=np.int64).T
+            for cluster, missing in zip(clusters, references - self._new.at(clusters).view(np.int64), strict=True):
+                self._delta.add_run(int(cluster), 1, int(missing))
         if header.version >= Version.V3:
             self._fields["incompatible_features"] = header.incompatible_features & ~_DIRTY
             self._fields["autoclear_features"] = header.autoclear_features & ~_UNKNOWN_AUTOCLEAR
@@ -171,7 +163,7 @@ class Successor:
 
     def set_refcount_order(self, order: int) -> None:
         """Let refcounts have another width: all of them are written anew."""
-        self.refcount_order = order
+        self._new.order = order
         self._fields["refcount_order"] = order
 
     def renew_refcounts(self) -> None:
@@ -197,32 +189,26 @@ class Successor:
     def _reflagged(self, words: U64Array, holders: int) -> U64Array:
         """Return L1 entries whose copied bits, and those of their L2 tables, say which refcounts will be 1.
 
-        Where no cluster begins or ceases to be shared, all that is right stays right.
+        Where all are entries of the active state, and no cluster begins or ceases to be shared, what is right stays so.
         """
-        if not sharing_changes(self._delta.counts, self.refcounts, self._new_refcounts):
+        old = self.active_l1()
+        strange = words.copy()
+        strange[: len(old)][words[: len(old)] == old[: len(words)]] = 0
+        if not strange.any() and not self._new.sharing_changes():
             return words
         offsets, times = distinct_tables(words)
         moved = offsets.copy()
         if not self.geometry.external_data:
-            once = self._counted_once()
+            once = self._new.counted_once(self.geometry.clusters(self.medium.store.size()))
             found = L2Tables(offsets, times, np.zeros(len(offsets), dtype=np.uint64))
             for row, batch in batches(self.walk, found):
                 self._move_tables(row, batch, once, moved, times.astype(np.int64) * holders)
-        counts = self._new_refcounts_at((moved >> np.uint64(self._bits)).view(np.int64))
+        counts = self._new.at((moved >> np.uint64(self._bits)).view(np.int64))
         named = np.flatnonzero(words)
         rows = np.searchsorted(offsets, words[named] & np.uint64(tables.L1_OFFSET))
         copied = np.where(counts[rows] == 1, np.uint64(tables.L1_COPIED), np.uint64(0))
         words[named] = moved[rows] | copied
         return words
-
-    def _counted_once(self) -> NDArray[np.bool_]:
-        """Return for each cluster, those behind the file too, whether its refcount will be 1. Raises LimitExceeded."""
-        clusters = self.geometry.clusters(self.medium.store.size())
-        once: NDArray[np.bool_] = flat(clusters, np.bool_)
-        for first in range(0, clusters, SCAN_CLUSTERS):
-            count = min(SCAN_CLUSTERS, clusters - first)
-            once[first : first + count] = self._new_refcounts(first, count) == 1
-        return once
 
     def _move_tables(
         self, row: int, batch: L2Batch, once: NDArray[np.bool_], moved: U64Array, references: NDArray[np.int64]
@@ -253,49 +239,17 @@ class Successor:
 
     # --- refcounts ---
 
-    def _new_refcounts_at(self, clusters: NDArray[np.int64]) -> U64Array:
-        """Return the refcounts that clusters, in any order, will have; shape (n,)."""
-        found = np.zeros(len(clusters), dtype=np.uint64)
-        bits = self.geometry.refcount_block_bits
-        order = np.argsort(clusters, kind="stable")
-        blocks = clusters[order] >> bits
-        for block in np.unique(blocks).tolist():
-            rows = order[np.searchsorted(blocks, block) : np.searchsorted(blocks, block, side="right")]
-            found[rows] = self._new_refcounts(block << bits, 1 << bits)[clusters[rows] - (block << bits)]
-        return found
-
-    def _new_refcounts(self, first: int, count: int) -> U64Array:
-        """Return the refcounts that clusters will have. Raises LimitExceeded, CorruptMetadata."""
-        old = self.refcounts(first, count)
-        change = np.zeros(count, dtype=np.int64)
-        known = self._delta.counts[first : first + count]
-        change[: len(known)] = known
-        new = old + change.view(np.uint64)
-        most = (1 << (1 << self.refcount_order)) - 1
-        over = (new > np.uint64(most)) | ((change > 0) & (new < old))
-        low = (change < 0) & (new > old)
-        if over.any() and not low.any():
-            cluster = first + int(np.flatnonzero(over)[0])
-            message = f"cluster {cluster} would have more references than a refcount can say, {most}"
-            raise LimitExceeded(message, spec="Host cluster management")
-        if low.any():
-            cluster = first + int(np.flatnonzero(low)[0])
-            message = f"cluster {cluster} has fewer references than are to be taken away: run check -r first"
-            raise CorruptMetadata(message, spec="Host cluster management")
-        return new
-
     def _build_refcounts(self) -> None:
         """Place the refcount blocks that change, and a refcount table that names them: they count themselves, too."""
         geometry = self.geometry
-        block_bits = geometry.cluster_bits + 3 - self.refcount_order
-        anew = self._renewed or self.refcount_order != geometry.refcount_order
-        table = np.zeros(0, dtype=np.uint64) if anew else self._table.copy()
-        self._drop_blocks(self._table if anew else table[:0])
+        anew = self._renewed or self._new.order != geometry.refcount_order
+        table = np.zeros(0, dtype=np.uint64) if anew else self._present.table.copy()
+        self._drop_blocks(self._present.table if anew else table[:0])
         self.count(self.header.refcount_table_offset, self.header.refcount_table_clusters << self._bits, -1)
         places: dict[int, int] = {}
         table_at, table_clusters = 0, 0
         while True:
-            needed = self._changed_blocks(block_bits, anew=anew)
+            needed = self._new.changed_blocks(anew=anew)
             lacking = [index for index in needed if index not in places]
             reach = max(len(table), needed[-1] + 1 if needed else 1)
             if not lacking and reach * 8 <= table_clusters << self._bits:
@@ -319,7 +273,7 @@ class Successor:
                         self._drop_blocks(table[index : index + 1])
                 done += count
         table = np.concatenate((table, np.zeros((table_clusters << self._bits) // 8 - len(table), dtype=np.uint64)))
-        self._write_blocks(places, block_bits)
+        self._write_blocks(places)
         table[list(places)] = np.array(list(places.values()), dtype=np.uint64) << np.uint64(self._bits)
         self._write([stored_words(table)], table_at)
         self._fields |= {"refcount_table_offset": table_at << self._bits, "refcount_table_clusters": table_clusters}
@@ -328,25 +282,7 @@ class Successor:
         for offset in offsets[offsets != 0].tolist():
             self._delta.add_run(offset >> self._bits, 1, -1)
 
-    def _changed_blocks(self, block_bits: int, *, anew: bool) -> list[int]:
-        """Return the refcount blocks that must be written: all with a refcount, or those with a change."""
-        counts = self._delta.counts
-        step = max(SCAN_CLUSTERS, 1 << block_bits)
-        found: list[int] = []
-        end = max(len(counts), (len(self._table) << self.geometry.refcount_block_bits) if anew else 0)
-        for first in range(0, end, step):
-            bits = self.geometry.refcount_block_bits
-            if first >= len(counts) and not self._table[first >> bits : (first + step) >> bits].any():
-                continue
-            if anew:
-                marked = self._new_refcounts(first, min(step, end - first)) != 0
-            else:
-                marked = counts[first : first + step] != 0
-            rows = np.flatnonzero(marked) >> block_bits
-            found += (np.unique(rows) + (first >> block_bits)).tolist()
-        return found
-
-    def _write_blocks(self, places: dict[int, int], block_bits: int) -> None:
+    def _write_blocks(self, places: dict[int, int]) -> None:
         pending: list[bytes] = []
         start = -1
         for index, cluster in places.items():
@@ -354,8 +290,8 @@ class Successor:
                 self._write(pending, start)
                 pending = []
             start = cluster if not pending else start
-            new = self._new_refcounts(index << block_bits, 1 << block_bits)
-            pending.append(block_of(new, self.refcount_order))
+            new = self._new.counts(index << self._new.block_bits, 1 << self._new.block_bits)
+            pending.append(block_of(new, self._new.order))
         if pending:
             self._write(pending, start)
 
@@ -368,7 +304,7 @@ class Successor:
         be: neither has leaks, but the file may be longer. Raises StoreError, LimitExceeded, CorruptMetadata.
         """
         self._build_refcounts()
-        freed = self._freed() if discard else []
+        freed = self._new.freed(self.geometry.clusters(self.walk.size)) if discard else []
         self.medium.flush()
         if self._extensions is not None:
             change_header(self.medium, self.header, HeaderChange(self._fields, self._extensions))
@@ -383,17 +319,6 @@ class Successor:
             for start, end in edges.reshape(-1, 2).tolist():
                 self.medium.punch(start << self._bits, end - start << self._bits)
         self.medium.flush()
-
-    def _freed(self) -> list[NDArray[np.int64]]:
-        """Return the clusters that will be free, and are not, as first and end of runs, one behind the other."""
-        clusters = self.geometry.clusters(self.walk.size)
-        runs: list[NDArray[np.int64]] = []
-        for first in range(0, clusters, SCAN_CLUSTERS):
-            count = min(SCAN_CLUSTERS, clusters - first)
-            if (self._delta.counts[first : first + count] < 0).any():
-                free = (self.refcounts(first, count) != 0) & (self._new_refcounts(first, count) == 0)
-                runs.append(np.flatnonzero(np.diff(np.concatenate(([False], free, [False])))) + first)
-        return runs
 
 
 def stored_words(words: U64Array) -> bytes:

@@ -89,6 +89,7 @@ LAYERS = (
     Layer(3, "bitmap_copy.py", also=("bitmap_store.py",)),
     Layer(3, "census.py"),
     Layer(3, "reference_delta.py"),
+    Layer(3, "refcount_change.py", also=("reference_delta.py",)),
     Layer(3, "undo.py"),
     Layer(4, "repair_survey.py"),
     Layer(4, "repair_doubt.py", also=("repair_survey.py",)),

@@ -357,7 +357,7 @@ def space_given_back_first(patch: pytest.MonkeyPatch) -> None:
 
     def punching(successor: Successor) -> None:
         build(successor)
-        for edges in successor._freed():
+        for edges in successor._new.freed(successor.geometry.clusters(successor.walk.size)):
             for start, end in edges.reshape(-1, 2).tolist():
                 successor.medium.punch(start << successor._bits, (end - start) << successor._bits)
 
