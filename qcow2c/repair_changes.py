@@ -68,7 +68,7 @@ class Changes:
     # --- header ---
 
     def set_header(self, stage: Stage, reason: str, **values: int) -> None:
-        """Change fields of the header, unless it is something else, too."""
+        """Change fields of the header, of which at least one is other; not where it is something else, too."""
         if not self._header_is_alone:
             return
         old = bytearray(self._sector)
@@ -79,9 +79,8 @@ class Changes:
             if before != value:
                 new[span.offset : span.end] = layout.stored_integer(value, span.length)
                 self._plan.add(Action(Kind.HEADER, span, before, value, f"{name}: {reason}"))
-        if new != old:
-            self._journal.add(stage, 0, bytes(old), bytes(new))
-            self._sector = bytes(new)
+        self._journal.add(stage, 0, bytes(old), bytes(new))
+        self._sector = bytes(new)
 
     def mark(self) -> None:
         """Take away, before anything else, the marks of features that nobody knows, as whoever writes must."""
@@ -197,25 +196,20 @@ class Changes:
 
     # --- entries ---
 
-    def correct_entries(self, *, copied: bool, rules: bool) -> None:
-        """Correct entries of L1 and L2 tables: `copied` bits, and what breaks `rules` and can be told."""
-        if not (copied or rules):
-            return
+    def correct_entries(self, *, rules: bool) -> None:
+        """Correct entries of L1 and L2 tables: copied bits of the active state, what breaks `rules` and can be told."""
         survey = self._survey
-        active = State(ACTIVE, survey.header.l1_table_offset, survey.header.l1_size, survey.header.size)
-        seen: set[int] = set()
-        for state in survey.walk.states() if rules else [active]:
-            if state.walkable and state.l1_entries and state.l1_offset not in seen:
-                seen.add(state.l1_offset)
-                self._correct_l1(state, copied=copied and state.index == ACTIVE, rules=rules)
+        for state in survey.states():
+            if rules or state.index == ACTIVE:
+                self._correct_l1(state, rules=rules)
         named, found = survey.walk.l2_tables(), survey.walk.stored_tables()
         places, _ = survey.l1_places()
         for start, end in survey.walk.batches(found):
             batch = survey.walk.batch(found, start, end)
             rows = np.searchsorted(named.offsets, batch.offsets)
-            self._correct_batch(batch, places[rows], copied=copied, rules=rules)
+            self._correct_batch(batch, places[rows], rules=rules)
 
-    def _correct_l1(self, state: State, *, copied: bool, rules: bool) -> None:
+    def _correct_l1(self, state: State, *, rules: bool) -> None:
         survey = self._survey
         words = survey.walk.l1_table(state)
         at, one = np.array([state.l1_offset], dtype=np.uint64), np.ones(1, dtype=np.uint64)
@@ -227,7 +221,7 @@ class Changes:
             wrong = (words != cleared) & self._is_whole(cleared, cleared & np.uint64(tables.L1_OFFSET))
             fixed[wrong] = cleared[wrong]
         self._report_entries(Kind.ENTRY, state.l1_offset, words, fixed, "reserved bits", None)
-        if copied:
+        if state.index == ACTIVE:
             before = fixed.copy()
             sound = ~_any_broken(L1_RULES, fixed, 0, self._geometry)
             named = np.flatnonzero(sound & self._has_place(fixed & np.uint64(tables.L1_OFFSET)))
@@ -259,7 +253,7 @@ class Changes:
         bit = np.uint64(tables.L2_COPIED)
         words[rows] = np.where(once, words[rows] | bit, words[rows] & ~bit)
 
-    def _correct_batch(self, batch: L2Batch, places: NDArray[np.int64], *, copied: bool, rules: bool) -> None:
+    def _correct_batch(self, batch: L2Batch, places: NDArray[np.int64], *, rules: bool) -> None:
         geometry = self._geometry
         times, structures = batch.active + batch.snapshot, not self._refcounts.rebuild
         own = self._survey.is_alone(batch.offsets, geometry.cluster_size, times, structures=structures)
@@ -268,36 +262,27 @@ class Changes:
         batch = _chosen(batch, own)
         places = places[own]
         entries = batch.entries.copy()
-        bitmaps = np.zeros(entries.shape, dtype=np.uint64) if batch.bitmaps is None else batch.bitmaps.copy()
+        bitmaps = np.zeros(1, dtype=np.uint64) if batch.bitmaps is None else batch.bitmaps
         if rules:
             self._correct_rules(entries, bitmaps)
-        corrected, marked = entries.copy(), None
-        if copied:
-            sound = ~_any_broken(l2_rules(geometry), entries, bitmaps, geometry)
-            sound &= (batch.active > 0)[:, None] & ((entries & np.uint64(tables.L2_COMPRESSED)) == 0)
-            flat_entries = entries.reshape(-1)
-            offsets = flat_entries & np.uint64(tables.L2_OFFSET)
-            if geometry.external_data:
-                rows = np.flatnonzero(sound.reshape(-1) & (offsets != 0))
-                flat_entries[rows] |= np.uint64(tables.L2_COPIED)
-            else:
-                rows = np.flatnonzero(sound.reshape(-1) & self._has_place(offsets))
-                self._set_copied(flat_entries, rows, offsets[rows])
-            marked = entries
-            self._plan.copied += int(np.count_nonzero(corrected != marked))
-        final = entries if marked is None else marked
-        old_bitmaps = bitmaps if batch.bitmaps is None else batch.bitmaps
-        changed = (final != batch.entries) | (bitmaps != old_bitmaps)
-        for row in np.flatnonzero(changed.any(axis=1)).tolist():
+        corrected = entries.copy()
+        sound = ~_any_broken(l2_rules(geometry), entries, bitmaps, geometry)
+        sound &= (batch.active > 0)[:, None] & ((entries & np.uint64(tables.L2_COMPRESSED)) == 0)
+        final = entries.reshape(-1)
+        offsets = final & np.uint64(tables.L2_OFFSET)
+        if geometry.external_data:
+            rows = np.flatnonzero(sound.reshape(-1) & (offsets != 0))
+            final[rows] |= np.uint64(tables.L2_COPIED)
+        else:
+            rows = np.flatnonzero(sound.reshape(-1) & self._has_place(offsets))
+            self._set_copied(final, rows, offsets[rows])
+        self._plan.copied += int(np.count_nonzero(corrected != entries))
+        for row in np.flatnonzero((entries != batch.entries).any(axis=1)).tolist():
             at, place = int(batch.offsets[row]), int(places[row])
             self._report_entries(Kind.ENTRY, at, batch.entries[row], corrected[row], "breaks a rule", place)
-            self._report_entries(Kind.COPIED, at, corrected[row], final[row], "copied bit", place)
-            self._add_sectors(
-                self._entries,
-                at,
-                _stored(batch.entries[row], None if batch.bitmaps is None else batch.bitmaps[row]),
-                _stored(final[row], None if batch.bitmaps is None else bitmaps[row]),
-            )
+            self._report_entries(Kind.COPIED, at, corrected[row], entries[row], "copied bit", place)
+            stored = (_stored(words[row], batch.bitmaps, row) for words in (batch.entries, entries))
+            self._add_sectors(self._entries, at, *stored)
 
     def _correct_rules(self, entries: U64Array, bitmaps: U64Array) -> None:
         """Correct what breaks a rule and can be told."""
@@ -360,8 +345,9 @@ def _chosen(batch: L2Batch, rows: NDArray[np.bool_]) -> L2Batch:
     return L2Batch(batch.offsets[rows], batch.active[rows], batch.snapshot[rows], batch.entries[rows], bitmaps)
 
 
-def _stored(entries: U64Array, bitmaps: U64Array | None) -> bytes:
-    words = entries if bitmaps is None else np.stack((entries, bitmaps), axis=1).reshape(-1)
+def _stored(entries: U64Array, bitmaps: U64Array | None, row: int) -> bytes:
+    """Return entries of a table, with the bitmaps of a row, as they are stored."""
+    words = entries if bitmaps is None else np.stack((entries, bitmaps[row]), axis=1).reshape(-1)
     return words.astype(">u8").tobytes()
 
 

@@ -151,8 +151,8 @@ class Doubt:
             yield survey.overlap()
         if self._names_unnamed:
             yield "what nothing refers to looks like L2 tables that were lost"
-        for state in survey.walk.states():
-            if state.walkable and state.l1_entries and not survey.walk.l1_table(state).any():
+        for state in survey.states():
+            if not survey.walk.l1_table(state).any():
                 name = "the active state" if state.index == ACTIVE else f"snapshot {state.index}"
                 yield f"the L1 table of {name} holds nothing but zeros"
         places, several = survey.l1_places()
@@ -229,8 +229,8 @@ def broken_tables(survey: Survey) -> list[str]:
     """Return which rules entries of L1 and L2 tables break; also those rules that a check does not count."""
     geometry, walk = survey.geometry, survey.walk
     found: dict[str, int] = {}
-    for state in walk.states():
-        words = walk.l1_table(state) if state.walkable else np.zeros(0, dtype=np.uint64)
+    for state in survey.states():
+        words = walk.l1_table(state)
         for rule in L1_RULES:
             found[rule.rule] = found.get(rule.rule, 0) + int(np.count_nonzero(rule.broken(words, 0, geometry)))
     stored = walk.stored_tables()

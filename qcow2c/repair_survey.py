@@ -16,7 +16,7 @@ from qcow2c import layout
 from qcow2c.accounting import Accounting
 from qcow2c.header import Header
 from qcow2c.reference_delta import SCAN_CLUSTERS, flat
-from qcow2c.references import L2Tables, Owner, References, Walk
+from qcow2c.references import L2Tables, Owner, References, State, Walk
 from qcow2c.store import Store
 from qcow2c.structs import AUTOCLEAR_FEATURES, SECTOR_SIZE, Limit
 from qcow2c.table_rules import REFCOUNT_TABLE_RULES
@@ -188,18 +188,26 @@ class Survey:
 
     # --- places ---
 
+    def states(self) -> Iterator[State]:
+        """Yield the states with an L1 table, the active one first; of several with the same table only the first."""
+        seen: set[tuple[int, int]] = set()
+        for state in self.walk.states():
+            key = state.l1_offset, state.l1_entries
+            if state.walkable and state.l1_entries and key not in seen:
+                seen.add(key)
+                yield state
+
     def l1_places(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return the L1 index of each of `walk.l2_tables()`, and which have several; shapes (n,)."""
         offsets = self.walk.l2_tables().offsets
         places, several = np.full(len(offsets), -1, dtype=np.int64), np.zeros(len(offsets), dtype=bool)
-        for state in self.walk.states():
-            if state.walkable:
-                words = self.walk.l1_table(state)
-                named = np.flatnonzero(words)
-                rows = np.searchsorted(offsets, words[named] & np.uint64(L1_OFFSET))
-                several[rows[(places[rows] >= 0) & (places[rows] != named)]] = True
-                places[rows] = named
-                several[rows[places[rows] != named]] = True
+        for state in self.states():
+            words = self.walk.l1_table(state)
+            named = np.flatnonzero(words)
+            rows = np.searchsorted(offsets, words[named] & np.uint64(L1_OFFSET))
+            several[rows[(places[rows] >= 0) & (places[rows] != named)]] = True
+            places[rows] = named
+            several[rows[places[rows] != named]] = True
         return places, several
 
     def past_end(self) -> int:

@@ -198,7 +198,8 @@ class _Repair:
         if not damage:
             changes.correct_refcounts()
         is_only_copied = before.corruptions == before.broken.get("copied", 0) and not before.check_errors
-        changes.correct_entries(copied=self._is_all or (is_only_copied and not is_kept), rules=mends)
+        if self._is_all or (is_only_copied and not is_kept):
+            changes.correct_entries(rules=mends)
         changes.switch()
         after = check(Patched(self._store, journal))
         if after.failed is None and not after.corruptions and not after.check_errors:

@@ -394,6 +394,39 @@ def test_refcounts_are_not_written_anew_where_something_refers_to() -> None:
     assert bytes(image) == before
 
 
+def test_nothing_is_written_to_a_header_that_is_something_else() -> None:
+    image = bytearray(damaged("v3", "data on the header"))
+    DAMAGE["refcount table zeroed"](image)
+    before = bytes(image)
+    result = qcow2c.repair(image, "all")
+    assert "something else overlaps the header" in result.refused[0]
+    assert bytes(image) == before
+    image = bytearray(damaged("v3", "data on the header"))
+    set_bits("autoclear", 1 << 40)(image)
+    before = bytes(image)
+    assert qcow2c.repair(image, "all").corruptions_fixed == 2
+    assert image[:4096] == before[:4096]
+
+
+def test_a_snapshot_whose_l1_table_cannot_be_is_a_doubt() -> None:
+    image = bytearray(seed_bytes("snapshots.qcow2"))
+    at = get(image, "snapshots_offset")
+    put(at, (u64(image, at) | 512).to_bytes(8, "big"))(image)
+    result = qcow2c.repair(image, "all")
+    assert "1 times snapshot.l1_table_offset" in result.doubts
+    assert result.clusters_kept > 0
+
+
+def test_refcounts_anew_where_a_block_ends_with_the_file() -> None:
+    image = bytearray(damaged("c512", "refcount table zeroed"))
+    image.extend(bytes(512 * 256 - len(image)))
+    assert qcow2c.repair(image, "all").exit_code == 0
+    image = bytearray(damaged("c512", "refcount table lost"))
+    image.extend(bytes(512 * 256 - len(image)))
+    result = qcow2c.repair(image, "all")  # Whether that was a refcount table, nobody can tell.
+    assert (result.exit_code, result.clusters_kept) == (3, 2)
+
+
 def test_refcounts_anew_cover_clusters_far_behind() -> None:
     image = bytearray(damaged("c512", "refcount table zeroed"))
     image.extend(bytes(512 * 3000))
