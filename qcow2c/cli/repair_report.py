@@ -55,7 +55,7 @@ def repaired(named: NamedImage, chosen: Namespace) -> RepairResult:
         text.write("".join(f"{line}\n" for line in _plan(result)))
     if not result.is_dry_run:
         for action in result.actions[:MESSAGES]:
-            text.note(f"Repairing: {action}")
+            text.note(f"{'Left' if action.kind.value == 'keep' else 'Repairing'}: {action}")
         if result.action_count > MESSAGES:
             text.note(f"... and {result.action_count - MESSAGES} more")
     if (result.leaks_fixed or result.corruptions_fixed) and is_human:
@@ -101,8 +101,9 @@ def _left(result: RepairResult) -> Iterator[str]:
         for doubt in result.doubts:
             yield f"  {doubt}"
         if result.doubts:
-            yield "They may be data of tables that are lost; --allow-data-loss frees them all the same."
+            yield "They may be data of tables that are lost, or of writes that were cut off."
+            yield "With --allow-data-loss they are freed all the same."
         else:
-            yield "  they hold bitmaps that are no longer in use; --allow-data-loss frees them"
+            yield "  they hold bitmaps that are no longer in use; with --allow-data-loss they are freed"
     for refusal in result.refused:
         yield f"Not repaired: {refusal}"
