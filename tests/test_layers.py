@@ -122,6 +122,7 @@ LAYERS = (
     Layer(5, "layer_map.py"),
     Layer(5, "map_arrays.py", also=("layer_map.py",)),
     Layer(5, "segments.py", also=("layer_map.py",)),
+    Layer(5, "chain_copy.py", also=("disk.py", "layer_map.py", "places.py", "segments.py")),
     Layer(5, "places.py", also=("disk.py", "layer_map.py", "segments.py")),
     Layer(5, "differing.py", also=("disk.py", "layer_map.py", "places.py", "segments.py")),
     Layer(5, "overlaying.py", also=("differing.py", "disk.py", "new_image.py", "slabs.py")),

@@ -44,8 +44,8 @@ def img(folder: Path, *words: str) -> str:
     return subprocess.run(["qemu-img", *words], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def guest(folder: Path, name: str) -> bytes:
-    img(folder, "convert", "-f", "qcow2", "-O", "raw", name, "guest.raw")
+def guest(folder: Path, name: str, *chosen: str) -> bytes:
+    img(folder, "convert", "-f", "qcow2", *chosen, "-O", "raw", name, "guest.raw")
     return (folder / "guest.raw").read_bytes()
 
 
@@ -85,6 +85,21 @@ def test_an_overlay_of_version_2_that_lay_on_nothing_keeps_its_zeros(
     shop.create(SIZE, "compat=0.10", name="ours.qcow2")
     assert main(["rebase", "-b", "c.qcow2", "-F", "qcow2", "ours.qcow2"]) == 0
     assert guest(chains, "ours.qcow2") == bytes(SIZE)
+    img(chains, "check", "-q", "ours.qcow2")
+
+
+def test_snapshots_show_the_same_to_the_real_program(chains: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which lets them show the new backing file when it rebases an image itself."""
+    monkeypatch.chdir(chains)
+    shop = Workshop(chains, 2)
+    shop.create(SIZE, "extended_l2=on,cluster_size=16k", "-b", "b.qcow2", "-F", "qcow2", name="ours.qcow2")
+    for number in range(2):
+        shop.io(*shop.scattered(SIZE, 4 * KIB, 5), name="ours.qcow2")
+        shop.img("snapshot", "-c", f"s{number}", "ours.qcow2")
+    shop.io("write -z 100k 300k", name="ours.qcow2")
+    before = [guest(chains, "ours.qcow2", *chosen) for chosen in ((), ("-l", "s0"), ("-l", "s1"))]
+    assert main(["rebase", "-b", "c.qcow2", "-F", "qcow2", "ours.qcow2"]) == 0
+    assert [guest(chains, "ours.qcow2", *chosen) for chosen in ((), ("-l", "s0"), ("-l", "s1"))] == before
     img(chains, "check", "-q", "ours.qcow2")
 
 

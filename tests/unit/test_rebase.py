@@ -9,6 +9,7 @@ import pytest
 
 import qcow2c
 from qcow2c import disk_map
+from qcow2c.chain_copy import SLAB_BYTES
 from qcow2c.errors import (
     ChainError,
     CorruptData,
@@ -22,10 +23,11 @@ from qcow2c.errors import (
     UsageError,
 )
 from qcow2c.header import Header, field_span
-from qcow2c.ops.rebase import SLAB_BYTES
+from qcow2c.ops import snapshots
+from qcow2c.resizing import resize
 from qcow2c.storage import Memory, WritableMemory
 from qcow2c.store import Buffer
-from tests.building import L2_COPIED, Builder, deflate
+from tests.building import L1_COPIED, L2_COPIED, Builder, deflate
 
 KIB = 1024
 SIZE = 300 * KIB + 512
@@ -128,6 +130,68 @@ def test_the_disk_stays_the_same(chains: Path, kind: str, old: str, new: str) ->
     expected = None if name is None else (name.encode(), str(image_format).encode())
     assert names(chains / "overlay.qcow2") == (expected or (None, None))
     assert qcow2c.check("overlay.qcow2").exit_code == 0
+
+
+def snapshot_disks(path: Path) -> list[bytes]:
+    with qcow2c.open(path) as image:
+        return [snapshot.open().pread(snapshot.disk_size, 0) for snapshot in image.snapshots.list()]
+
+
+@pytest.mark.parametrize("new", ["none", "long"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "data file"])
+def test_snapshots_stay_the_same_too(chains: Path, kind: str, new: str) -> None:
+    path = chains / "overlay.qcow2"
+    make(path, **KINDS[kind], backing_file="image.qcow2", writes=2)
+    for number in range(3):
+        with qcow2c.open(path, "r+") as image:
+            image.pwrite(b"%d" % number * 9 * KIB, 70 * KIB * number)
+            image.write_zeroes(70 * KIB * number + 2 * KIB, 3 * KIB)
+        snapshots.create(path, f"s{number}")
+    with qcow2c.open(path, "r+") as image:
+        image.write_zeroes(200 * KIB, 20 * KIB)
+    before = disk(path), snapshot_disks(path)
+    done = []
+    qcow2c.rebase(path, CHAINS[new][0], backing_format="raw", progress=lambda at, size: done.append((at, size)))
+    assert (disk(path), snapshot_disks(path)) == before
+    assert qcow2c.check(path).exit_code == 0
+    assert done[-1] == (4 * SIZE, 4 * SIZE) and done == sorted(done)
+
+
+def test_a_snapshot_that_is_longer_than_the_disk_stays_the_same(chains: Path) -> None:
+    """Then the disk keeps a table that was shared, and must learn that it is its own now."""
+    path = chains / "overlay.qcow2"
+    make(path, cluster_size=512, backing_file="image.qcow2", writes=0)
+    with qcow2c.open(path, "r+") as image:
+        for start in range(0, 100 * KIB, 512):
+            image.pwrite(b"held" * 128, start)
+    snapshots.create(path, "long")
+    with qcow2c.open(path, "r+") as image:
+        resize(image, 100 * KIB)
+    before = disk(path), snapshot_disks(path)
+    qcow2c.rebase(path, "")
+    assert (disk(path), snapshot_disks(path)) == before
+    with qcow2c.open(path) as image:
+        refcounts = image.layer.l1_table
+        assert len(refcounts) == 4 and all(entry & L1_COPIED for entry in refcounts[3:])
+    assert qcow2c.check(path).exit_code == 0
+
+
+def test_a_cluster_that_is_no_longer_shared_is_known_to_be_its_own(chains: Path) -> None:
+    """The disk has zeros where the snapshot, in the same host cluster, shows the backing file."""
+    path = chains / "overlay.qcow2"
+    make(path, 64 * KIB, cluster_size=16 * KIB, extended_l2=True, backing_file="long.raw", writes=0)
+    with qcow2c.open(path, "r+") as image:
+        image.pwrite(b"x" * 512, 0)
+    snapshots.create(path, "s")
+    with qcow2c.open(path, "r+") as image:
+        image.write_zeroes(512, 16 * KIB - 512)
+        image.write_zeroes(16 * KIB, 48 * KIB)
+    before = disk(path), snapshot_disks(path)
+    qcow2c.rebase(path, "")
+    assert (disk(path), snapshot_disks(path)) == before
+    assert qcow2c.check(path).exit_code == 0
+    with qcow2c.open(path) as image:
+        assert image.layer.entry(0) & L2_COPIED
 
 
 def test_what_is_the_same_in_both_chains_is_not_read(tmp_path: Path) -> None:
@@ -357,7 +421,7 @@ def test_data_past_the_end_of_a_backing_file_ends_it() -> None:
 def test_maps_made_by_arrays_are_of_the_tables_as_they_were(chains: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They come from the file, in windows, while the engine writes: every fourth cluster differs."""
     monkeypatch.setattr(disk_map, "ARRAYS_FROM", 1)
-    size = 4 << 20
+    size = 1 << 20
     for name in ("old.qcow2", "new.qcow2"):
         make(chains / name, size, writes=0, cluster_size=512, backing_file="long.raw")
         with qcow2c.open(name, "r+") as image:
