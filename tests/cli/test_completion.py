@@ -92,7 +92,7 @@ LINES = {
 }
 
 
-WRITERS = {"amend", "commit", "patch"}
+WRITERS = {"amend", "commit", "patch", "resize"}
 """Commands that change the image, which they then never share."""
 
 
