@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from qcow2c import rules
 from qcow2c.bitmap_store import Bitmaps, load_bitmaps
@@ -312,7 +313,7 @@ class Snapshots(Mapping[str, Snapshot]):
     """
 
     def __init__(self, image: Image, records: tuple[SnapshotRecord, ...]) -> None:
-        self._image = image
+        self._image = ref(image)  # Who drops an image need not wait for the collector of cycles.
         self._found = tuple(Snapshot(image, record) for record in records)
 
     def __getitem__(self, key: str) -> Snapshot:
@@ -340,7 +341,7 @@ class Snapshots(Mapping[str, Snapshot]):
         """
         from qcow2c import snapshot_change  # Late, here and below: it imports numpy.
 
-        return self._image.change_as_whole(lambda image: snapshot_change.create(image, name, date))[-1]
+        return self._change(lambda image: snapshot_change.create(image, name, date))[-1]
 
     def apply(self, key: str | Snapshot) -> None:
         """Let the disk be again what it was when a snapshot was taken, its size too; the snapshot stays.
@@ -349,7 +350,7 @@ class Snapshots(Mapping[str, Snapshot]):
         """
         from qcow2c import snapshot_change
 
-        self._image.change_as_whole(lambda image: snapshot_change.apply(image, self._position(key)))
+        self._change(lambda image: snapshot_change.apply(image, self._position(key)))
 
     def delete(self, key: str | Snapshot) -> None:
         """Remove a snapshot. Raises NoSuchSnapshot, and as `create`."""
@@ -360,13 +361,22 @@ class Snapshots(Mapping[str, Snapshot]):
             self._found[position].deleted = True  # Who reads it learns so before its clusters are anything else.
             snapshot_change.delete(image, position)
 
-        self._image.change_as_whole(change)
+        self._change(change)
 
     def rename(self, key: str | Snapshot, name: str) -> None:
         """Give a snapshot another name. Raises NoSuchSnapshot, and as `create`."""
         from qcow2c import snapshot_change
 
-        self._image.change_as_whole(lambda image: snapshot_change.rename(image, self._position(key), name))
+        self._change(lambda image: snapshot_change.rename(image, self._position(key), name))
+
+    def _owner(self) -> Image:
+        image = self._image()
+        if image is None:
+            raise ValueError("I/O operation on closed image")
+        return image
+
+    def _change(self, change: Callable[[Successor], object]) -> tuple[Snapshot, ...]:
+        return self._owner().change_as_whole(change)
 
     def _position(self, key: str | Snapshot) -> int:
         """Return where a snapshot stands in the table. Raises NoSuchSnapshot."""
@@ -380,4 +390,4 @@ class Snapshots(Mapping[str, Snapshot]):
         known = [snapshot for snapshot in self._found if len(records) >= len(self._found) or not snapshot.deleted]
         for snapshot, record in zip(known, records, strict=False):
             snapshot.record, snapshot.deleted = record, False
-        self._found = (*known, *(Snapshot(self._image, record) for record in records[len(known) :]))
+        self._found = (*known, *(Snapshot(self._owner(), record) for record in records[len(known) :]))

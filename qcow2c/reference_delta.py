@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcow2c import tables
-from qcow2c.errors import LimitExceeded
+from qcow2c.errors import CorruptMetadata, LimitExceeded, Span
 from qcow2c.refcounts import BLOCK_OFFSET, native_block, stored_block, word_code
 from qcow2c.references import L2Batch, L2Tables, Walk, distinct_tables
 from qcow2c.structs import Limit
@@ -82,14 +82,22 @@ class ReferenceDelta:
         """Add to adjacent clusters."""
         end = first + clusters
         if end > len(self.counts):
+            self._require_place(end, of_the_image=weight < 0)
             grown = flat(end + (1 << 16), np.int32)
             grown[: len(self.counts)] = self.counts
             self.counts = grown
         self.counts[first:end] += np.int32(weight)
 
+    def _require_place(self, end: int, *, of_the_image: bool = True) -> None:
+        """Raise for clusters up to `end` that nobody could have counted: in an image that is trusted, all may be."""
+        if of_the_image and end > len(self.counts):
+            message = f"cluster {end - 1} is referred to, which is past the end of the file: run check -r first"
+            raise CorruptMetadata(message, where=Span(0, self._walk.size), spec="Cluster mapping")
+
     def add_tables(self, l1_words: U64Array, weight: int) -> None:
         """Add for everything that an L1 table reaches: L2 tables, and what their entries name, as often as they do."""
         offsets, times = distinct_tables(l1_words)
+        self._require_place(int(offsets[-1] >> self._bits) + 1 if len(offsets) else 0)
         np.add.at(self.counts, (offsets >> self._bits).view(np.int64), (times.astype(np.int64) * weight).astype("i4"))
         found = L2Tables(offsets, times, np.zeros(len(offsets), dtype=np.uint64))
         keep = self._walk.stored(offsets)
@@ -103,6 +111,7 @@ class ReferenceDelta:
         if self._geometry.external_data:
             return
         sweep = Sweep(batch, self._geometry)
+        self._require_place(sweep.end >> self._geometry.cluster_bits)
         if sweep.uniform_weight is not None and sweep.in_runs:
             for first, end in sweep.runs:
                 self.add_run(first, end - first, weight * sweep.uniform_weight)
@@ -116,6 +125,7 @@ class ReferenceDelta:
         offsets, lengths = tables.compressed_extents(sweep.packed, self._geometry)
         first = (offsets >> self._bits).view(np.int64)
         last = ((offsets + lengths - np.uint64(1)) >> self._bits).view(np.int64)
+        self._require_place(int(last.max()) + 1)
         amounts = sweep.packed_weights().astype(np.int32) * np.int32(weight)
         for step in range(int((last - first).max()) + 1):
             reaches = first + step <= last

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c import layout, rules
-from qcow2c.errors import LimitExceeded, UnsupportedFeature, UsageError
+from qcow2c.errors import CorruptMetadata, LimitExceeded, Span, UnsupportedFeature, UsageError
 from qcow2c.findings import Severity, raise_first
 from qcow2c.header import aligned
 from qcow2c.records import SnapshotRecord
@@ -116,6 +116,9 @@ def _require_own_data(image: Successor) -> None:
 def _l1_words(image: Successor, record: SnapshotRecord) -> NDArray[np.uint64]:
     """Return the L1 entries of a snapshot. Raises CorruptMetadata."""
     raise_first(rules.snapshot_findings(image.header, record), Severity.ERROR)
+    where = Span(record.l1_table_offset, record.l1_size * 8)
+    if where.end > image.walk.size:
+        raise CorruptMetadata("the L1 table of the snapshot leaves the file: run check -r first", where=where)
     return image.walk.words(record.l1_table_offset, record.l1_size)
 
 
@@ -133,7 +136,7 @@ def _nanoseconds(date: float | None) -> int:
         return time.time_ns() % (_DATE_END * _NANOSECONDS)
     if not 0 <= date < _DATE_END:
         raise UsageError(f"a snapshot cannot have been taken {date} seconds after 1970: 0 to {_DATE_END - 1}")
-    return int(date * _NANOSECONDS)
+    return int(date) * _NANOSECONDS + int(date % 1 * _NANOSECONDS)
 
 
 def _stored_name(name: str) -> bytes:

@@ -133,6 +133,10 @@ class Memory(Store):
     def pread(self, length: int, offset: int) -> bytes:
         return bytes(self._data[offset : offset + length])
 
+    def close(self) -> None:
+        """Let go of the bytes: a bytearray can grow again."""
+        self._data.release()
+
 
 class WritableMemory(Store):
     """A bytearray of the caller's, which grows. Threads may share it."""
