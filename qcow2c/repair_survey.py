@@ -50,13 +50,16 @@ class Survey:
         accounting.metadata = [part for part in self.metadata if part.owner is not Owner.REFCOUNT_TABLE]
         self.refcounts = accounting.refcounts
         self._counts = flat(accounting.end + 2, np.uint32)
+        referenced: set[int] = set()
         for window in accounting.windows():
             for first in range(0, window.end - window.first, SCAN_CLUSTERS):
                 part = window.references[first : first + SCAN_CLUSTERS]
                 if part.any():  # Pages that nobody touches cost nothing.
+                    referenced.add((window.first + first) // self.step)
                     limit = np.iinfo(np.uint32).max
                     self._counts[window.first + first :][: len(part)] = np.minimum(part, part.dtype.type(limit))
         self.clusters = accounting.end
+        self._firsts = [first for first in range(0, self.clusters, self.step) if self._is_used(first, referenced)]
         self.past_end_count = accounting.tally.past_end
         """References past the end of the file, but for the refcount table."""
         self.blocks = self._blocks()
@@ -93,9 +96,17 @@ class Survey:
 
     # --- clusters ---
 
+    def _is_used(self, first: int, referenced: set[int]) -> bool:
+        """Tell whether a chunk has references, refcount blocks, or data in the file."""
+        bits = self.geometry.refcount_block_bits
+        if first // self.step in referenced or self.table[first >> bits : (first + self.step) >> bits].any():
+            return True
+        start, end = (min(cluster << self.bits, self.walk.size) for cluster in (first, first + self.step))
+        return any(is_data for _, is_data in self.store.extents(start, end))
+
     def chunks(self) -> Iterator[tuple[int, int]]:
-        """Yield all clusters as (first, count); each chunk begins with a refcount block."""
-        for first in range(0, self.clusters, self.step):
+        """Yield clusters as (first, count); each chunk begins with a refcount block. Chunks without any use are not."""
+        for first in self._firsts:
             yield first, min(self.step, self.clusters - first)
 
     def old(self, first: int, count: int) -> U64Array:

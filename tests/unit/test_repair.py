@@ -16,6 +16,7 @@ from qcow2c.locks import Use
 from qcow2c.ops.repair import RepairResult, undo_repair
 from qcow2c.refcounts import Refcounts
 from qcow2c.references import Walk
+from qcow2c.repair_survey import Survey
 from qcow2c.storage import LocalFile, Memory, WritableMemory
 from qcow2c.store import Buffer
 from qcow2c.structs import Limit
@@ -425,6 +426,25 @@ def test_refcounts_anew_where_a_block_ends_with_the_file() -> None:
     image.extend(bytes(512 * 256 - len(image)))
     result = qcow2c.repair(image, "all")  # Whether that was a refcount table, nobody can tell.
     assert (result.exit_code, result.clusters_kept) == (3, 2)
+
+
+def test_holes_of_a_long_file_cost_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "image.qcow2"
+    image = bytearray(damaged("c512", "refcount table zeroed"))
+    path.write_bytes(image)
+    with path.open("r+b") as file:
+        file.seek(3 << 30)
+        file.write(b"far away")
+        file.truncate(4 << 30)
+    result = qcow2c.repair(path, "all", undo=tmp_path / "undo")
+    assert result.exit_code == 0
+    store = LocalFile(path)
+    assert len(list(Survey(store, Header.load(store)).chunks())) == 3
+    store.close()
+    assert undo_repair(path, tmp_path / "undo")
+    assert path.stat().st_size == 4 << 30
+    with path.open("rb") as file:
+        assert file.read(len(image)) == image
 
 
 def test_refcounts_anew_cover_clusters_far_behind() -> None:
