@@ -11,24 +11,28 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qcow2c import layout, rules
 from qcow2c.cache import Medium
-from qcow2c.chain_copy import Progress, files_of, keep_disks, layers_of
-from qcow2c.disk import Disk, open_disk
-from qcow2c.engine import Engine
 from qcow2c.errors import ChainError, CorruptMetadata, Qcow2Error, UnsupportedFeature, UsageError
 from qcow2c.findings import Severity, raise_first
 from qcow2c.gate import Gate, GateRequest, any_file
 from qcow2c.header import Header, field_span
 from qcow2c.header_edit import HeaderChange, change_header, changed_header, with_extension
-from qcow2c.image import Image
 from qcow2c.layer import RawLayer
 from qcow2c.locks import Use
-from qcow2c.opening import Backing, open_image
 from qcow2c.probing import detect_format
 from qcow2c.storage import Memory, Source, Store, open_store
 from qcow2c.structs import AUTOCLEAR_FEATURES, ExtensionType, Limit, Version
+
+if TYPE_CHECKING:
+    from qcow2c.chain_copy import Progress
+    from qcow2c.disk import Disk
+    from qcow2c.image import Image
+    from qcow2c.opening import Backing
+
+# What opens and copies images is imported late: the header alone is changed without it.
 
 FORMATS = ("bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc")
 """What an image may call the format of its backing file: the formats of images that QEMU knows."""
@@ -125,6 +129,8 @@ def open_overlay(
                 raise CorruptMetadata(message, where=field_span("incompatible_features"), spec="Header")
             yield Overlay(store, header)
         else:
+            from qcow2c.opening import open_image
+
             with open_image(store, "r+", gate=gate, backing=backing, data_file=data_file) as image:
                 yield Overlay(store, image.header, image)
     finally:
@@ -155,6 +161,10 @@ def rebase_overlay(
             assert overlay.header is not None, "a raw file has been refused"
             change_header(Medium(overlay.store), overlay.header, change)
             return
+        from qcow2c.chain_copy import keep_disks
+        from qcow2c.disk import Disk
+        from qcow2c.engine import Engine
+
         layer = overlay.image.layer
         assert isinstance(layer, Engine), "it was opened for writing"
         snapshots = [snapshot.record for snapshot in overlay.image.snapshots.list()]
@@ -165,6 +175,8 @@ def rebase_overlay(
 @contextmanager
 def _opened(overlay: Overlay, new: NewBacking, gate: str | Gate, *, share: bool) -> Iterator[Disk]:
     """Open the new backing file, which the user has named; what it names itself goes through the gate."""
+    from qcow2c.disk import open_disk
+
     assert new.name is not None, "else there is none"
     with ExitStack() as stack:
         try:
@@ -182,6 +194,8 @@ def _opened(overlay: Overlay, new: NewBacking, gate: str | Gate, *, share: bool)
 
 def _require_other(disk: Disk, overlay: Overlay) -> None:
     """Raise ChainError where a file of an overlay is part of what it is to lie on."""
+    from qcow2c.chain_copy import files_of, layers_of
+
     assert overlay.image is not None, "else nothing is opened"
     own = files_of(overlay.image.layer)
     for layer in layers_of(disk.layer):
