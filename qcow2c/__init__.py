@@ -74,9 +74,9 @@ __all__ = [
     "patch",
     "rebase",
     "repair",
-    "undo_repair",
     "resize",
     "snapshots",
+    "undo_repair",
 ]
 
 
