@@ -81,6 +81,10 @@ def _require_possible(image: Image, size: int, preallocation: str) -> None:
         raise UnsupportedFeature("Can't resize an image with an external data file which has snapshots")
     if preallocation != "off" and size < image.size():
         raise UsageError("Preallocation can't be used for shrinking an image")
+    needed = header.geometry.l1_entries(size) * 8
+    if needed > Limit.L1_TABLE_BYTES:
+        bound = f"{needed} bytes, at most {Limit.L1_TABLE_BYTES}"
+        raise LimitExceeded(f"Failed to grow the L1 table: File too large ({bound})", spec="Header")
 
 
 class _Resizing:
@@ -103,7 +107,6 @@ class _Resizing:
     def run(self) -> None:
         geometry, image = self._geometry, self._image
         self._change_bitmaps()
-        self._require_l1_table()
         first, end = geometry.clusters(self._cut), geometry.clusters(self._size)
         whole = self._hides and first < end and self._preallocation in ("off", "metadata")
         if whole and not (geometry.has_zero_bit or geometry.extended_l2):
@@ -127,12 +130,6 @@ class _Resizing:
         if geometry.external_data and not self._grows and self._layer.data_store.size() > self._size:
             self._layer.data_store.truncate(self._size)
             self._layer.data_store.flush()
-
-    def _require_l1_table(self) -> None:
-        needed = self._geometry.l1_entries(self._size) * 8
-        if needed > Limit.L1_TABLE_BYTES:
-            bound = f"{needed} bytes, at most {Limit.L1_TABLE_BYTES}"
-            raise LimitExceeded(f"Failed to grow the L1 table: File too large ({bound})", spec="Header")
 
     # --- space ---
 

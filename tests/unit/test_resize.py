@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c import resizing
+from qcow2c import layout, resizing
 from qcow2c.errors import (
     CorruptMetadata,
     LimitExceeded,
@@ -22,7 +22,7 @@ from qcow2c.errors import (
 from qcow2c.ops import bitmaps, snapshots
 from qcow2c.resizing import grow
 from qcow2c.storage import WritableMemory
-from qcow2c.structs import Limit
+from qcow2c.structs import INCOMPATIBLE_FEATURES, Limit
 from qcow2c.tables import L1_COPIED, L2_COPIED, Kind
 from tests.building import Builder
 
@@ -271,6 +271,12 @@ def with_inconsistent_bitmap() -> bytearray:
     return copy
 
 
+def external_with_snapshot() -> bytearray:
+    builder = Builder(100 * KIB, incompatible=layout.bits(INCOMPATIBLE_FEATURES)["data_file"].mask)
+    builder.snapshot(b"s")
+    return bytearray(builder.build())
+
+
 REFUSED: dict[str, tuple[Callable[[], bytearray], int, dict[str, Any], type[Exception], str]] = {
     "no size": (new, 0, {}, UsageError, "New image size must be positive"),
     "too large": (new, 1 << 63, {}, UsageError, "New image size must be positive"),
@@ -286,6 +292,13 @@ REFUSED: dict[str, tuple[Callable[[], bytearray], int, dict[str, Any], type[Exce
     "an unknown mode": (new, MIB, {"preallocation": "most"}, UsageError, "Unsupported preallocation mode 'most'"),
     "version 2": (version_2_with_snapshot, MIB, {}, UnsupportedFeature, "Can't resize a v2 image which has snapshots"),
     "a bitmap": (with_inconsistent_bitmap, MIB, {}, UsageError, "Bitmap 'b' is inconsistent and cannot be used"),
+    "snapshots outside": (
+        external_with_snapshot,
+        MIB,
+        {"data_file": bytearray(100 * KIB)},
+        UnsupportedFeature,
+        "Can't resize an image with an external data file which has snapshots",
+    ),
     "the L1 table": (new, 1 << 50, {}, LimitExceeded, r"Failed to grow the L1 table: File too large \(4294967296 b"),
     "another format": (
         lambda: bytearray(b"KDMV".ljust(512, b"\0")),
