@@ -322,12 +322,10 @@ def test_it_is_refused(
     make: Callable[[], bytearray], size: int, how: dict[str, Any], kind: type[Exception], words: str
 ) -> None:
     data = make()
-    before = qcow2c.check(bytes(data)).exit_code if data[:1] == b"Q" else 0
     content = bytes(data)
     with pytest.raises(kind, match=words):
         qcow2c.resize(data, size, **how)
     assert data[:512] == content[:512]
-    assert not before
 
 
 def test_shrinking_is_no_place_for_preallocation() -> None:
