@@ -278,8 +278,8 @@ def test_there_are_no_more_snapshots_than_qemu_reads() -> None:
     with pytest.raises(LimitExceeded, match="65536 snapshots"):
         qcow2c.snapshots.create(data, "one more")
     assert data == before
-    qcow2c.snapshots.delete(data, "1")
-    assert qcow2c.snapshots.create(data, "the last") == "2"
+    qcow2c.snapshots.delete(data, "1", trust=True)
+    assert qcow2c.snapshots.create(data, "the last", trust=True) == "2"
 
 
 def test_the_snapshot_table_does_not_become_larger_than_qemu_reads() -> None:
@@ -355,6 +355,26 @@ def test_a_hostile_image_is_refused_and_nothing_is_written(case: str, act: str) 
     with pytest.raises(CorruptMetadata):
         getattr(qcow2c.snapshots, act)(data, *words)
     assert data == before
+
+
+def test_what_was_never_counted_cannot_be_let_go_of() -> None:
+    builder = Builder(64 * 512, cluster_bits=9)
+    offset = builder.data(0, b"data")
+    builder.snapshot(b"bad")
+    builder.refcounts[offset // 512] = 0
+    data = bytearray(builder.build())
+    before = bytes(data)
+    with pytest.raises(CorruptMetadata, match="has fewer references than are to be taken away"):
+        qcow2c.snapshots.delete(data, "bad", trust=True)
+    assert data == before
+
+
+def test_a_snapshot_table_that_cannot_be_read_is_not_changed() -> None:
+    builder = Builder(4096, cluster_bits=9)
+    builder.snapshot(b"bad", extra_data=bytes(2000))
+    data = bytearray(builder.build())
+    with pytest.raises(CorruptMetadata, match="extra data"):
+        qcow2c.snapshots.create(data, "new", trust=True)
 
 
 @pytest.mark.parametrize("act", ["create", "apply", "delete", "rename"])
@@ -483,6 +503,12 @@ def test_a_read_only_image_does_not_change_its_snapshots() -> None:
         for act in (lambda: image.snapshots.create("x"), lambda: image.snapshots.delete("one")):
             with pytest.raises(io.UnsupportedOperation):
                 act()
+
+
+def test_the_snapshots_of_an_image_that_nobody_holds_any_more() -> None:
+    snapshots = qcow2c.open(made(), "r+").snapshots
+    with pytest.raises(ValueError, match="closed"):
+        snapshots.create("one")
 
 
 @pytest.mark.parametrize("trust", [False, True])
