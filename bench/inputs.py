@@ -28,6 +28,7 @@ EXTENT_CLUSTERS = 10
 """Clusters in a row of the fragmented image: 1.7 million extents by default."""
 
 SNAPSHOTS = 5
+SNAPSHOT = "s1"
 _SCATTERED = 256 * 1024
 _SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
 
@@ -107,6 +108,26 @@ class Inputs:
 
         return self._made("fragmented.qcow2", make)
 
+    def with_snapshot(self) -> Path:
+        """Full metadata that a snapshot shares, but for what was written afterwards all over the disk."""
+
+        def make(image: Path) -> None:
+            run(["cp", "--sparse=always", self.metadata(), image])
+            run(qemu_img("snapshot", "-c", SNAPSHOT, image))
+            self._scatter(image, self.size // 40, seed=1, over=self.metadata_size)
+
+        return self._made("metadata-snapshot.qcow2", make)
+
+    def overlay(self) -> Path:
+        """A layer over the disk of full metadata, with writes all over it."""
+
+        def make(image: Path) -> None:
+            base = self.metadata()
+            run(qemu_img("create", "-q", "-f", "qcow2", "-b", base.name, "-F", "qcow2", image))
+            self._scatter(image, self.size // 40, seed=2, over=self.metadata_size)
+
+        return self._made("metadata-overlay.qcow2", make)
+
     def _chain(self) -> Path:
         """Two layers over the plain image; a quarter of the disk is written in each."""
         below = self.image("plain")
@@ -127,10 +148,10 @@ class Inputs:
             run(qemu_img("snapshot", "-c", f"s{number}", image))
             self._scatter(image, self.size // 20, seed=100 + number)
 
-    def _scatter(self, image: Path, amount: int, seed: int) -> None:
+    def _scatter(self, image: Path, amount: int, seed: int, over: int | None = None) -> None:
         """Write pieces all over the disk, each of a byte of its own."""
         chooser = random.Random(seed)
-        places = range(0, self.size, _SCATTERED)
+        places = range(0, over or self.size, _SCATTERED)
         chosen = chooser.sample(places, amount // _SCATTERED)
         lines = [f"write -q -P {chooser.randrange(1, 256)} {offset} {_SCATTERED}" for offset in chosen]
         run(["qemu-io", "-t", "unsafe", "-f", "qcow2", image], script="\n".join([*lines, "quit", ""]))

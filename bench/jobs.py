@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import qcow2c
-from bench import writes
+from bench import changes, writes
 from bench.inputs import Inputs
 from bench.timing import NO_AIM, Aim, Failed, Figures, Runner, in_turn, qemu_img, run, timed
 from bench.timing import qcow2c as ours
@@ -254,6 +254,17 @@ def writing(job: writes.WriteJob) -> Job:
     return Job(f"{what}, {flushed}", work)
 
 
+def changing(change: changes.Change) -> Job:
+    """Return the job that times an operation on an image of full metadata."""
+
+    def work(inputs: Inputs, runs: int) -> Figures:
+        with TemporaryDirectory(prefix="changes-", dir=inputs.directory) as folder:
+            mine, reference, equal = changes.runners(change, inputs, Path(folder))
+            return contest(mine, reference, {}, runs, equal)
+
+    return Job(f"{change.what}, full metadata", work, Aim(1.0))
+
+
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
@@ -336,5 +347,6 @@ JOBS = {
     "create-metadata": Job("create with full metadata", new_metadata),
     "info": Job("info, 64 MiB disk", info, Aim(seconds=0.06)),
     "pread": Job("random reads of 4 KiB", random_reads),
+    **{name: changing(change) for name, change in changes.CHANGES.items()},
     **{name: writing(job) for name, job in writes.JOBS.items()},
 }
