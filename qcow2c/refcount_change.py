@@ -104,6 +104,16 @@ class RefcountChange:
             found += (blocks + (first >> self.block_bits)).tolist()
         return found
 
+    def end(self, clusters: int) -> int:
+        """Return the end of the last one of the first clusters that will be in use; 0 where none will."""
+        while clusters:
+            first = max(0, clusters - SCAN_CLUSTERS)
+            used = np.flatnonzero(self.counts(first, clusters - first))
+            if len(used):
+                return first + int(used[-1]) + 1
+            clusters = first
+        return 0
+
     def freed(self, clusters: int) -> list[NDArray[np.int64]]:
         """Return which of the first clusters will be free, and are not, as first and end of runs, one by one."""
         runs: list[NDArray[np.int64]] = []

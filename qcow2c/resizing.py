@@ -16,6 +16,7 @@ from qcow2c.bitmap_edit import resized
 from qcow2c.errors import LimitExceeded, Qcow2Error, UnsupportedFeature, UsageError
 from qcow2c.image import Image
 from qcow2c.layer import fill_zeros
+from qcow2c.reference_delta import SCAN_CLUSTERS
 from qcow2c.references import BATCH_BYTES
 from qcow2c.store import Store
 from qcow2c.structs import SECTOR_SIZE, Limit, Version
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 Preallocation = Literal["off", "metadata", "falloc", "full"]
 
 _FILL_BYTES = 4 << 20
+_HOLES, _HOLES_SHARE = 16, 4
+"""Clusters of the file, and share of those in use, that may be free after a disk was made smaller."""
 
 
 def resize(image: Image, size: int, *, preallocation: Preallocation = "off") -> None:
@@ -49,15 +52,19 @@ def resize(image: Image, size: int, *, preallocation: Preallocation = "off") -> 
     sizes, bitmaps follow. `preallocation` is about the part that is new. Errors are in QEMU's words.
 
     Durable order: everything pending; an external data file that grows; new tables, data and refcounts, where nothing
-    refers to them; the header's first sector; then space is given back, and an external data file made short. A crash
-    leaves the old size or the new one, the file perhaps longer than it needs to be.
+    refers to them; the header's first sector; then space is given back, and an external data file made short. Where a
+    smaller disk leaves many holes, what was placed behind them moves to the front in the same way, and the file is cut
+    off. A crash leaves the old size or the new one, the file perhaps longer than it needs to be.
     Raises UsageError, UnsupportedFeature, LimitExceeded, CorruptMetadata, CorruptData, StoreError: the size is as it
     was, unless only giving back space has failed.
     """
     _require_possible(image, size, preallocation)
     layer = image.layer
     assert isinstance(layer, WrittenLayer), "open for writing"
+    shrinks = size < image.size()
     image.change_as_whole(lambda successor: _Resizing(successor, layer, size, preallocation).run())
+    if shrinks:
+        image.change_as_whole(lambda successor: _Resizing(successor, layer, size, "off", moves=True).move())
 
 
 def grow(image: Image, size: int) -> bool:
@@ -90,7 +97,17 @@ def _require_possible(image: Image, size: int, preallocation: str) -> None:
 class _Resizing:
     """One change of size; the layer is at rest."""
 
-    def __init__(self, image: Successor, layer: WrittenLayer, size: int, preallocation: Preallocation) -> None:
+    def __init__(
+        self,
+        image: Successor,
+        layer: WrittenLayer,
+        size: int,
+        preallocation: Preallocation,
+        *,
+        moves: bool = False,
+    ) -> None:
+        """`moves`: the size is this one already, and what the cut goes through is to lie somewhere else."""
+        self._moves = moves
         self._image = image
         self._layer = layer
         self._geometry = image.geometry
@@ -126,10 +143,26 @@ class _Resizing:
             self._add_tables(words, kept << geometry.l2_bits, end, first, host)
         image.set_active(words)
         image.set_fields(size=self._size)
-        image.switch(discard=True)
+        image.switch(discard=True, shorten=True)
         if geometry.external_data and not self._grows and self._layer.data_store.size() > self._size:
             self._layer.data_store.truncate(self._size)
             self._layer.data_store.flush()
+
+    def move(self) -> None:
+        """Place tables, refcounts and what the cut goes through anew, where they could lie in front of many holes."""
+        image, size = self._image, self._geometry.clusters(self._image.walk.size)
+        steps = range(0, size, SCAN_CLUSTERS)
+        used = sum(np.count_nonzero(image.refcounts(at, min(SCAN_CLUSTERS, size - at))) for at in steps)
+        if size - used <= used // _HOLES_SHARE + _HOLES:
+            return
+        words = image.active_l1()
+        if self._cut >> self._geometry.l2_coverage_bits < len(words) and int(words[-1]) & L1_COPIED:
+            words[-1] = self._cut_table(int(words[-1]), 0, 0, 0)
+        if np.array_equal(image.set_active(words), image.active_l1()):
+            image.count(image.header.l1_table_offset, len(words) * 8, -1)
+            image.set_fields(l1_table_offset=image.place(stored_words(words)))
+        image.renew_refcounts()
+        image.switch(discard=True, shorten=True)
 
     # --- space ---
 
@@ -164,7 +197,7 @@ class _Resizing:
         counted = new.copy()
         if self._preallocation != "off" or self._hides:
             new[inside * words_each : (inside + end - first) * words_each] = self._entries(first, end, first, host)
-        if np.array_equal(old, new):
+        if np.array_equal(old, new) and not self._moves:
             return l1_word
         if at:
             image.add_entries(old, -1)
@@ -184,7 +217,9 @@ class _Resizing:
         future.read_into(memoryview(content), start)
         tail = memoryview(content)[self._cut - start :]
         reserves = self._preallocation != "off" and not descriptor & L2_COPIED
-        if not reserves and not any(tail):
+        own = descriptor & (L2_COPIED | L2_COMPRESSED | L2_ZERO) == L2_COPIED
+        moves = self._moves and own and all(entry[1:] == SUBCLUSTERS_ALLOCATED)
+        if not (reserves or moves or any(tail)):
             return
         fill_zeros(tail)
         if geometry.external_data:

@@ -77,6 +77,7 @@ class Successor:
         self._new = RefcountChange(self.walk, self._present, self._delta)
         self._fields: dict[str, int] = {}
         self._extensions: Extensions | None = None
+        self._verified = admission.verified
         uncounted = ClusterSet((cluster, cluster + 1) for cluster, _ in admission.undercounted)
         self._kept_away = uncounted if admission.verified else admission.metadata
         self._free = FreeSpace(self._is_used, self.geometry.clusters(self.walk.size), self._present.end_of_use())
@@ -297,14 +298,17 @@ class Successor:
 
     # --- the switch ---
 
-    def switch(self, *, discard: bool = False) -> None:
+    def switch(self, *, discard: bool = False, shorten: bool = False) -> None:
         """Let the image be its successor; `discard` gives the space of what it lets go of back to the system.
 
+        With `shorten` the file ends with the last cluster in use, unless nobody has verified which that is.
         Durable order: everything new, the header's first sector, then the space. A crash leaves what was, or what will
         be: neither has leaks, but the file may be longer. Raises StoreError, LimitExceeded, CorruptMetadata.
         """
         self._build_refcounts()
         freed = self._new.freed(self.geometry.clusters(self.walk.size)) if discard else []
+        store = self.medium.store
+        file_end = self._new.end(self.geometry.clusters(store.size())) if shorten and self._verified else None
         self.medium.flush()
         if self._extensions is not None:
             change_header(self.medium, self.header, HeaderChange(self._fields, self._extensions))
@@ -319,6 +323,8 @@ class Successor:
             for start, end in edges.reshape(-1, 2).tolist():
                 self.medium.punch(start << self._bits, end - start << self._bits)
         self.medium.flush()
+        if file_end is not None and file_end << self._bits < store.size():
+            store.truncate(file_end << self._bits)
 
 
 def stored_words(words: U64Array) -> bytes:

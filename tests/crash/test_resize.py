@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -100,14 +101,16 @@ def made(case: Case, guest_data: bytearray | None = None) -> bytes:
 
 
 def opened(image: Any, case: Case, data_file: Any = None, mode: str = "r") -> qcow2c.Image:
-    below: Any = False
-    if case.based:
-        base = bytearray()
-        qcow2c.create(base, len(BASE), cluster_size=65536)
-        with qcow2c.open(base, "r+") as lower:
-            lower.pwrite(BASE, 0)
-        below = qcow2c.open(bytes(base))
-    return qcow2c.open(image, mode, backing=below, data_file=data_file)
+    return qcow2c.open(image, mode, backing=base() if case.based else False, data_file=data_file)
+
+
+@cache
+def base() -> bytes:
+    data = bytearray()
+    qcow2c.create(data, len(BASE), cluster_size=65536)
+    with qcow2c.open(data, "r+") as image:
+        image.pwrite(BASE, 0)
+    return bytes(data)
 
 
 def seen(files: tuple[bytes, ...], case: Case) -> Seen:

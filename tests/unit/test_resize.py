@@ -81,6 +81,27 @@ def test_what_is_cut_off_gives_its_clusters_back() -> None:
     write(data, (0, b"y" * MIB))
 
 
+@pytest.mark.parametrize("size", [MIB, MIB + 512, 5 * KIB])
+@pytest.mark.parametrize(
+    "options", [{}, {"extended_l2": True, "cluster_size": 16384}, {"cluster_size": 512}, {"compat": "0.10"}]
+)
+def test_the_file_of_a_smaller_disk_is_short(size: int, options: dict[str, Any]) -> None:
+    content = random.Random(4).randbytes(2 * MIB)
+    data = new(4 * MIB, preallocation="full", **options)
+    write(data, (0, content))
+    tables = len(data) - 4 * MIB  # They lie in front of the data.
+    qcow2c.resize(data, size, shrink=True)
+    assert disk(data) == content[:size]
+    assert len(data) <= size + tables + 20 * options.get("cluster_size", 4096)
+
+
+def test_the_end_of_the_file_is_not_cut_off_where_nobody_knows_what_is_used() -> None:
+    data = new(4 * MIB, preallocation="metadata")
+    before = len(data)
+    qcow2c.resize(data, MIB, shrink=True, trust=True)
+    assert disk(data) == bytes(MIB) and len(data) >= before
+
+
 def test_bytes_that_another_program_left_behind_the_end_do_not_show() -> None:
     data = new(6 * KIB, cluster_size=65536)
     write(data, (0, b"x" * 6 * KIB))
