@@ -105,14 +105,10 @@ class RefcountChange:
         return found
 
     def end(self, clusters: int) -> int:
-        """Return the end of the last one of the first clusters that will be in use; 0 where none will."""
-        while clusters:
-            first = max(0, clusters - SCAN_CLUSTERS)
-            used = np.flatnonzero(self.counts(first, clusters - first))
-            if len(used):
-                return first + int(used[-1]) + 1
-            clusters = first
-        return 0
+        """Return the end of the last of so many clusters, or a few more, that will be in use; 0 where none will."""
+        starts = reversed(range(0, clusters, SCAN_CLUSTERS))
+        windows = ((first, np.flatnonzero(self.counts(first, SCAN_CLUSTERS))) for first in starts)
+        return next((first + int(used[-1]) + 1 for first, used in windows if len(used)), 0)
 
     def freed(self, clusters: int) -> list[NDArray[np.int64]]:
         """Return which of the first clusters will be free, and are not, as first and end of runs, one by one."""

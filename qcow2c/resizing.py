@@ -219,7 +219,7 @@ class _Resizing:
         reserves = self._preallocation != "off" and not descriptor & L2_COPIED
         own = descriptor & (L2_COPIED | L2_COMPRESSED | L2_ZERO) == L2_COPIED
         moves = self._moves and own and all(entry[1:] == SUBCLUSTERS_ALLOCATED)
-        if not (reserves or moves or any(tail)):
+        if not (reserves or moves or content.count(0, self._cut - start) < len(tail)):
             return
         fill_zeros(tail)
         if geometry.external_data:

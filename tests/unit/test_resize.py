@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c import layout, resizing
+from qcow2c import layout, refcount_change, resizing
 from qcow2c.errors import (
     CorruptMetadata,
     LimitExceeded,
@@ -85,7 +85,10 @@ def test_what_is_cut_off_gives_its_clusters_back() -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"extended_l2": True, "cluster_size": 16384}, {"cluster_size": 512}, {"compat": "0.10"}]
 )
-def test_the_file_of_a_smaller_disk_is_short(size: int, options: dict[str, Any]) -> None:
+def test_the_file_of_a_smaller_disk_is_short(
+    size: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refcount_change, "SCAN_CLUSTERS", 64)
     content = random.Random(4).randbytes(2 * MIB)
     data = new(4 * MIB, preallocation="full", **options)
     write(data, (0, content))
