@@ -12,9 +12,9 @@ import qcow2c
 from qcow2c import layout, structs
 from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
 from qcow2c.header import Header
-from qcow2c.salvage import Salvage
 from qcow2c.layer import RawLayer, fill_zeros
 from qcow2c.reader import Reader
+from qcow2c.salvage import Salvage
 from qcow2c.storage import Memory
 from qcow2c.tables import Kind
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate
