@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Literal
 
 from qcow2c.create_options import CreateOptions, Places, header_of
-from qcow2c.errors import StoreError, UsageError
+from qcow2c.errors import Qcow2Error, StoreError, UsageError
 from qcow2c.image_layout import ImageLayout, plan
 from qcow2c.local_file import LocalFile
 from qcow2c.locks import Use
 from qcow2c.storage import Store, open_store
 from qcow2c.structs import MAGIC, SECTOR_SIZE
+
+Preallocation = Literal["off", "metadata", "falloc", "full"]
 
 _FILL_BYTES = 4 << 20
 
@@ -153,6 +155,27 @@ def _fill(store: Store, start: int, length: int) -> None:
     block = bytes(min(length, _FILL_BYTES))
     for offset in range(start, start + length, _FILL_BYTES):
         store.pwrite(block[: min(_FILL_BYTES, start + length - offset)], offset)
+
+
+def extend(store: Store, start: int, end: int, preallocation: Preallocation) -> None:
+    """Let a store end at `end`, with zeros from `start` on, where nobody sees anything yet; it is durable then.
+
+    What fails is undone, so that space is not lost. Raises StoreError.
+    """
+    former = store.size()
+    if former > start:
+        store.truncate(start)
+    try:
+        store.truncate(end)
+        if preallocation in ("falloc", "full"):
+            store.allocate(start, end - start)
+        if preallocation == "full":
+            _fill(store, start, end - start)
+        store.flush()
+    except BaseException:
+        with suppress(Qcow2Error):
+            store.truncate(min(former, start))
+        raise
 
 
 def _places(planned: ImageLayout) -> Places:

@@ -7,18 +7,17 @@ where nobody can see it yet. Spec: "Header", "Cluster mapping".
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qcow2c.bitmap_edit import resized
-from qcow2c.errors import LimitExceeded, Qcow2Error, UnsupportedFeature, UsageError
+from qcow2c.errors import LimitExceeded, UnsupportedFeature, UsageError
 from qcow2c.image import Image
 from qcow2c.layer import fill_zeros
+from qcow2c.new_image import Preallocation, extend
 from qcow2c.reference_delta import SCAN_CLUSTERS
 from qcow2c.references import BATCH_BYTES
-from qcow2c.store import Store
 from qcow2c.structs import SECTOR_SIZE, Limit, Version
 from qcow2c.successor import Successor, stored_words
 from qcow2c.tables import (
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
 
     U64Array = NDArray[np.uint64]
 
-Preallocation = Literal["off", "metadata", "falloc", "full"]
-
-_FILL_BYTES = 4 << 20
 _HOLES, _HOLES_SHARE = 16, 4
 """Clusters of the file, and share of those in use, that may be free after a disk was made smaller."""
 
@@ -268,26 +264,3 @@ class _Resizing:
             image.set_extensions(edit.header_change())
             for offset, length in edit.released:
                 image.count(offset, length, -1)
-
-
-def extend(store: Store, start: int, end: int, preallocation: Preallocation) -> None:
-    """Let a store end at `end`, with zeros from `start` on, where nobody sees anything yet; it is durable then.
-
-    What fails is undone, so that space is not lost. Raises StoreError.
-    """
-    former = store.size()
-    if former > start:
-        store.truncate(start)
-    try:
-        store.truncate(end)
-        if preallocation in ("falloc", "full"):
-            store.allocate(start, end - start)
-        if preallocation == "full":
-            block = bytes(min(end - start, _FILL_BYTES))
-            for offset in range(start, end, _FILL_BYTES):
-                store.pwrite(block[: end - offset], offset)
-        store.flush()
-    except BaseException:
-        with suppress(Qcow2Error):
-            store.truncate(min(former, start))
-        raise

@@ -10,15 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from qcow2c import rules
+from qcow2c.cache import Medium
 from qcow2c.disk import Disk
 from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.findings import Severity, raise_first
 from qcow2c.gate import Gate
+from qcow2c.header import Header
+from qcow2c.header_growth import grow_by_header
 from qcow2c.image import Image
 from qcow2c.locks import Use
+from qcow2c.new_image import Preallocation, extend
 from qcow2c.opening import Backing, open_image
 from qcow2c.probing import detect_format
-from qcow2c.resizing import Preallocation, extend
-from qcow2c.resizing import resize as resize_image
 from qcow2c.storage import Source, Store, open_store
 from qcow2c.structs import SECTOR_SIZE
 
@@ -48,7 +52,30 @@ class _Qcow2:
         self.backing_format = Disk(image.layer, image.name, image).backing_format
 
     def resize(self, size: int, preallocation: Preallocation) -> None:
+        from qcow2c.resizing import resize as resize_image  # Late: it is about arrays.
+
         resize_image(self._image, size, preallocation=preallocation)
+
+
+class _Qcow2Unopened:
+    """A qcow2 image without other files: it is opened, and each reference looked at, if the header alone won't do."""
+
+    image_format = "qcow2"
+    backing_format: str | None = None
+
+    def __init__(self, medium: Medium, header: Header, *, trust: bool) -> None:
+        self._medium = medium
+        self._header = header
+        self._trust = trust
+        self.size = header.size
+
+    def resize(self, size: int, preallocation: Preallocation) -> None:
+        if preallocation == "off" and size % SECTOR_SIZE == 0 and grow_by_header(self._medium, self._header, size):
+            return
+        from qcow2c.resizing import resize as resize_image  # Late: it is about arrays.
+
+        with open_image(self._medium.store, "r+", trust=self._trust) as image:
+            resize_image(image, size, preallocation=preallocation)
 
 
 class _Raw:
@@ -107,6 +134,14 @@ def require_wanted(disk: Resizable, size: int, *, shrink: bool, preallocation: s
         raise UsageError(f"The disk has {disk.size} bytes: what is behind {size} is lost only with shrink=True")
 
 
+def _alone(store: Store) -> Header | None:
+    """Lock an image, and return its header if it has no other files. Raises as `open_image`."""
+    store.lock(Use.WRITABLE_IMAGE)
+    header = Header.load(store)
+    raise_first(rules.header_findings(header), Severity.ERROR)
+    return None if header.backing_file or header.external_data else header
+
+
 @contextmanager
 def open_resizable(
     source: Source | Store,
@@ -124,6 +159,8 @@ def open_resizable(
         if found == "raw":
             store.lock(Use.WRITABLE_IMAGE)
             yield _Raw(store)
+        elif found == "qcow2" and data_file is None and backing is None and (header := _alone(store)) is not None:
+            yield _Qcow2Unopened(Medium(store), header, trust=trust)
         elif found == "qcow2":
             with open_image(store, "r+", backing=backing, data_file=data_file, gate=gate, trust=trust) as image:
                 yield _Qcow2(image)

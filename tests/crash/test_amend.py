@@ -67,7 +67,8 @@ def test_a_crash_leaves_each_option_old_or_new(options: dict[str, Any], change: 
         for name in ("version", "refcount_order", "lazy_refcounts", "size", "backing_file", "backing_format"):
             assert getattr(found, name) in (getattr(old, name), getattr(new, name)), (name, state.story)
         seen.add((found.version, found.refcount_order, found.size))
-        assert shown(state.files[0]) == expected, state.story
+        same = shown(state.files[0]) == expected
+        assert same, state.story
         if number % 4 == 0:
             assert qcow2c.check(state.files[0]).exit_code in CLEAN_OR_LEAKS, state.story
     assert {(old.version, old.refcount_order, old.size), (new.version, new.refcount_order, new.size)} <= seen

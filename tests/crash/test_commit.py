@@ -103,7 +103,8 @@ def judge(case: Case, act: Callable[[Store, Store], object]) -> int:
         assert qcow2c.check(Memory(state.files[0])).exit_code in CLEAN_OR_LEAKS, state.story
         if case.base is not None:
             assert qcow2c.check(Memory(state.files[1])).exit_code in CLEAN_OR_LEAKS, state.story
-        assert shown(*state.files, case) == expected, state.story
+        same = shown(*state.files, case) == expected
+        assert same, state.story  # Not compared here: pytest would draw how they differ, for minutes.
     return judged
 
 

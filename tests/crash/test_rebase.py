@@ -69,7 +69,8 @@ def test_a_crash_leaves_the_disk_over_the_old_or_the_new_backing_file(
     for number, state in enumerate(crash_states(recorder, 1)):
         name = Header.load(Memory(state.files[0])).backing_file
         seen.add(name)
-        assert shown(state.files[0], below(name)) == expected, state.story
+        same = shown(state.files[0], below(name)) == expected
+        assert same, state.story
         if number % 5 == 0:
             assert qcow2c.check(state.files[0]).exit_code in CLEAN_OR_LEAKS, state.story
     assert seen == {b"old", new}
