@@ -53,7 +53,7 @@ def create(image: Successor, name: str, date: float | None = None) -> str:
         "date_nsec": nanoseconds % _NANOSECONDS,
     }
     extra = layout.packed(SNAPSHOT_EXTRA_DATA, {"disk_size": image.header.size})
-    _set_table(image, [*_stored(image, records), _packed(fields, extra, new_id.encode(), stored_name)])
+    set_table(image, [*stored_records(image, records), _packed(fields, extra, new_id.encode(), stored_name)])
     image.switch()
     return new_id
 
@@ -83,17 +83,17 @@ def delete(image: Successor, position: int) -> None:
     if record.l1_size:
         image.count(record.l1_table_offset, record.l1_size * 8, -1)
     image.set_active(image.active_l1())
-    _set_table(image, _stored(image, (other for other in image.snapshots.records if other is not record)))
+    set_table(image, stored_records(image, (other for other in image.snapshots.records if other is not record)))
     image.switch(discard=True)
 
 
 def rename(image: Successor, position: int, name: str) -> None:
     """Give a snapshot another name. Raises as `create`."""
     records = image.snapshots.records
-    stored, record = _stored(image, records), records[position]
+    stored, record = stored_records(image, records), records[position]
     known = layout.values(SNAPSHOT_HEADER, stored[position])
     stored[position] = _packed(known, record.extra_data, record.id_str, _stored_name(name))
-    _set_table(image, stored)
+    set_table(image, stored)
     image.switch()
 
 
@@ -155,12 +155,12 @@ def _packed(fields: dict[str, int], extra: bytes, id_str: bytes, name: bytes) ->
     return layout.packed(SNAPSHOT_HEADER, fields | sizes) + extra + id_str + name
 
 
-def _stored(image: Successor, records: Iterable[SnapshotRecord]) -> list[bytes]:
+def stored_records(image: Successor, records: Iterable[SnapshotRecord]) -> list[bytes]:
     """Return records as they are stored, with all that nobody knows of them."""
     return [image.walk.store.pread(record.span.length, record.span.offset) for record in records]
 
 
-def _set_table(image: Successor, records: list[bytes]) -> None:
+def set_table(image: Successor, records: list[bytes]) -> None:
     """Replace the snapshot table. Raises LimitExceeded."""
     table = b"".join(record.ljust(aligned(len(record)), b"\0") for record in records)
     if len(table) > Limit.SNAPSHOT_TABLE_BYTES:

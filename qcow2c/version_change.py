@@ -6,15 +6,13 @@ version itself is changed afterwards, in the header alone. Spec: "Header", "Clus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qcow2c import layout, tables
-from qcow2c.errors import LimitExceeded
-from qcow2c.header import aligned
 from qcow2c.reference_delta import batches
+from qcow2c.snapshot_change import set_table, stored_records
 from qcow2c.structs import SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER, Limit
 from qcow2c.successor import Successor, stored_words
 
@@ -50,15 +48,15 @@ def expand_zero_clusters(image: Successor) -> bool:
     if np.array_equal(moved, offsets):
         return False
     image.set_active(_renamed(image.active_l1(), offsets, moved))
-    records = stored_records(image)
+    records = stored_records(image, image.snapshots.records)
     for position, record in enumerate(image.snapshots.records):
         old = walk.words(record.l1_table_offset, record.l1_size)
         new = _renamed(old, offsets, moved)
         if not np.array_equal(old, new):
             image.count(record.l1_table_offset, record.l1_size * 8, -1)
             records[position] = _with_field(records[position], _RECORD_L1, image.place(stored_words(new)))
-    if records != stored_records(image):
-        set_records(image, records)
+    if records != stored_records(image, image.snapshots.records):
+        set_table(image, records)
     return True
 
 
@@ -132,7 +130,7 @@ def widest_refcount(image: Successor, most: int) -> tuple[int, int] | None:
 
 def complete_records(image: Successor) -> bool:
     """Give each snapshot record the extra data that version 3 demands; return whether any lacked it."""
-    records = stored_records(image)
+    records = stored_records(image, image.snapshots.records)
     complete = Limit.V3_SNAPSHOT_EXTRA_BYTES
     changed = False
     for position, record in enumerate(image.snapshots.records):
@@ -145,23 +143,8 @@ def complete_records(image: Successor) -> bool:
             records[position] = stored[:start] + added + stored[start:]
             changed = True
     if changed:
-        set_records(image, records)
+        set_table(image, records)
     return changed
-
-
-def stored_records(image: Successor) -> list[bytes]:
-    """Return the snapshot records as they are stored, with all that nobody knows of them."""
-    records = image.snapshots.records
-    return [image.walk.store.pread(record.span.length, record.span.offset) for record in records]
-
-
-def set_records(image: Successor, records: Sequence[bytes]) -> None:
-    """Replace the snapshot table by one of as many records. Raises LimitExceeded, StoreError."""
-    image.count(image.header.snapshots_offset, image.snapshots.size, -1)
-    table = b"".join(record.ljust(aligned(len(record)), b"\0") for record in records)
-    if len(table) > Limit.SNAPSHOT_TABLE_BYTES:
-        raise LimitExceeded(f"the snapshot table would exceed {Limit.SNAPSHOT_TABLE_BYTES} bytes", spec="Snapshots")
-    image.set_fields(snapshots_offset=image.place(table))
 
 
 def _with_field(record: bytes, field: layout.Field, value: int) -> bytes:

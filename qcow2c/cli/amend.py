@@ -28,14 +28,8 @@ _HINT = "qcow2c amend --help"
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 (default: detected)")
     arguments.add_creation_options(parser, "the image")
-    parser.add_argument("-p", "--progress", action="store_true", help="show progress")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    parser.add_argument("-t", dest="cache", metavar="MODE", default="writeback", help="cache mode; always durable")
     parser.add_argument("--force", action="store_true", help="allow what could destroy keys; there are none here")
-    parser.add_argument("--image-opts", action="store_true", help="FILE is given as driver=...,file.filename=...")
-    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
-    arguments.add_gate(parser)
-    parser.add_argument("images", metavar="FILE", nargs="*", help="the image")
+    arguments.add_change(parser)
 
 
 def run(chosen: Namespace) -> int:

@@ -27,6 +27,17 @@ def add_share(parser: ArgumentParser) -> None:
     )
 
 
+def add_change(parser: ArgumentParser) -> None:
+    """Add what the commands have in common that change one image, FILE, and open others with it."""
+    parser.add_argument("-t", dest="cache", metavar="MODE", default="writeback", help="cache mode; always durable")
+    parser.add_argument("-p", "--progress", action="store_true", help="show progress")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("--image-opts", action="store_true", help="FILE is given as driver=...,file.filename=...")
+    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
+    add_gate(parser)
+    parser.add_argument("images", metavar="FILE", nargs="*", help="the image")
+
+
 def add_output(parser: ArgumentParser) -> None:
     """Add the choice between text and JSON."""
     parser.add_argument("--output", choices=("human", "json"), default="human", help="form of the output")

@@ -27,13 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-b", dest="base", metavar="FILE", help="the layer below that takes it all; implies -d")
     parser.add_argument("-d", dest="drop", action="store_true", help="do not empty the image: it will be dropped")
     parser.add_argument("-r", dest="rate", metavar="RATE", help="bytes a second that are copied at most; 0: no limit")
-    parser.add_argument("-t", dest="cache", metavar="MODE", default="writeback", help="cache mode; always durable")
-    parser.add_argument("-p", dest="progress", action="store_true", help="show progress")
-    parser.add_argument("-q", dest="quiet", action="store_true", help="print nothing but errors")
-    parser.add_argument("--image-opts", action="store_true", help="FILE is given as driver=...,file.filename=...")
-    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
-    arguments.add_gate(parser)
-    parser.add_argument("images", metavar="FILE", nargs="*", help="the image")
+    arguments.add_change(parser)
 
 
 def run(chosen: Namespace) -> int:

@@ -26,17 +26,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-b", "--backing", metavar="FILE", help='the new backing file; "" for none')
     parser.add_argument("-F", "--backing-format", metavar="FMT", help="format of the new backing file")
     parser.add_argument("-u", "--unsafe", action="store_true", help="change the header only; no other file is opened")
-    parser.add_argument("-p", "--progress", action="store_true", help="show progress")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    parser.add_argument("-t", dest="cache", metavar="MODE", default="writeback", help="cache mode; always durable")
     parser.add_argument("-T", dest="source_cache", metavar="MODE", default="writeback", help="... of the backing files")
     parser.add_argument(
         "-U", "--force-share", action="store_true", help="read the new backing file although it may be written to"
     )
-    parser.add_argument("--image-opts", action="store_true", help="FILE is given as driver=...,file.filename=...")
-    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
-    arguments.add_gate(parser)
-    parser.add_argument("images", metavar="FILE", nargs="*", help="the image")
+    arguments.add_change(parser)
 
 
 def run(chosen: Namespace) -> int:
