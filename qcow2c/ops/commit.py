@@ -306,3 +306,10 @@ class _LayerCopy(DiskCopy):
             if self._rate_limit:
                 copied += sum(piece.length for piece in slab[0].pieces)
                 buffers.wait(started + copied / self._rate_limit - time.monotonic())
+
+    def read(self, slab: Slab, buffer: memoryview) -> None:
+        """Fill what is copied and nothing between: where data is scattered, slabs are mostly that."""
+        for piece in slab.pieces:
+            assert piece.source is not None, "all is of disks"
+            start = piece.start - slab.start
+            piece.source.read(piece, buffer[start : start + piece.length])
