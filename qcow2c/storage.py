@@ -134,8 +134,9 @@ class Memory(Store):
         return bytes(self._data[offset : offset + length])
 
     def close(self) -> None:
-        """Let go of the bytes: a bytearray can grow again."""
-        self._data.release()
+        """Let go of a bytearray, which can grow again; bytes can be read on."""
+        if isinstance(self._data.obj, bytearray):
+            self._data.release()
 
 
 class WritableMemory(Store):
