@@ -188,9 +188,10 @@ def shuffle(image: Path) -> None:
     """Exchange the clusters of a fully allocated image, some in a row; it stays valid."""
     import numpy as np
 
-    from qcow2c import layout, structs, tables
-    from qcow2c.header import Header
-    from qcow2c.storage import open_store
+    from qcow2c import structs
+    from qcow2c.format import layout, tables
+    from qcow2c.format.header import Header
+    from qcow2c.storage.sources import open_store
 
     store = open_store(image, writable=True)
     try:

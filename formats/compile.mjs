@@ -1,4 +1,4 @@
-// Compiles qcow2.ksy to the two Python modules in qcow2c/_kaitai:
+// Compiles qcow2.ksy to the two Python modules in qcow2c/attest/_kaitai:
 //
 //   qcow2.py            as the Kaitai Struct compiler makes it, with every check that `valid` asks for;
 //   qcow2_unchecked.py  the same without `valid`, so that the fields of a damaged image can be read and compared.
@@ -12,7 +12,7 @@ import compiler from "kaitai-struct-compiler";
 import { parse } from "yaml";
 
 const source = new URL("qcow2.ksy", import.meta.url);
-const target = new URL("../qcow2c/_kaitai/", import.meta.url);
+const target = new URL("../qcow2c/attest/_kaitai/", import.meta.url);
 
 const MODULES = { "qcow2.py": (model) => model, "qcow2_unchecked.py": unchecked };
 

@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qcow2c.disk.opening import open_image as open
     from qcow2c.dump import dump as dump
     from qcow2c.errors import Qcow2Error as Qcow2Error
     from qcow2c.image import Image as Image
-    from qcow2c.opening import open_image as open
     from qcow2c.ops import snapshots as snapshots
     from qcow2c.ops.amend import amend as amend
     from qcow2c.ops.check import check as check
@@ -46,7 +46,7 @@ _HOMES = {
     "dump": ("qcow2c.dump", "dump"),
     "export": ("qcow2c.ops.export", "export"),
     "measure": ("qcow2c.ops.measure", "measure"),
-    "open": ("qcow2c.opening", "open_image"),
+    "open": ("qcow2c.disk.opening", "open_image"),
     "patch": ("qcow2c.ops.patch", "patch"),
     "rebase": ("qcow2c.ops.rebase", "rebase"),
     "repair": ("qcow2c.ops.repair", "repair"),

@@ -15,18 +15,6 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from qcow2c import locks, rules
-from qcow2c.dump_header import (
-    bare_header,
-    bitmap_nodes,
-    encryption_nodes,
-    extension_nodes,
-    feature_nodes,
-    header_node,
-    snapshot_nodes,
-)
-from qcow2c.dump_tables import bitmap_table_nodes, l1_nodes, l2_nodes, refcount_nodes
-from qcow2c.dump_trace import guest_nodes, host_nodes
 from qcow2c.errors import (
     ChainError,
     LimitExceeded,
@@ -37,13 +25,26 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
-from qcow2c.findings import Finding, Severity
-from qcow2c.gate import GateRequest, gate_for
-from qcow2c.header import Header
-from qcow2c.nodes import Findings, Node, size_text
-from qcow2c.ownership import Use, extents
-from qcow2c.references import Walk
-from qcow2c.storage import Source, Store, open_store
+from qcow2c.forensic.header_nodes import (
+    bare_header,
+    bitmap_nodes,
+    encryption_nodes,
+    extension_nodes,
+    feature_nodes,
+    header_node,
+    snapshot_nodes,
+)
+from qcow2c.forensic.nodes import Findings, Node, size_text
+from qcow2c.forensic.table_nodes import bitmap_table_nodes, l1_nodes, l2_nodes, refcount_nodes
+from qcow2c.forensic.trace import guest_nodes, host_nodes
+from qcow2c.format import rules
+from qcow2c.format.findings import Finding, Severity
+from qcow2c.format.header import Header
+from qcow2c.references.ownership import Use, extents
+from qcow2c.references.walk import Walk
+from qcow2c.storage import locks
+from qcow2c.storage.gate import GateRequest, gate_for
+from qcow2c.storage.sources import Source, Store, open_store
 from qcow2c.structs import MAGIC, Limit
 
 SECTIONS = (
@@ -218,7 +219,7 @@ class Dump:
             yield Node(name, Span(extent.offset, extent.length), extent.use.value, meaning, findings=findings)
 
     def _verification(self) -> Iterator[Node]:
-        from qcow2c.verify import verify  # The second parser is needed only here.
+        from qcow2c.attest.verify import verify  # The second parser is needed only here.
 
         result = verify(self.store)
         yield Node("two parsers", None, result.agrees, result.summary())

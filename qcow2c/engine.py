@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qcow2c import codecs, cow
 from qcow2c.errors import UsageError
-from qcow2c.layer import zeros
-from qcow2c.tables import L2_COMPRESSED, L2_ZERO, Table, compressed_entry
-from qcow2c.written import WrittenLayer
+from qcow2c.format import codecs
+from qcow2c.format.tables import L2_COMPRESSED, L2_ZERO, Table, compressed_entry
+from qcow2c.storage.zeros import zeros
+from qcow2c.writer import cow
+from qcow2c.writer.session import WrittenLayer
 
 
 class Engine(WrittenLayer):

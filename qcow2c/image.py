@@ -11,22 +11,22 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from qcow2c import rules
-from qcow2c.bitmap_store import Bitmaps, load_bitmaps
+from qcow2c.bitmaps.stored import Bitmaps, load_bitmaps
 from qcow2c.errors import NoSuchSnapshot, UsageError
-from qcow2c.findings import Finding, Severity, raise_first
-from qcow2c.geometry import Geometry
-from qcow2c.header import Header
-from qcow2c.layer import Layer
-from qcow2c.positioned import PositionedFile
-from qcow2c.reader import Reader
-from qcow2c.records import SnapshotRecord, read_snapshots
-from qcow2c.salvage import Salvage, SalvagedRange
-from qcow2c.vm_state import VmState
+from qcow2c.format import rules
+from qcow2c.format.findings import Finding, Severity, raise_first
+from qcow2c.format.geometry import Geometry
+from qcow2c.format.header import Header
+from qcow2c.format.records import SnapshotRecord, read_snapshots
+from qcow2c.layers.layer import Layer
+from qcow2c.layers.reader import Reader
+from qcow2c.layers.salvage import Salvage, SalvagedRange
+from qcow2c.layers.vm_state import VmState
+from qcow2c.storage.positioned import PositionedFile
 
 if TYPE_CHECKING:
+    from qcow2c.atomic.successor import Successor
     from qcow2c.engine import Engine
-    from qcow2c.successor import Successor
 
 
 class Image(PositionedFile):
@@ -200,7 +200,7 @@ class Image(PositionedFile):
         Durable order: everything pending, then that of `Successor.switch`. Raises StoreError, and what `change` raises;
         where the new state cannot be read, the image is closed.
         """
-        from qcow2c.successor import Successor  # Late: it imports numpy.
+        from qcow2c.atomic.successor import Successor  # Late: it imports numpy.
 
         engine = self._writable(0, 0)
         with engine.lock:
@@ -339,7 +339,7 @@ class Snapshots(Mapping[str, Snapshot]):
         Raises UsageError, UnsupportedFeature for an image with an external data file, LimitExceeded for one with too
         many snapshots or too narrow refcounts, StoreError; the image can be used on, unless it is closed then.
         """
-        from qcow2c import snapshot_change  # Late, here and below: it imports numpy.
+        from qcow2c.atomic import snapshots as snapshot_change  # Late, here and below: it imports numpy.
 
         return self._change(lambda image: snapshot_change.create(image, name, date))[-1]
 
@@ -348,13 +348,13 @@ class Snapshots(Mapping[str, Snapshot]):
 
         Raises NoSuchSnapshot, UsageError for an image with dirty bitmaps, and as `create`.
         """
-        from qcow2c import snapshot_change
+        from qcow2c.atomic import snapshots as snapshot_change
 
         self._change(lambda image: snapshot_change.apply(image, self._position(key)))
 
     def delete(self, key: str | Snapshot) -> None:
         """Remove a snapshot. Raises NoSuchSnapshot, and as `create`."""
-        from qcow2c import snapshot_change
+        from qcow2c.atomic import snapshots as snapshot_change
 
         def change(image: Successor) -> None:
             position = self._position(key)
@@ -365,7 +365,7 @@ class Snapshots(Mapping[str, Snapshot]):
 
     def rename(self, key: str | Snapshot, name: str) -> None:
         """Give a snapshot another name. Raises NoSuchSnapshot, and as `create`."""
-        from qcow2c import snapshot_change
+        from qcow2c.atomic import snapshots as snapshot_change
 
         self._change(lambda image: snapshot_change.rename(image, self._position(key), name))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from qcow2c.header import Header
-from qcow2c.records import read_bitmaps
-from qcow2c.storage import Memory
+from qcow2c.format.header import Header
+from qcow2c.format.records import read_bitmaps
+from qcow2c.storage.sources import Memory
 
 
 def bitmap_bits(image: bytes) -> list[tuple[Any, ...]]:

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from qcow2c import layout, structs
-from qcow2c.header import V2_LENGTH
+from qcow2c import structs
+from qcow2c.format import layout
+from qcow2c.format.header import V2_LENGTH
 from qcow2c.structs import ExtensionType, Version, compressed_descriptor, refcount_group
 
 L1_COPIED = layout.bits(structs.L1_ENTRY)["copied"].mask

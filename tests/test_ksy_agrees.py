@@ -15,10 +15,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcow2c import layout, structs
-from qcow2c.storage import Memory, open_store
+from qcow2c import structs
+from qcow2c.attest.verify import verify
+from qcow2c.format import layout
+from qcow2c.storage.sources import Memory, open_store
 from qcow2c.structs import ExtensionType, Limit, refcount_group
-from qcow2c.verify import verify
 from tests.building import Builder, deflate, extension
 
 Description = dict[str, Any]
@@ -203,7 +204,7 @@ def test_damage_is_a_report_and_never_a_crash(data: bytes, more: st.DataObject) 
 
 def test_a_wrong_schema_is_a_difference(examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both parsers are really asked: a schema with two fields exchanged is told with the place and both values."""
-    import qcow2c.verify as module
+    import qcow2c.attest.verify as module
 
     members = list(structs.HEADER_V2.subcons)
     members[3], members[4] = members[4], members[3]

@@ -1,8 +1,9 @@
-"""The layers of qcow2c/: a file imports only from below. LAYERS is the one place that says who is where."""
+"""The rooms of qcow2c/, from the ground up: what each may import is read from the docstring of the package."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -12,165 +13,60 @@ import pytest
 
 PACKAGE = "qcow2c"
 LINE_LIMIT = 400
-TOP = 9
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Where one file (or each file of one directory: a path that ends in `/`) stands.
+class Room:
+    """One package, or one file at the top; what it may import, and whatever that may, is its docstring's `May import`.
 
-    It may import what stands on levels below `below` (default: its own level), and the paths in `also`.
+    A file has no such line: for it the rule stands here, in `may`.
     """
 
-    level: int
-    path: str
-    below: int = -1
-    also: tuple[str, ...] = ()
-
-    def holds(self, path: str) -> bool:
-        return path.startswith(self.path) if self.path.endswith("/") else path == self.path
-
-    def may_import(self, other: Layer, path: str) -> bool:
-        # `_kaitai` is the second witness: only who names it in `also` may ask it.
-        limit = self.level if self.below < 0 else self.below
-        if any(Layer(0, allowed).holds(path) for allowed in self.also):
-            return True
-        return other.level < limit and other.path != "_kaitai/"
+    name: str
+    may: tuple[str, ...] = ()
 
 
-# The table of the design. A new file gets its row here, and nowhere else.
-LAYERS = (
-    Layer(0, "errors.py"),
-    Layer(0, "structs.py"),
-    Layer(0, "locks.py", also=("errors.py",)),
-    Layer(0, "store.py", also=("errors.py", "locks.py")),
-    Layer(0, "local_file.py", also=("errors.py", "locks.py", "store.py")),
-    Layer(0, "storage.py", also=("errors.py", "local_file.py", "store.py")),
-    Layer(0, "_kaitai/", also=("_kaitai/",)),
-    Layer(1, "layout.py"),
-    Layer(1, "geometry.py"),
-    Layer(1, "codecs.py"),
-    Layer(1, "processors.py"),
-    Layer(1, "findings.py"),
-    Layer(1, "gate.py"),
-    Layer(1, "probing.py"),
-    Layer(1, "replacing.py"),
-    Layer(1, "positioned.py"),
-    Layer(1, "diff_stream.py"),
-    Layer(2, "header.py"),
-    Layer(2, "header_writer.py", also=("header.py",)),
-    Layer(2, "tables.py"),
-    Layer(2, "refcounts.py"),
-    Layer(2, "records.py", also=("header.py",)),
-    Layer(2, "crypto.py", also=("header.py",)),
-    Layer(2, "table_rules.py", also=("tables.py", "refcounts.py")),
-    Layer(2, "rules.py", below=3),
-    Layer(2, "references.py", also=("header.py", "tables.py", "records.py", "refcounts.py")),
-    Layer(2, "sweep.py", also=("references.py", "tables.py", "table_rules.py")),
-    Layer(2, "accounting.py", also=("references.py", "refcounts.py", "sweep.py", "tables.py", "table_rules.py")),
-    Layer(2, "overlaps.py", also=("references.py", "sweep.py")),
-    Layer(2, "ownership.py", also=("references.py", "refcounts.py")),
-    Layer(3, "layer.py"),
-    Layer(3, "salvage.py"),
-    Layer(3, "reader.py", also=("layer.py",)),
-    Layer(3, "compressed.py", also=("reader.py",)),
-    Layer(3, "cache.py"),
-    Layer(3, "header_edit.py", also=("cache.py",)),
-    Layer(3, "header_growth.py", also=("cache.py", "header_edit.py")),
-    Layer(3, "allocation.py", also=("cache.py",)),
-    Layer(3, "bitmap_store.py"),
-    Layer(3, "bitmap_edit.py", also=("bitmap_store.py", "header_edit.py")),
-    Layer(3, "tracking.py", also=("allocation.py", "bitmap_store.py", "cache.py")),
-    Layer(3, "cow.py", also=("layer.py", "reader.py")),
-    Layer(3, "small_check.py"),
-    Layer(3, "admission_count.py"),
-    Layer(3, "admission.py", also=("admission_count.py", "small_check.py")),
-    Layer(3, "image_layout.py"),
-    Layer(3, "create_options.py"),
-    Layer(3, "bitmap_copy.py", also=("bitmap_store.py",)),
-    Layer(3, "census.py"),
-    Layer(3, "reference_delta.py"),
-    Layer(3, "refcount_change.py", also=("reference_delta.py",)),
-    Layer(3, "undo.py"),
-    Layer(4, "repair_survey.py"),
-    Layer(4, "repair_doubt.py", also=("repair_survey.py",)),
-    Layer(4, "repair_plan.py", also=("repair_doubt.py", "repair_survey.py")),
-    Layer(4, "repair_changes.py", also=("repair_plan.py", "repair_survey.py")),
-    Layer(4, "successor.py"),
-    Layer(4, "snapshot_change.py", also=("successor.py",)),
-    Layer(4, "vm_state.py"),
-    Layer(4, "image_builder.py"),
-    Layer(4, "cluster_file.py", also=("image_builder.py",)),
-    Layer(5, "compaction.py"),
-    Layer(4, "written.py"),
-    Layer(4, "engine.py", also=("written.py",)),
-    Layer(5, "version_change.py"),
-    Layer(5, "image.py"),
-    Layer(5, "opening.py", also=("image.py",)),
-    Layer(5, "new_image.py"),
-    Layer(5, "slabs.py", also=("disk.py", "disk_map.py")),
-    Layer(5, "targets.py", also=("image.py", "slabs.py")),
-    Layer(5, "image_pipe.py", also=("slabs.py", "targets.py")),
-    Layer(5, "copying.py", also=("disk.py", "slabs.py", "targets.py")),
-    Layer(
-        5,
-        "copy_targets.py",
-        also=("copying.py", "image_pipe.py", "new_image.py", "opening.py", "slabs.py", "targets.py"),
-    ),
-    Layer(5, "commit_targets.py", also=("image.py", "opening.py", "resizing.py", "slabs.py", "targets.py")),
-    Layer(5, "emptying.py"),
-    Layer(5, "resizing.py", also=("image.py", "new_image.py")),
-    Layer(5, "layer_map.py"),
-    Layer(5, "map_arrays.py", also=("layer_map.py",)),
-    Layer(5, "segments.py", also=("layer_map.py",)),
-    Layer(5, "chain_copy.py", also=("disk.py", "layer_map.py", "places.py", "segments.py")),
-    Layer(5, "places.py", also=("disk.py", "layer_map.py", "segments.py")),
-    Layer(5, "differing.py", also=("disk.py", "layer_map.py", "places.py", "segments.py")),
-    Layer(5, "overlaying.py", also=("differing.py", "disk.py", "new_image.py", "slabs.py")),
-    Layer(5, "disk_map.py", also=("layer_map.py", "map_arrays.py")),
-    Layer(5, "disk.py", also=("image.py", "opening.py", "disk_map.py")),
-    Layer(6, "ops/__init__.py"),
-    Layer(6, "ops/bitmaps.py"),
-    Layer(6, "ops/incremental.py"),
-    Layer(6, "ops/info.py"),
-    Layer(6, "ops/map.py"),
-    Layer(6, "ops/check_result.py"),
-    Layer(6, "ops/full_check.py", also=("ops/check_result.py",)),
-    Layer(6, "ops/amend.py"),
-    Layer(6, "ops/check.py", also=("ops/check_result.py", "ops/full_check.py")),
-    Layer(6, "ops/create.py"),
-    Layer(6, "ops/compact.py"),
-    Layer(6, "ops/compare.py"),
-    Layer(6, "ops/convert.py"),
-    Layer(6, "ops/commit.py"),
-    Layer(6, "ops/dd.py"),
-    Layer(6, "ops/diff.py"),
-    Layer(6, "ops/patch.py"),
-    Layer(6, "ops/export.py"),
-    Layer(6, "ops/measure.py"),
-    Layer(6, "ops/rebase.py"),
-    Layer(6, "ops/resize.py"),
-    Layer(6, "ops/repair.py", also=("ops/check.py", "ops/check_result.py")),
-    Layer(6, "ops/snapshots.py"),
-    Layer(6, "dump.py", below=3, also=("nodes.py", "dump_header.py", "dump_tables.py", "dump_trace.py", "verify.py")),
-    Layer(6, "dump_header.py", below=3, also=("nodes.py",)),
-    Layer(6, "dump_tables.py", below=3, also=("nodes.py",)),
-    Layer(6, "dump_trace.py", below=3, also=("nodes.py", "dump_tables.py")),
-    Layer(6, "nodes.py", below=3),
-    Layer(6, "verify.py", below=3, also=("agreement.py", "witnesses.py", "_kaitai/")),
-    Layer(6, "agreement.py", below=3, also=("witnesses.py",)),
-    Layer(6, "witnesses.py", below=3, also=("_kaitai/",)),
-    Layer(6, "render/", below=3, also=("render/", "nodes.py")),
-    Layer(7, "__init__.py"),
-    Layer(7, "testing/", also=("testing/",)),
-    Layer(8, "cli/", also=("cli/",)),
-    Layer(TOP, "__main__.py"),
+# From the ground up: a room may import only those above it in this list. A new package gets its row here.
+ROOMS = (
+    Room("errors.py"),
+    Room("structs.py"),
+    Room("storage"),
+    Room("format"),
+    Room("references"),
+    Room("layers"),
+    Room("bitmaps"),
+    Room("attest"),
+    Room("writer"),
+    Room("engine.py", may=("writer",)),
+    Room("builder"),
+    Room("recovery"),
+    Room("forensic"),
+    Room("dump.py", may=("forensic",)),
+    Room("atomic"),
+    Room("image.py", may=("engine.py", "atomic")),
+    Room("disk"),
+    Room("copy"),
+    Room("ops"),
+    Room("__init__.py", may=("ops",)),
+    Room("testing"),
+    Room("cli"),
+    Room("__main__.py", may=("cli",)),
 )
+NAMES = tuple(room.name for room in ROOMS)
 
-# Files that may be longer than LINE_LIMIT, each with the reason.
+YET_TO_COME = {"crypto": "format"}
+"""Rooms that rows name already, and what they will lie on."""
+
+ALONE = {"ops": {("repair", "check")}}
+"""Folders whose files do not import each other, with the pairs that may."""
+
+WITNESS = "attest/_kaitai"
+"""Compiled from formats/qcow2.ksy; only `attest` may ask it."""
+
 LONG_FILES = {
     "structs.py": "every on-disk structure of the format, declared in one place and read from top to bottom",
 }
+"""Files that may be longer than LINE_LIMIT, each with the reason."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +76,34 @@ class Import:
     importer: str
     line: int
     imported: str
+
+
+def room_of(path: str) -> str | None:
+    name = path.split("/", maxsplit=1)[0]
+    return name if name in NAMES else None
+
+
+def stated(package: Path, name: str, line: str) -> list[str]:
+    """Return the words of one line of a package's docstring: `May import` or `numpy at import`."""
+    tree = ast.parse((package / name / "__init__.py").read_text(encoding="utf-8"))
+    found = re.search(rf"^{line}: ([^.]*)\.", ast.get_docstring(tree) or "", re.MULTILINE)
+    assert found, f"{name}/__init__.py does not say `{line}: ...`"
+    return [word.strip() for word in re.sub(r"\s+", " ", found[1]).split(",")]
+
+
+def may_import(package: Path) -> dict[str, set[str]]:
+    """Return for each room the rooms below it that it may import, directly or because those may."""
+    allowed: dict[str, set[str]] = {}
+    for room in ROOMS:
+        direct = list(room.may)
+        if (package / room.name).is_dir():
+            files = {name.removesuffix(".py"): name for name in NAMES}
+            named = stated(package, room.name, "May import")
+            direct += [files.get(YET_TO_COME.get(word, word), word) for word in named]
+        allowed[room.name] = set(direct).union(*(allowed[name] for name in direct if name in allowed))
+        unknown = sorted(name for name in direct if name not in allowed or name == room.name)
+        assert not unknown, f"{room.name} may import {unknown}, which do not lie below it"
+    return allowed
 
 
 def package_files(package: Path) -> dict[str, str]:
@@ -239,59 +163,101 @@ def imports_of(package: Path, path: str, files: dict[str, str]) -> Iterator[Impo
                 yield Import(path, node.lineno, found)
 
 
-def layer_of(path: str) -> Layer | None:
-    return next((layer for layer in LAYERS if layer.holds(path)), None)
+def complaint(one: Import, allowed: dict[str, set[str]]) -> str:
+    """Return what is wrong with an import, "" if nothing is."""
+    mine, other = room_of(one.importer), room_of(one.imported)
+    assert mine is not None
+    if not one.imported:
+        return "" if mine in ("__init__.py", "cli") else "a module whose name is computed"
+    if one.imported == one.importer or other is None:
+        return ""
+    if one.imported.startswith(WITNESS) and mine != "attest":
+        return f"{one.imported} (the second witness)"
+    if mine != other:
+        if other in allowed[mine]:
+            return ""
+        return f"{one.imported} ({'upward' if NAMES.index(other) > NAMES.index(mine) else 'not among what it may'})"
+    for folder, pairs in ALONE.items():
+        both = [path.removeprefix(f"{folder}/").removesuffix(".py") for path in (one.importer, one.imported)]
+        if not any("/" in part or part == "__init__" for part in both) and tuple(both) not in pairs:
+            return f"{one.imported} (a neighbour)"
+    return ""
 
 
 def violations(package: Path) -> list[str]:
-    """One sentence for each thing in `package` that breaks the layers; none if all is well."""
-    files = package_files(package)
+    """One sentence for each thing in `package` that breaks the rules; none if all is well."""
+    files, allowed = package_files(package), may_import(package)
     found = []
     for path in files:
-        mine = layer_of(path)
-        if mine is None:
-            found.append(f"{path} is in no layer")
+        if room_of(path) is None:
+            found.append(f"{path} is in no room")
             continue
         for one in imports_of(package, path, files):
-            if not one.imported:
-                if mine.level < 7:
-                    found.append(f"{path}:{one.line} imports a module whose name is computed")
-                continue
-            other = layer_of(one.imported)
-            if other is not None and one.imported != path and not mine.may_import(other, one.imported):
-                direction = "upward" if other.level > mine.level else "sideways or past its limit"
-                found.append(f"{path}:{one.line} imports {one.imported} ({direction})")
+            if wrong := complaint(one, allowed):
+                found.append(f"{path}:{one.line} imports {wrong}")
         lines = len((package / path).read_text(encoding="utf-8").splitlines())
-        if lines > LINE_LIMIT and path not in LONG_FILES and mine.path != "_kaitai/":
+        if lines > LINE_LIMIT and path not in LONG_FILES and not path.startswith(WITNESS):
             found.append(f"{path} has {lines} lines, more than {LINE_LIMIT}")
     return found
+
+
+def imports_numpy(source: str) -> bool:
+    """Return whether importing a module imports numpy, by itself."""
+    return any(
+        (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "numpy" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "numpy")
+        for node in ast.parse(source).body
+    )
 
 
 def test_every_import_of_the_package_goes_downward(project_root: Path) -> None:
     assert violations(project_root / PACKAGE) == []
 
 
+def test_what_works_on_images_that_the_engine_refuses_does_without_it(project_root: Path) -> None:
+    allowed = may_import(project_root / PACKAGE)
+    for name in ("dump.py", "forensic", "recovery", "attest"):
+        assert not allowed[name] & {"writer", "engine.py", "atomic", "image.py", "disk"}, name
+
+
+def test_a_package_holds_nothing_but_its_docstring(project_root: Path) -> None:
+    for name in [name for name in NAMES if (project_root / PACKAGE / name).is_dir() and name not in ("testing", "cli")]:
+        tree = ast.parse((project_root / PACKAGE / name / "__init__.py").read_text(encoding="utf-8"))
+        assert len(tree.body) == 1 and ast.get_docstring(tree), name
+
+
+def test_packages_say_which_of_their_modules_import_numpy(project_root: Path) -> None:
+    package = project_root / PACKAGE
+    for name in [name for name in NAMES if (package / name).is_dir() and name not in ("testing", "cli")]:
+        users = [file.stem for file in sorted((package / name).glob("*.py")) if imports_numpy(file.read_text("utf-8"))]
+        assert stated(package, name, "numpy at import") == (users or ["nowhere"]), name
+    top = [file.name for file in sorted(package.glob("*.py")) if imports_numpy(file.read_text(encoding="utf-8"))]
+    assert top == []
+
+
 def test_the_walk_sees_the_imports_of_the_package(project_root: Path) -> None:
     package = project_root / PACKAGE
     files = package_files(package)
     seen = {(one.importer, one.imported) for path in files for one in imports_of(package, path, files)}
-    assert ("storage.py", "errors.py") in seen
-    assert ("layout.py", "structs.py") in seen or ("geometry.py", "structs.py") in seen
+    assert ("storage/store.py", "errors.py") in seen
+    assert ("format/header.py", "structs.py") in seen
 
 
 def test_no_files_import_each_other_in_a_circle(project_root: Path) -> None:
-    """Files of one layer that may import some of their neighbours still have an order."""
+    """Files of one package that import some of their neighbours still have an order."""
     package = project_root / PACKAGE
     files = package_files(package)
     graph = {path: {one.imported for one in imports_of(package, path, files)} - {path, ""} for path in files}
     order = list(TopologicalSorter(graph).static_order())
-    assert order.index("errors.py") < order.index("storage.py") < order.index("image.py")
+    assert order.index("errors.py") < order.index("storage/sources.py") < order.index("image.py")
 
 
-def test_no_path_stands_in_two_layers() -> None:
-    paths = [layer.path for layer in LAYERS]
-    assert len(paths) == len(set(paths))
-    assert all(layer_of(layer.path) == layer for layer in LAYERS)
+def test_the_picture_in_the_readme_and_in_contributing_names_each_room(project_root: Path) -> None:
+    for document in ("README.md", "CONTRIBUTING.md"):
+        text = (project_root / document).read_text(encoding="utf-8")
+        for name in NAMES:
+            if not name.startswith("__"):
+                assert re.search(rf"`{re.escape(name)}/?`", text), f"{document} does not show {name}"
 
 
 def write_package(root: Path, sources: dict[str, str]) -> Path:
@@ -303,100 +269,71 @@ def write_package(root: Path, sources: dict[str, str]) -> Path:
     return package
 
 
-BAD = {
-    "relative": ("header.py", "from .engine import Engine\n", "header.py:1 imports engine.py (upward)"),
-    "a module": ("header.py", "from . import engine\n", "header.py:1 imports engine.py (upward)"),
-    "absolute": ("header.py", "import qcow2c.engine as e\n", "header.py:1 imports engine.py (upward)"),
-    "in a function": (
-        "tables.py",
-        "def late():\n    from qcow2c.image import Image\n    return Image\n",
-        "tables.py:2 imports image.py (upward)",
-    ),
-    "for types only": (
-        "tables.py",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .image import Image\n",
-        "tables.py:3 imports image.py (upward)",
-    ),
-    "by importlib": (
-        "tables.py",
-        "import importlib\nengine = importlib.import_module('.engine', __package__)\n",
-        "tables.py:2 imports engine.py (upward)",
-    ),
-    "computed": (
-        "tables.py",
-        "import_module('a' + 'b')\n",
-        "tables.py:1 imports a module whose name is computed",
-    ),
-    "from a directory": (
-        "ops/info.py",
-        "from ..cli import main\n",
-        "ops/info.py:1 imports cli/__init__.py (upward)",
-    ),
-    "the public package": ("image.py", "from . import open\n", "image.py:1 imports __init__.py (upward)"),
-    "sideways": (
-        "tables.py",
-        "from .records import read\n",
-        "tables.py:1 imports records.py (sideways or past its limit)",
-    ),
-    "one operation from another": (
-        "ops/info.py",
-        "from .map import extents\n",
-        "ops/info.py:1 imports ops/map.py (sideways or past its limit)",
-    ),
-    "dump from the engine": (
-        "dump.py",
-        "from .engine import Engine\n",
-        "dump.py:1 imports engine.py (sideways or past its limit)",
-    ),
-    "references from rules": (
-        "references.py",
-        "from .rules import RULES\n",
-        "references.py:1 imports rules.py (sideways or past its limit)",
-    ),
-    "the second witness": (
-        "header.py",
-        "from ._kaitai.qcow2 import Qcow2\n",
-        "header.py:1 imports _kaitai/qcow2.py (sideways or past its limit)",
-    ),
-    "no layer": ("helpers.py", "", "helpers.py is in no layer"),
-    "too long": ("tables.py", "\n" * 401, "tables.py has 401 lines, more than 400"),
-}
-
 NEIGHBOURS = {
     "engine.py": "",
     "image.py": "",
-    "records.py": "",
-    "rules.py": "",
-    "ops/__init__.py": "",
-    "ops/map.py": "",
-    "cli/__init__.py": "",
-    "_kaitai/__init__.py": "",
-    "_kaitai/qcow2.py": "",
+    "format/__init__.py": '"""Structures.\n\nMay import: structs, errors.\n"""\n',
+    "format/rules.py": "",
+    "references/__init__.py": '"""The walk.\n\nMay import: format.\n"""\n',
+    "references/walk.py": "",
+    "attest/__init__.py": '"""Witnesses.\n\nMay import: format.\n"""\n',
+    "attest/_kaitai/__init__.py": "",
+    "attest/_kaitai/qcow2.py": "",
+    "ops/__init__.py": '"""Operations.\n\nMay import: references.\n"""\n',
+    "ops/check.py": "",
+    "ops/info.py": "",
+    "cli/__init__.py": '"""Commands.\n\nMay import: __init__, ops.\n"""\n',
+    "cli/commands/__init__.py": "",
+    "cli/commands/info.py": "",
+}
+
+BAD = {
+    "relative": ("format/tables.py", "from ..engine import Engine\n", "engine.py (upward)"),
+    "a module": ("format/tables.py", "from .. import engine\n", "engine.py (upward)"),
+    "absolute": ("format/tables.py", "import qcow2c.engine as e\n", "engine.py (upward)"),
+    "in a function": ("format/tables.py", "def late():\n    from qcow2c.image import Image\n", "image.py (upward)"),
+    "for types": ("format/tables.py", "if TYPE_CHECKING:\n    from qcow2c.image import Image\n", "image.py (upward)"),
+    "by importlib": ("format/tables.py", "import_module('..engine', __package__)\n", "engine.py (upward)"),
+    "computed": ("format/tables.py", "import_module('a' + 'b')\n", "a module whose name is computed"),
+    "from a directory": ("ops/map.py", "from ..cli import main\n", "cli/__init__.py (upward)"),
+    "the public package": ("image.py", "from . import open\n", "__init__.py (upward)"),
+    "an operation from another": ("ops/map.py", "from .info import info\n", "ops/info.py (a neighbour)"),
+    "dump from the engine": ("dump.py", "from .engine import Engine\n", "engine.py (not among what it may)"),
+    "the second witness": (
+        "ops/map.py",
+        "from ..attest._kaitai.qcow2 import Qcow2\n",
+        "attest/_kaitai/qcow2.py (the second witness)",
+    ),
 }
 
 
-@pytest.mark.parametrize(("path", "source", "complaint"), BAD.values(), ids=BAD)
-def test_a_bad_file_is_named(tmp_path: Path, path: str, source: str, complaint: str) -> None:
+@pytest.mark.parametrize(("path", "source", "wrong"), BAD.values(), ids=BAD)
+def test_a_bad_import_is_named(tmp_path: Path, path: str, source: str, wrong: str) -> None:
     package = write_package(tmp_path, {**NEIGHBOURS, path: source})
-    assert violations(package) == [complaint]
+    assert violations(package) == [f"{path}:{source.count(chr(10))} imports {wrong}"]
+
+
+def test_a_file_in_no_room_and_one_that_is_too_long_are_named(tmp_path: Path) -> None:
+    package = write_package(tmp_path, {**NEIGHBOURS, "helpers.py": "", "format/tables.py": "\n" * 401})
+    assert violations(package) == ["format/tables.py has 401 lines, more than 400", "helpers.py is in no room"]
+
+
+def test_a_package_that_may_import_what_lies_above_it_is_named(tmp_path: Path) -> None:
+    package = write_package(tmp_path, {**NEIGHBOURS, "format/__init__.py": '"""x\n\nMay import: image.\n"""\n'})
+    with pytest.raises(AssertionError, match="do not lie below it"):
+        violations(package)
 
 
 def test_allowed_imports_are_not_named(tmp_path: Path) -> None:
-    package = write_package(
-        tmp_path,
-        {
-            **NEIGHBOURS,
-            "errors.py": "import os, construct\n",
-            "storage.py": "from .errors import StoreError\n",
-            "tables.py": "from qcow2c import errors, structs\nfrom .errors import Span\n",
-            "structs.py": "\n" * 900,
-            "references.py": "from . import records, tables\n",
-            "rules.py": "from .references import walk\nfrom . import tables\n",
-            "dump.py": "def late():\n    from . import rules\n    return rules\n",
-            "verify.py": "from ._kaitai.qcow2 import Qcow2\n",
-            "__init__.py": "from .image import Image\nimport_module(name)\n",
-            "cli/info.py": "from ..ops import map\nfrom . import arguments\nfrom qcow2c import Image\n",
-            "cli/arguments.py": "",
-        },
-    )
-    assert violations(package) == []
+    sources = {
+        "errors.py": "import os, construct\n",
+        "structs.py": "\n" * 900,
+        "format/tables.py": "from qcow2c import errors, structs\nfrom .rules import RULES\n",
+        "references/sweep.py": "from . import walk\nfrom ..format import tables\nfrom qcow2c.errors import Span\n",
+        "attest/verify.py": "from ._kaitai.qcow2 import Qcow2\n",
+        "ops/repair.py": "from .check import check\nfrom ..format import rules\n",
+        "__init__.py": "from .ops.info import info\nimport_module(name)\n",
+        "cli/commands/map.py": "from . import info\nfrom .. import arguments\nfrom qcow2c import Image, ops\n",
+        "cli/arguments.py": "",
+    }
+    assert violations(write_package(tmp_path, {**NEIGHBOURS, **sources})) == []

@@ -1,7 +1,9 @@
 """The command line: finds the command, and turns errors into one line and an exit status.
 
-One file a command, imported only when it is asked for; each has `add_arguments(parser)`, `run(arguments) -> int`, and
-a docstring that is its help. Nothing here knows the format.
+One file a command, in `commands/`, imported only when it is asked for; each has `add_arguments(parser)`,
+`run(arguments) -> int`, and a docstring that is its help. Nothing here knows the format.
+
+May import: __init__, ops, testing.
 """
 
 # PYTHON_ARGCOMPLETE_OK: where argcomplete completes for all programs, it looks for this.
@@ -67,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return _guarded(list(argv))
     if _COMPLETION_VARIABLE in os.environ:
-        from qcow2c.cli import completion
+        from qcow2c.cli.commands import completion
 
         return completion.answer(COMMANDS)
-    from qcow2c.cli.put_off import put_off
+    from qcow2c.cli.start_up import put_off
 
     # Most of a short command's time goes into importing modules, which are no garbage, and into giving them back:
     # look through objects rarely, and not at all in the end.
@@ -132,7 +134,7 @@ def _arguments(command: str, words: list[str]) -> Namespace:
         def __init__(self, prog: str) -> None:
             super().__init__(prog, width=HELP_WIDTH)  # To ask the terminal would cost an import each time.
 
-    module = import_module(f"qcow2c.cli.{command}")
+    module = import_module(f"qcow2c.cli.commands.{command}")
     parser = Parser(prog=f"qcow2c {command}", description=module.__doc__, formatter_class=Formatter)
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)

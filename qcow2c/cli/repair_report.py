@@ -10,7 +10,7 @@ from qcow2c.cli import text
 from qcow2c.errors import UsageError
 
 if TYPE_CHECKING:
-    from qcow2c.cli.image_options import NamedImage
+    from qcow2c.cli.image_names import NamedImage
     from qcow2c.ops.repair import RepairResult
 
 MESSAGES = 20

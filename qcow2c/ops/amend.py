@@ -13,19 +13,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from qcow2c import layout
-from qcow2c.cache import Medium
-from qcow2c.create_options import NAMES_ABOVE, VERSIONS
+from qcow2c.atomic.successor import Successor, changing
+from qcow2c.atomic.version import complete_records, expand_zero_clusters, has_compressed_clusters, widest_refcount
+from qcow2c.builder.options import NAMES_ABOVE, VERSIONS
+from qcow2c.disk.opening import Backing, open_image
+from qcow2c.disk.size import resize
 from qcow2c.errors import UsageError
-from qcow2c.gate import Gate
-from qcow2c.header import Header
-from qcow2c.header_edit import HeaderChange, change_header, extensions_of, with_extension
-from qcow2c.header_writer import feature_name_table
-from qcow2c.locks import Use
-from qcow2c.opening import Backing, open_image
-from qcow2c.probing import detect_format
-from qcow2c.resizing import resize
-from qcow2c.storage import Source, Store, open_store
+from qcow2c.format import layout
+from qcow2c.format.detection import detect_format
+from qcow2c.format.header import Header
+from qcow2c.format.header_writer import HeaderChange, extensions_of, feature_name_table, with_extension
+from qcow2c.storage.gate import Gate
+from qcow2c.storage.locks import Use
+from qcow2c.storage.medium import Medium
+from qcow2c.storage.sources import Source, Store, open_store
 from qcow2c.structs import (
     AUTOCLEAR_FEATURES,
     COMPATIBLE_FEATURES,
@@ -37,8 +38,7 @@ from qcow2c.structs import (
     Limit,
     Version,
 )
-from qcow2c.successor import Successor, changing
-from qcow2c.version_change import complete_records, expand_zero_clusters, has_compressed_clusters, widest_refcount
+from qcow2c.writer.header_update import change_header
 
 _NEWER = "compatibility level 1.1 {} above (use compat=1.1 or greater)"
 _COMPRESSION = layout.bits(INCOMPATIBLE_FEATURES)["compression_type"].mask
@@ -81,8 +81,8 @@ def amend(
     Only for another size the files below are opened: `gate` decides about them, `backing` and `data` replace those that
     the image names.
 
-    Durable order: see `header_edit.change_header` and `Successor.switch`; a downgrade first makes an image without zero
-    clusters, which shows the same disk. Raises UsageError, in QEMU's words, before anything is written; and as
+    Durable order: see `header_update.change_header` and `Successor.switch`; a downgrade first makes an image without
+    zero clusters, which shows the same disk. Raises UsageError, in QEMU's words, before anything is written; and as
     `open_image` with "r+".
     """
     unknown = options.keys() - Amendment.__dataclass_fields__.keys()

@@ -11,14 +11,14 @@ from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from qcow2c.bitmap_edit import BitmapEdit
-from qcow2c.bitmap_store import Bitmaps
+from qcow2c.bitmaps.edit import BitmapEdit
+from qcow2c.bitmaps.stored import Bitmaps
+from qcow2c.disk.opening import open_image
 from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.format.detection import detect_format
 from qcow2c.image import Image
-from qcow2c.opening import open_image
-from qcow2c.probing import detect_format
-from qcow2c.storage import Source, Store, open_store
-from qcow2c.written import WrittenLayer
+from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.writer.session import WrittenLayer
 
 __all__ = ["add", "clear", "dirty_ranges", "disable", "enable", "merge", "remove"]
 

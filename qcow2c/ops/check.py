@@ -1,20 +1,20 @@
 """`check`: compare references with refcounts and judge every entry, with the same counts as `qemu-img check`.
 
 The image is opened read-only and nothing is repaired. A small image that is clean needs no arrays; any other is
-counted by `full_check.py`.
+counted by `references/full_check.py`.
 """
 
 from __future__ import annotations
 
-from qcow2c import rules
 from qcow2c.errors import LimitExceeded
-from qcow2c.findings import Severity, raise_first
-from qcow2c.header import Header
-from qcow2c.locks import Use
-from qcow2c.ops.check_result import CheckResult
-from qcow2c.records import read_bitmaps, read_snapshots
-from qcow2c.small_check import proved_clean
-from qcow2c.storage import Source, Store, open_store
+from qcow2c.format import rules
+from qcow2c.format.findings import Severity, raise_first
+from qcow2c.format.header import Header
+from qcow2c.format.records import read_bitmaps, read_snapshots
+from qcow2c.references.check_result import CheckResult
+from qcow2c.references.small_check import proved_clean
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import Source, Store, open_store
 from qcow2c.structs import SECTOR_SIZE, Limit
 
 _REFUSED = ("header.crypt_method", "extension.bitmaps")
@@ -56,7 +56,7 @@ def _check(store: Store) -> CheckResult:
         for name, value in clean._asdict().items():
             setattr(result, name, value)
         return result
-    from qcow2c.ops.full_check import Failed, FullCheck  # Late: it imports numpy.
+    from qcow2c.references.full_check import Failed, FullCheck  # Late: it imports numpy.
 
     try:
         FullCheck(store, header, result).run(snapshots, bitmaps)

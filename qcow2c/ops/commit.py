@@ -15,21 +15,22 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Literal, NamedTuple
 
-from qcow2c.commit_targets import BaseTarget, open_base
-from qcow2c.copying import DiskCopy, Progress
-from qcow2c.disk import Disk
-from qcow2c.disk_map import PRESENT, Columns, DiskMap
+from qcow2c.copy.base_targets import BaseTarget, open_base
+from qcow2c.copy.buffers import Buffers
+from qcow2c.copy.plan import PlannedDisk, Slab
+from qcow2c.copy.transfer import DiskCopy, Progress
+from qcow2c.disk.disk import Disk
+from qcow2c.disk.map import PRESENT, Columns, DiskMap
+from qcow2c.disk.opening import open_image
 from qcow2c.errors import ChainError, CorruptMetadata, MissingKey, UnsupportedFeature, UsageError
-from qcow2c.gate import Gate, full_name
-from qcow2c.header import field_span
+from qcow2c.format.detection import detect_format
+from qcow2c.format.header import field_span
 from qcow2c.image import Image
-from qcow2c.layer import Layer, RawLayer
-from qcow2c.locks import Use
-from qcow2c.opening import open_image
-from qcow2c.probing import detect_format
-from qcow2c.reader import Reader
-from qcow2c.slabs import Buffers, PlannedDisk, Slab
-from qcow2c.storage import Memory, Store, open_store
+from qcow2c.layers.layer import Layer, RawLayer
+from qcow2c.layers.reader import Reader
+from qcow2c.storage.gate import Gate, full_name
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import Memory, Store, open_store
 from qcow2c.structs import SECTOR_SIZE
 
 FileName = str | os.PathLike[str]
@@ -203,8 +204,8 @@ def commit_chain(
     with ExitStack() as stack:
         closing = None
         if emptied:
-            from qcow2c.emptying import empty
-            from qcow2c.successor import changing
+            from qcow2c.atomic.empty import empty
+            from qcow2c.atomic.successor import changing
 
             successor = stack.enter_context(changing(chain.top))
             closing = _own_data_file(chain, stack)

@@ -13,19 +13,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qcow2c import codecs, rules
-from qcow2c.admission import admit
-from qcow2c.compaction import Compaction, Progress
+from qcow2c.builder.compaction import Compaction, Progress
 from qcow2c.errors import StoreError, UnsupportedFeature, UsageError
-from qcow2c.findings import Severity, raise_first
-from qcow2c.header import Header
-from qcow2c.local_file import LocalFile
-from qcow2c.locks import Use
-from qcow2c.new_image import complete_file
-from qcow2c.records import read_snapshots
-from qcow2c.replacing import replacement
-from qcow2c.storage import Source, Store, open_store
-from qcow2c.store import Buffer
+from qcow2c.format import codecs, rules
+from qcow2c.format.findings import Severity, raise_first
+from qcow2c.format.header import Header
+from qcow2c.format.records import read_snapshots
+from qcow2c.references.admission import admit
+from qcow2c.storage.local_file import LocalFile
+from qcow2c.storage.locks import Use
+from qcow2c.storage.new_file import complete_file, replacement
+from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.store import Buffer
 from qcow2c.structs import CryptMethod
 
 

@@ -11,15 +11,15 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from qcow2c.disk import Disk, open_disk
+from qcow2c.copy.affinity import keep_to, shares
+from qcow2c.disk.block_status import Segment, segments, slice_bytes
+from qcow2c.disk.disk import Disk, open_disk
+from qcow2c.disk.map_layers import ZERO, mapped_layers
+from qcow2c.disk.pair import BY_LAYER, Piece, Side, pairs
 from qcow2c.errors import MissingKey, Qcow2Error
-from qcow2c.gate import Gate
-from qcow2c.layer_map import ZERO, mapped_layers
-from qcow2c.places import BY_LAYER, Piece, Side, pairs
-from qcow2c.processors import keep_to, shares
-from qcow2c.reader import Reader
-from qcow2c.segments import Segment, segments, slice_bytes
-from qcow2c.storage import Source, Store
+from qcow2c.layers.reader import Reader
+from qcow2c.storage.gate import Gate
+from qcow2c.storage.sources import Source, Store
 from qcow2c.structs import SECTOR_SIZE
 
 SLAB_BYTES = 2 << 20

@@ -1,7 +1,7 @@
 """`convert`: copy disks into a new image or file, or into one that is there; any of qcow2 and raw to any of them.
 
-What is to be copied is planned from the maps of the disks (`slabs.py`), read and searched for zeros by threads, and
-taken by a target (`targets.py`, `copy_targets.py`) in the order of the disk.
+What is to be copied is planned from the maps of the disks (`copy/plan.py`), read and searched for zeros by threads, and
+taken by a target (`copy/targets.py`, `copy/send.py`) in the order of the disk.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from contextlib import ExitStack
 from dataclasses import fields
 from typing import Any, BinaryIO
 
-from qcow2c.bitmap_copy import bitmaps_to_copy
-from qcow2c.copy_targets import Bitmaps, How, is_built, send
-from qcow2c.copying import DiskCopy, Progress, StreamCopy
-from qcow2c.create_options import VERSIONS, CreateOptions
-from qcow2c.disk import Disk, open_disk
+from qcow2c.bitmaps.copy import bitmaps_to_copy
+from qcow2c.builder.options import VERSIONS, CreateOptions
+from qcow2c.copy.options import How
+from qcow2c.copy.plan import PlannedDisk
+from qcow2c.copy.send import Bitmaps, is_built, send
+from qcow2c.copy.targets import Pipe
+from qcow2c.copy.transfer import DiskCopy, Progress, StreamCopy
+from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import UsageError
-from qcow2c.gate import Gate
-from qcow2c.probing import detect_format
-from qcow2c.slabs import PlannedDisk
-from qcow2c.storage import Memory, Source, Store, open_store
+from qcow2c.format.detection import detect_format
+from qcow2c.storage.gate import Gate
+from qcow2c.storage.sources import Memory, Source, Store, open_store
 from qcow2c.structs import FORMAT_PROBE_BYTES, SECTOR_SIZE, Version
-from qcow2c.targets import Pipe
 
 MAX_SPARSE_SIZE = 16 << 20
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from qcow2c.create_options import CreateOptions
+from qcow2c.builder.empty_image import write_image
+from qcow2c.builder.options import CreateOptions
+from qcow2c.disk.opening import open_image
 from qcow2c.errors import NotQcow2, UsageError
-from qcow2c.gate import GateRequest, any_file
-from qcow2c.locks import Use
-from qcow2c.new_image import write_image
-from qcow2c.opening import open_image
-from qcow2c.probing import detect_format
-from qcow2c.storage import open_store
+from qcow2c.format.detection import detect_format
+from qcow2c.storage.gate import GateRequest, any_file
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import open_store
 from qcow2c.structs import SECTOR_SIZE
 
 __all__ = ["backing_size", "create", "join_backing"]

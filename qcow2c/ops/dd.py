@@ -8,18 +8,18 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from qcow2c.copying import DiskCopy
-from qcow2c.create_options import CreateOptions
-from qcow2c.disk import Disk, open_disk
+from qcow2c.builder.image_builder import ImageBuilder
+from qcow2c.builder.options import CreateOptions
+from qcow2c.copy.plan import PlannedDisk
+from qcow2c.copy.targets import NewImageTarget, RawTarget, Target
+from qcow2c.copy.transfer import DiskCopy
+from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import StoreError, UsageError
-from qcow2c.gate import Gate
-from qcow2c.image_builder import ImageBuilder
-from qcow2c.locks import Use
-from qcow2c.new_image import complete_file, new_file
-from qcow2c.slabs import PlannedDisk
-from qcow2c.storage import Source, Store
+from qcow2c.storage.gate import Gate
+from qcow2c.storage.locks import Use
+from qcow2c.storage.new_file import complete_file, new_file
+from qcow2c.storage.sources import Source, Store
 from qcow2c.structs import SECTOR_SIZE
-from qcow2c.targets import NewImageTarget, RawTarget, Target
 
 BLOCK_SIZE = SECTOR_SIZE
 """Bytes of a block, unless the caller says otherwise."""

@@ -1,6 +1,7 @@
 """`diff`: what differs between two states, which may be images, layers of a chain, or internal snapshots.
 
-As ranges (`differences`, from `differing.py`), as a stream (`diff_stream.py`), or as an overlay (`overlaying.py`).
+As ranges (`differences`, from `disk/differences.py`), as a stream (`copy/diff_stream.py`), or as an overlay
+(`copy/overlay.py`).
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from qcow2c.differing import Difference, Progress, differences, write_records
-from qcow2c.disk import Disk, SnapshotKey, open_disk
+from qcow2c.copy.diff_stream import write_records
+from qcow2c.copy.overlay import write_overlay
+from qcow2c.disk.differences import Difference, Progress, differences
+from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.errors import UsageError
-from qcow2c.gate import Gate
-from qcow2c.overlaying import write_overlay
-from qcow2c.storage import Source, Store
+from qcow2c.storage.gate import Gate
+from qcow2c.storage.sources import Source, Store
 
 __all__ = ["Difference", "diff", "differences", "open_states", "require_two", "write_overlay", "write_stream"]
 

@@ -6,15 +6,16 @@ import os
 from contextlib import ExitStack
 from typing import Any
 
-from qcow2c.copy_targets import How, send
-from qcow2c.copying import DiskCopy, Progress
-from qcow2c.create_options import CreateOptions
-from qcow2c.disk import Disk, SnapshotKey, open_disk
+from qcow2c.builder.options import CreateOptions
+from qcow2c.copy.options import How
+from qcow2c.copy.overlay import write_overlay
+from qcow2c.copy.plan import PlannedDisk
+from qcow2c.copy.send import send
+from qcow2c.copy.transfer import DiskCopy, Progress
+from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.errors import UsageError
-from qcow2c.gate import Gate, full_name
-from qcow2c.overlaying import write_overlay
-from qcow2c.slabs import PlannedDisk
-from qcow2c.storage import Source, Store
+from qcow2c.storage.gate import Gate, full_name
+from qcow2c.storage.sources import Source, Store
 
 
 def export(

@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from qcow2c.bitmap_store import Bitmaps
-from qcow2c.differing import Difference, Progress, require_no_key, write_records
-from qcow2c.disk import Disk
-from qcow2c.layer_map import ZERO
-from qcow2c.overlaying import write_differences
+from qcow2c.bitmaps.stored import Bitmaps
+from qcow2c.copy.diff_stream import write_records
+from qcow2c.copy.overlay import write_differences
+from qcow2c.disk.differences import Difference, Progress, require_no_key
+from qcow2c.disk.disk import Disk
+from qcow2c.disk.map_layers import ZERO
 from qcow2c.structs import SECTOR_SIZE
 
 

@@ -9,18 +9,18 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from qcow2c import rules
 from qcow2c.errors import ChainError, UnsupportedFeature
-from qcow2c.findings import Severity, raise_first
-from qcow2c.header import Header
-from qcow2c.locks import Use
-from qcow2c.probing import detect_format
-from qcow2c.storage import Source, Store, open_store
+from qcow2c.format import rules
+from qcow2c.format.detection import detect_format
+from qcow2c.format.findings import Severity, raise_first
+from qcow2c.format.header import Header
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import Source, Store, open_store
 from qcow2c.structs import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
 
 if TYPE_CHECKING:
-    from qcow2c.gate import Gate
-    from qcow2c.records import SnapshotRecord
+    from qcow2c.format.records import SnapshotRecord
+    from qcow2c.storage.gate import Gate
 
 Facts = dict[str, Any]
 
@@ -114,7 +114,7 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, 
     """Yield the layers below an image, each opened only while it is looked at."""
     from pathlib import Path
 
-    from qcow2c.gate import GateRequest, gate_for
+    from qcow2c.storage.gate import GateRequest, gate_for
 
     seen, path = {store.identity()}, store.path
     while header is not None and "backing-filename" in facts:
@@ -175,7 +175,7 @@ def _qcow2_facts(store: Store, name: str, header: Header) -> Facts:
         facts["encrypted"] = True
     backing = _text(header.backing_file)
     if backing:
-        from qcow2c.gate import full_name
+        from qcow2c.storage.gate import full_name
 
         facts["backing-filename"] = backing
         facts["full-backing-filename"] = full_name(name, backing)
@@ -216,7 +216,7 @@ def _encryption(store: Store, header: Header) -> Facts | None:
         return {"format": "aes"}
     if header.crypt_method != CryptMethod.LUKS or header.encryption_header is None:
         return None
-    from qcow2c.crypto import read_luks_header
+    from qcow2c.format.luks import read_luks_header
 
     luks = read_luks_header(store, header.encryption_header)
     slots = []
@@ -244,7 +244,7 @@ def _encryption(store: Store, header: Header) -> Facts | None:
 def _snapshots(store: Store, header: Header) -> list[Facts]:
     if not header.nb_snapshots:
         return []
-    from qcow2c.records import read_snapshots
+    from qcow2c.format.records import read_snapshots
 
     table = read_snapshots(store, header)
     if table.broken is not None:
@@ -272,7 +272,7 @@ def _bitmaps(store: Store, header: Header) -> list[Facts]:
     """Return the bitmaps. Raises CorruptMetadata where one breaks a rule, as there is no answer then."""
     if header.bitmaps is None or not header.bitmaps_consistent:
         return []
-    from qcow2c.records import read_bitmaps
+    from qcow2c.format.records import read_bitmaps
 
     directory = read_bitmaps(store, header)
     if directory.broken is not None:

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
-from qcow2c import rules
-from qcow2c.create_options import PREALLOCATIONS, CreateOptions
-from qcow2c.disk import Disk, SnapshotKey, open_disk
-from qcow2c.disk_map import DATA, OFFSET, ZERO, Columns
+from qcow2c.builder.options import PREALLOCATIONS, CreateOptions
+from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
+from qcow2c.disk.map import DATA, OFFSET, ZERO, Columns
 from qcow2c.errors import UsageError
-from qcow2c.findings import Severity, raise_first
-from qcow2c.gate import Gate
-from qcow2c.geometry import Geometry
-from qcow2c.header import aligned
+from qcow2c.format import rules
+from qcow2c.format.findings import Severity, raise_first
+from qcow2c.format.geometry import Geometry
+from qcow2c.format.header import aligned
+from qcow2c.format.records import read_bitmaps
 from qcow2c.image import Image
-from qcow2c.records import read_bitmaps
-from qcow2c.storage import Source, Store
+from qcow2c.storage.gate import Gate
+from qcow2c.storage.sources import Source, Store
 from qcow2c.structs import BITMAP_DIRECTORY_HEADER, SECTOR_SIZE, V2_REFCOUNT_ORDER, Limit, Version
 
 _COMPATS = ("0.10", "1.1")

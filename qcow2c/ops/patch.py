@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import Any
 
-from qcow2c.diff_stream import DiffReader
+from qcow2c.copy.diff_stream import DiffReader
+from qcow2c.disk.opening import open_image
 from qcow2c.errors import StoreError, UnsupportedFeature, UsageError
-from qcow2c.gate import Gate
-from qcow2c.locks import Use
-from qcow2c.opening import open_image
-from qcow2c.probing import detect_format
-from qcow2c.storage import Source, Store, open_store
-from qcow2c.store import reason
+from qcow2c.format.detection import detect_format
+from qcow2c.storage.gate import Gate
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.store import reason
 from qcow2c.structs import SECTOR_SIZE
 
 Progress = Callable[[int, int], object]

@@ -1,7 +1,7 @@
 """Rebase: let an overlay lie on another backing file, or on none. Its disk stays the same, unless nobody looks.
 
 What the overlay does not hold itself is compared in the old and in the new backing chain, and copied into it where
-they differ (`chain_copy.py`); then the header changes. Spec: "Header", "Header extensions".
+they differ (`copy/from_backing.py`); then the header changes. Spec: "Header", "Header extensions".
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qcow2c import layout, rules
-from qcow2c.cache import Medium
 from qcow2c.errors import ChainError, CorruptMetadata, Qcow2Error, UnsupportedFeature, UsageError
-from qcow2c.findings import Severity, raise_first
-from qcow2c.gate import Gate, GateRequest, any_file
-from qcow2c.header import Header, field_span
-from qcow2c.header_edit import HeaderChange, change_header, changed_header, with_extension
-from qcow2c.layer import RawLayer
-from qcow2c.locks import Use
-from qcow2c.probing import detect_format
-from qcow2c.storage import Memory, Source, Store, open_store
+from qcow2c.format import layout, rules
+from qcow2c.format.detection import detect_format
+from qcow2c.format.findings import Severity, raise_first
+from qcow2c.format.header import Header, field_span
+from qcow2c.format.header_writer import HeaderChange, changed_header, with_extension
+from qcow2c.layers.layer import RawLayer
+from qcow2c.storage.gate import Gate, GateRequest, any_file
+from qcow2c.storage.locks import Use
+from qcow2c.storage.medium import Medium
+from qcow2c.storage.sources import Memory, Source, Store, open_store
 from qcow2c.structs import AUTOCLEAR_FEATURES, ExtensionType, Limit, Version
+from qcow2c.writer.header_update import change_header
 
 if TYPE_CHECKING:
-    from qcow2c.chain_copy import Progress
-    from qcow2c.disk import Disk
+    from qcow2c.copy.from_backing import Progress
+    from qcow2c.disk.disk import Disk
+    from qcow2c.disk.opening import Backing
     from qcow2c.image import Image
-    from qcow2c.opening import Backing
 
 # What opens and copies images is imported late: the header alone is changed without it.
 
@@ -129,7 +130,7 @@ def open_overlay(
                 raise CorruptMetadata(message, where=field_span("incompatible_features"), spec="Header")
             yield Overlay(store, header)
         else:
-            from qcow2c.opening import open_image
+            from qcow2c.disk.opening import open_image
 
             with open_image(store, "r+", gate=gate, backing=backing, data_file=data_file) as image:
                 yield Overlay(store, image.header, image)
@@ -161,8 +162,8 @@ def rebase_overlay(
             assert overlay.header is not None, "a raw file has been refused"
             change_header(Medium(overlay.store), overlay.header, change)
             return
-        from qcow2c.chain_copy import keep_disks
-        from qcow2c.disk import Disk
+        from qcow2c.copy.from_backing import keep_disks
+        from qcow2c.disk.disk import Disk
         from qcow2c.engine import Engine
 
         layer = overlay.image.layer
@@ -175,7 +176,7 @@ def rebase_overlay(
 @contextmanager
 def _opened(overlay: Overlay, new: NewBacking, gate: str | Gate, *, share: bool) -> Iterator[Disk]:
     """Open the new backing file, which the user has named; what it names itself goes through the gate."""
-    from qcow2c.disk import open_disk
+    from qcow2c.disk.disk import open_disk
 
     assert new.name is not None, "else there is none"
     with ExitStack() as stack:
@@ -194,7 +195,7 @@ def _opened(overlay: Overlay, new: NewBacking, gate: str | Gate, *, share: bool)
 
 def _require_other(disk: Disk, overlay: Overlay) -> None:
     """Raise ChainError where a file of an overlay is part of what it is to lie on."""
-    from qcow2c.chain_copy import files_of, layers_of
+    from qcow2c.layers.chain import files_of, layers_of
 
     assert overlay.image is not None, "else nothing is opened"
     own = files_of(overlay.image.layer)

@@ -1,9 +1,9 @@
 """Repair an image without destroying what may be data; and take a repair back.
 
-What is wrong is found by `check`, what is done is decided in `repair_plan.py` (which has the table of it), and all of
+What is wrong is found by `check`, what is done is decided in `recovery/plan.py` (which has the table of it), and all of
 it is in a journal and has been checked as if it were done before the first byte of the image changes. Durable order:
-the undo file, then the stages of `repair_changes.py`. A crash leaves an image that can be repaired again, and that the
-undo file takes back to what it was.
+the undo file, then the stages of `recovery/changes.py`. A crash leaves an image that can be repaired again, and that
+the undo file takes back to what it was.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from qcow2c import layout
 from qcow2c.errors import UsageError
-from qcow2c.header import Header
-from qcow2c.locks import Use
+from qcow2c.format import layout
+from qcow2c.format.header import Header
 from qcow2c.ops.check import check
-from qcow2c.ops.check_result import CheckResult
-from qcow2c.storage import Source, Store, open_store
+from qcow2c.references.check_result import CheckResult
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import Source, Store, open_store
 from qcow2c.structs import INCOMPATIBLE_FEATURES
 
 if TYPE_CHECKING:
-    from qcow2c.repair_plan import Action, Plan
-    from qcow2c.undo import Journal
+    from qcow2c.recovery.journal import Journal
+    from qcow2c.recovery.plan import Action, Plan
 
 __all__ = ["RepairResult", "repair", "undo_repair"]
 
@@ -101,7 +101,7 @@ def undo_repair(source: Source | Store, undo: Source | Store) -> bool:
     Raises UsageError for a file that is no undo file, or damaged, and for an image that does not hold what the repair,
     or a part of it, has written; StoreError, ImageLocked.
     """
-    from qcow2c import undo as undoing
+    from qcow2c.recovery import journal as undoing
 
     with _opened(source, writable=True) as store:
         file = open_store(undo)
@@ -141,7 +141,7 @@ class _Repair:
 
     def plan_only(self) -> RepairResult:
         """Return what would be done, and what would be wrong after that."""
-        from qcow2c.undo import journal_for
+        from qcow2c.recovery.journal import journal_for
 
         with journal_for(self._store, None) as journal:
             plan, after = self._plan(journal)
@@ -149,7 +149,7 @@ class _Repair:
 
     def run(self) -> RepairResult:
         """Do it; return what is wrong after it, as the image then says."""
-        from qcow2c.undo import journal_for
+        from qcow2c.recovery.journal import journal_for
 
         with journal_for(self._store, self._undo) as journal:
             plan, after = self._plan(journal)
@@ -162,11 +162,11 @@ class _Repair:
 
     def _plan(self, journal: Journal) -> tuple[Plan, CheckResult]:
         """Write the changes into a journal; return what they are, and what a check will say after them."""
-        from qcow2c.repair_changes import Changes, Stage, forget_empty_misaligned
-        from qcow2c.repair_doubt import Doubt
-        from qcow2c.repair_plan import Plan, Refcounts
-        from qcow2c.repair_survey import TABLE_OVERLAP, Survey
-        from qcow2c.undo import Patched
+        from qcow2c.recovery.changes import Changes, Stage, forget_empty_misaligned
+        from qcow2c.recovery.doubt import Doubt
+        from qcow2c.recovery.journal import Patched
+        from qcow2c.recovery.plan import Plan, Refcounts
+        from qcow2c.recovery.survey import TABLE_OVERLAP, Survey
 
         before, plan = self._before, Plan()
         survey = Survey(self._store, self._header)

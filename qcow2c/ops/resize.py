@@ -1,6 +1,6 @@
 """Resize: a disk of another size, in a qcow2 image or a raw file.
 
-What the image is then, and in which order it becomes so, is `resizing.py`'s business; here it is opened, and asked
+What the image is then, and in which order it becomes so, is `atomic/size.py`'s business; here it is opened, and asked
 whether what would be lost may be lost.
 """
 
@@ -10,20 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from qcow2c import rules
-from qcow2c.cache import Medium
-from qcow2c.disk import Disk
+from qcow2c.atomic.header_growth import grow_by_header
+from qcow2c.disk.disk import Disk
+from qcow2c.disk.opening import Backing, open_image
 from qcow2c.errors import UnsupportedFeature, UsageError
-from qcow2c.findings import Severity, raise_first
-from qcow2c.gate import Gate
-from qcow2c.header import Header
-from qcow2c.header_growth import grow_by_header
+from qcow2c.format import rules
+from qcow2c.format.detection import detect_format
+from qcow2c.format.findings import Severity, raise_first
+from qcow2c.format.header import Header
 from qcow2c.image import Image
-from qcow2c.locks import Use
-from qcow2c.new_image import Preallocation, extend
-from qcow2c.opening import Backing, open_image
-from qcow2c.probing import detect_format
-from qcow2c.storage import Source, Store, open_store
+from qcow2c.storage.gate import Gate
+from qcow2c.storage.locks import Use
+from qcow2c.storage.medium import Medium
+from qcow2c.storage.preallocation import Preallocation, extend
+from qcow2c.storage.sources import Source, Store, open_store
 from qcow2c.structs import SECTOR_SIZE
 
 __all__ = ["resize"]
@@ -52,7 +52,7 @@ class _Qcow2:
         self.backing_format = Disk(image.layer, image.name, image).backing_format
 
     def resize(self, size: int, preallocation: Preallocation) -> None:
-        from qcow2c.resizing import resize as resize_image  # Late: it is about arrays.
+        from qcow2c.disk.size import resize as resize_image  # Late: it is about arrays.
 
         resize_image(self._image, size, preallocation=preallocation)
 
@@ -72,7 +72,7 @@ class _Qcow2Unopened:
     def resize(self, size: int, preallocation: Preallocation) -> None:
         if preallocation == "off" and size % SECTOR_SIZE == 0 and grow_by_header(self._medium, self._header, size):
             return
-        from qcow2c.resizing import resize as resize_image  # Late: it is about arrays.
+        from qcow2c.disk.size import resize as resize_image  # Late: it is about arrays.
 
         with open_image(self._medium.store, "r+", trust=self._trust) as image:
             resize_image(image, size, preallocation=preallocation)
@@ -114,7 +114,7 @@ def resize(
 
     A smaller size needs `shrink`: what lies behind it is lost. Internal snapshots keep their sizes and all they hold.
     `preallocation` gives what is new its place in the file ("metadata"), its space ("falloc"), or zeros that are
-    written ("full"). Opening is as in `qcow2c.open`. See `resizing.resize` for the durable order and for what a crash
+    written ("full"). Opening is as in `qcow2c.open`. See `disk.size.resize` for the durable order and for what a crash
     leaves: the old size or the new one.
     Raises UsageError, UnsupportedFeature, LimitExceeded, CorruptMetadata, StoreError, and what opening raises.
     """

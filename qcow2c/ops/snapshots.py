@@ -1,7 +1,7 @@
 """Internal snapshots of an image that nobody has open: create, apply, delete and rename them.
 
 Each is one switch of the header, all or nothing: a crash leaves the image before or after, without leaks. What does
-the work is `snapshot_change.py`; on an open image it is done by `Image.snapshots`. Spec: "Snapshots".
+the work is `atomic/snapshots.py`; on an open image it is done by `Image.snapshots`. Spec: "Snapshots".
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from qcow2c import snapshot_change
+from qcow2c.atomic import snapshots
+from qcow2c.atomic.successor import changing
 from qcow2c.errors import NoSuchSnapshot
-from qcow2c.records import SnapshotRecord
-from qcow2c.storage import Source, Store
-from qcow2c.successor import changing
+from qcow2c.format.records import SnapshotRecord
+from qcow2c.storage.sources import Source, Store
 
 __all__ = ["apply", "create", "delete", "rename"]
 
@@ -29,7 +29,7 @@ def create(source: Source | Store, name: str, *, date: float | None = None, trus
     `qcow2c.open` with "r+".
     """
     with changing(source, trust=trust) as image:
-        return snapshot_change.create(image, name, date)
+        return snapshots.create(image, name, date)
 
 
 def apply(source: Source | Store, key: str, *, by: Keys = ("id", "name"), trust: bool = False) -> None:
@@ -39,8 +39,8 @@ def apply(source: Source | Store, key: str, *, by: Keys = ("id", "name"), trust:
     dirty bitmaps, which would not know what has changed, and as `create`.
     """
     with changing(source, trust=trust) as image:
-        snapshot_change.require_appliable(image)
-        snapshot_change.apply(image, find(image.snapshots.records, key, by))
+        snapshots.require_appliable(image)
+        snapshots.apply(image, find(image.snapshots.records, key, by))
 
 
 def delete(source: Source | Store, key: str, *, by: Keys = ("name", "id"), trust: bool = False) -> None:
@@ -49,7 +49,7 @@ def delete(source: Source | Store, key: str, *, by: Keys = ("name", "id"), trust
     `key` is a name or, where none matches, an ID. Raises as `apply`.
     """
     with changing(source, trust=trust) as image:
-        snapshot_change.delete(image, find(image.snapshots.records, key, by))
+        snapshots.delete(image, find(image.snapshots.records, key, by))
 
 
 def rename(
@@ -57,7 +57,7 @@ def rename(
 ) -> None:
     """Give a snapshot another name. `key` is a name or, where none matches, an ID. Raises as `apply`."""
     with changing(source, trust=trust) as image:
-        snapshot_change.rename(image, find(image.snapshots.records, key, by), name)
+        snapshots.rename(image, find(image.snapshots.records, key, by), name)
 
 
 def find(records: Sequence[SnapshotRecord], key: str, by: Keys) -> int:

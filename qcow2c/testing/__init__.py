@@ -3,6 +3,8 @@
 `from_schema` makes values of any structure that `qcow2c.structs` declares; `image_options`, `operations` and
 `write_histories` draw whole images and what is done to them, `images` makes such images; `ImageMachine` holds a writer
 against a model. It needs Hypothesis: the extra `qcow2c[testing]`.
+
+May import: ops.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from qcow2c.create_options import CreateOptions
+from qcow2c.builder.options import CreateOptions
+from qcow2c.disk.opening import open_image
 from qcow2c.image import Image
-from qcow2c.opening import open_image
 from qcow2c.ops.create import create
 from qcow2c.structs import SECTOR_SIZE, Limit
 from qcow2c.testing.histories import Action, Operation, operations

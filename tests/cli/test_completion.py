@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from qcow2c.cli import COMMANDS, completion, main
+from qcow2c.cli import COMMANDS, main
+from qcow2c.cli.commands import completion
 
 argcomplete = pytest.importorskip("argcomplete")
 

@@ -156,7 +156,7 @@ def test_many_actions_are_counted(tmp_path: Path, capfd: Capture) -> None:
 
 
 def test_a_long_plan_is_cut(tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qcow2c.repair_plan.MAX_ACTIONS", 1)
+    monkeypatch.setattr("qcow2c.recovery.plan.MAX_ACTIONS", 1)
     image = bytearray(seed_bytes("v3.qcow2"))
     refcount(5, 3)(image)
     refcount(7, 3)(image)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qcow2c.cli.put_off import NAMES, put_off
+from qcow2c.cli.start_up import NAMES, put_off
 from tests.building import Builder, deflate
 
 NEVER = {"numpy", "json", "pathlib", "concurrent.futures", "logging", "asyncio", "shutil", "subprocess", "tempfile"}
@@ -20,18 +20,30 @@ PUT_OFF = {"bdb", "_hashlib", "_pickle"}
 """What those modules import that are put off: nobody has looked into them."""
 
 COMMANDS = {
-    "info IMAGE": {"qcow2c.opening", "qcow2c.reader", "qcow2c.tables", "qcow2c.gate", "threading"},
-    "info --output=json IMAGE": {"qcow2c.opening", "qcow2c.reader", "qcow2c.tables"},
-    "check IMAGE": {"qcow2c.opening", "qcow2c.reader", "qcow2c.references", "qcow2c.codecs", "threading"},
-    "check --output=json IMAGE": {"qcow2c.opening", "qcow2c.reader", "qcow2c.references"},
-    "map IMAGE": {"qcow2c.map_arrays", "qcow2c.engine", "qcow2c.cache"},
-    "map --output=json IMAGE": {"qcow2c.map_arrays", "qcow2c.engine", "qcow2c.cache"},
-    "create -f qcow2 new.qcow2 64M": {"qcow2c.opening", "qcow2c.reader", "qcow2c.engine"},
-    "measure -O qcow2 IMAGE": {"qcow2c.engine", "qcow2c.cache"},
-    "compare IMAGE IMAGE": {"qcow2c.engine", "qcow2c.cache"},
-    "convert -O raw IMAGE copy.raw": {"qcow2c.engine", "qcow2c.cache"},
-    "convert -O qcow2 IMAGE copy.qcow2": {"qcow2c.engine", "qcow2c.cache"},
-    "dd if=IMAGE of=part.raw bs=4k count=1": {"qcow2c.engine", "qcow2c.cache"},
+    "info IMAGE": {
+        "qcow2c.disk.opening",
+        "qcow2c.layers.reader",
+        "qcow2c.format.tables",
+        "qcow2c.storage.gate",
+        "threading",
+    },
+    "info --output=json IMAGE": {"qcow2c.disk.opening", "qcow2c.layers.reader", "qcow2c.format.tables"},
+    "check IMAGE": {
+        "qcow2c.disk.opening",
+        "qcow2c.layers.reader",
+        "qcow2c.references.walk",
+        "qcow2c.format.codecs",
+        "threading",
+    },
+    "check --output=json IMAGE": {"qcow2c.disk.opening", "qcow2c.layers.reader", "qcow2c.references.walk"},
+    "map IMAGE": {"qcow2c.disk.map_arrays", "qcow2c.engine", "qcow2c.writer.cache"},
+    "map --output=json IMAGE": {"qcow2c.disk.map_arrays", "qcow2c.engine", "qcow2c.writer.cache"},
+    "create -f qcow2 new.qcow2 64M": {"qcow2c.disk.opening", "qcow2c.layers.reader", "qcow2c.engine"},
+    "measure -O qcow2 IMAGE": {"qcow2c.engine", "qcow2c.writer.cache"},
+    "compare IMAGE IMAGE": {"qcow2c.engine", "qcow2c.writer.cache"},
+    "convert -O raw IMAGE copy.raw": {"qcow2c.engine", "qcow2c.writer.cache"},
+    "convert -O qcow2 IMAGE copy.qcow2": {"qcow2c.engine", "qcow2c.writer.cache"},
+    "dd if=IMAGE of=part.raw bs=4k count=1": {"qcow2c.engine", "qcow2c.writer.cache"},
 }
 """Commands, with modules of their own that they do without as well."""
 
@@ -103,7 +115,7 @@ def test_a_small_image_is_written_without_numpy(image: Path, tmp_path: Path, pro
 
 def test_what_is_put_off_is_there_when_it_is_looked_at(project_root: Path) -> None:
     script = (
-        "import sys; from qcow2c.cli.put_off import put_off; put_off(); import construct\n"
+        "import sys; from qcow2c.cli.start_up import put_off; put_off(); import construct\n"
         "print(sorted({'bdb', '_pickle', '_hashlib'} & set(sys.modules)))\n"
         "import hashlib, pdb, pickle, traceback\n"
         "print(hashlib.sha256(b'').hexdigest()[:8], pickle.loads(pickle.dumps([1])), pdb.Pdb.__name__,"

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import qcow2c
-from qcow2c import layout
-from qcow2c.header import Header
-from qcow2c.records import BitmapRecord, read_bitmaps
-from qcow2c.storage import Memory, WritableMemory
-from qcow2c.store import Store
-from qcow2c.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
+from qcow2c.format import layout
+from qcow2c.format.header import Header
+from qcow2c.format.records import BitmapRecord, read_bitmaps
+from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
+from qcow2c.storage.sources import Memory, WritableMemory
+from qcow2c.storage.store import Store
 
 from .model import DiskModel
 from .recording import CrashState

@@ -12,8 +12,8 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from qcow2c.storage import WritableMemory
-from qcow2c.store import Buffer
+from qcow2c.storage.sources import WritableMemory
+from qcow2c.storage.store import Buffer
 
 SECTOR = 512
 SUBSETS = 200

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import qcow2c
-from qcow2c import layout
 from qcow2c.errors import Qcow2Error
-from qcow2c.header import field_span
-from qcow2c.store import Store
+from qcow2c.format import layout
+from qcow2c.format.header import field_span
+from qcow2c.storage.store import Store
 from qcow2c.structs import AUTOCLEAR_FEATURES
 
 from .model import SECTOR, DiskModel
@@ -92,8 +92,8 @@ def raw_image(data: bytes) -> qcow2c.Image:
 
 class _RawImage(qcow2c.Image):
     def __init__(self, data: bytes) -> None:
-        from qcow2c.layer import RawLayer
-        from qcow2c.storage import Memory
+        from qcow2c.layers.layer import RawLayer
+        from qcow2c.storage.sources import Memory
 
         self.layer = RawLayer(Memory(data))  # type: ignore[assignment]
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c.header import Header
+from qcow2c.format.header import Header
 from qcow2c.ops import snapshots
-from qcow2c.storage import Memory
+from qcow2c.storage.sources import Memory
 
 from .judge import CLEAN_OR_LEAKS
 from .recording import Recorder, crash_states

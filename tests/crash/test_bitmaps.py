@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import qcow2c
-from qcow2c.bitmap_edit import BitmapEdit, resized
-from qcow2c.cache import Medium
-from qcow2c.header import Header
-from qcow2c.header_edit import HeaderChange
-from qcow2c.storage import Memory, WritableMemory
-from qcow2c.store import Buffer
-from qcow2c.written import WrittenLayer
+from qcow2c.bitmaps.edit import BitmapEdit, resized
+from qcow2c.format.header import Header
+from qcow2c.format.header_writer import HeaderChange
+from qcow2c.storage.medium import Medium
+from qcow2c.storage.sources import Memory, WritableMemory
+from qcow2c.storage.store import Buffer
+from qcow2c.writer.session import WrittenLayer
 
 from .recording import CrashState, Recorder, crash_states
 

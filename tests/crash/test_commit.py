@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c.commit_targets import RawBase
-from qcow2c.emptying import empty
+from qcow2c.atomic.empty import empty
+from qcow2c.atomic.successor import changing
+from qcow2c.copy.base_targets import RawBase
 from qcow2c.ops.commit import Chain, Link, commit_chain
-from qcow2c.storage import Memory
-from qcow2c.store import Store
-from qcow2c.successor import changing
+from qcow2c.storage.sources import Memory
+from qcow2c.storage.store import Store
 
 from .judge import CLEAN_OR_LEAKS
 from .recording import Recorder, crash_states

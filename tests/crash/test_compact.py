@@ -14,12 +14,12 @@ import pytest
 
 import qcow2c
 from qcow2c.errors import NotQcow2, Qcow2Error
-from qcow2c.header import Header
+from qcow2c.format.header import Header
 from qcow2c.ops import snapshots
 from qcow2c.ops.compact import compact
 from qcow2c.ops.diff import open_states, write_stream
 from qcow2c.ops.patch import patch
-from qcow2c.storage import Memory
+from qcow2c.storage.sources import Memory
 
 from .judge import CLEAN_OR_LEAKS
 from .recording import Recorder, RecordingStore, crash_states

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import qcow2c
-from qcow2c.store import Store
+from qcow2c.storage.store import Store
 
 from .judge import Judge, snapshots
 from .model import DiskModel

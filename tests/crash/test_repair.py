@@ -11,11 +11,11 @@ import pytest
 
 import qcow2c
 from qcow2c.errors import Qcow2Error
-from qcow2c.header import Header
+from qcow2c.format.header import Header
 from qcow2c.ops.repair import undo_repair
-from qcow2c.repair_survey import Survey
-from qcow2c.storage import Memory, WritableMemory
-from qcow2c.undo import Journal
+from qcow2c.recovery.journal import Journal
+from qcow2c.recovery.survey import Survey
+from qcow2c.storage.sources import Memory, WritableMemory
 from tests.corpus.damage import DAMAGE
 from tests.corpus.patch import refcount, seed_bytes, set_bits
 

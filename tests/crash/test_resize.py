@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c import resizing
-from qcow2c.cache import Medium
+from qcow2c.atomic import size
+from qcow2c.disk.size import resize
 from qcow2c.ops import bitmaps, snapshots
-from qcow2c.resizing import resize
-from qcow2c.storage import Memory, WritableMemory
+from qcow2c.storage.medium import Medium
+from qcow2c.storage.sources import Memory, WritableMemory
 
 from .judge import CLEAN_OR_LEAKS
 from .recording import CrashState, Recorder, crash_states
@@ -180,26 +180,26 @@ def no_flush(patch: pytest.MonkeyPatch) -> None:
 
 
 def cut_first(patch: pytest.MonkeyPatch) -> None:
-    original = resizing._Resizing.run
+    original = size.Resizing.run
 
     def run(self: Any) -> None:
         self._layer.data_store.truncate(self._size)
         self._layer.data_store.flush()
         original(self)
 
-    patch.setattr(resizing._Resizing, "run", run)
+    patch.setattr(size.Resizing, "run", run)
 
 
 def in_place(patch: pytest.MonkeyPatch) -> None:
     """Zeros behind the new end are written over the cluster that is there."""
-    original = resizing._Resizing._cut_cluster
+    original = size.Resizing._cut_cluster
 
     def cut_cluster(self: Any, entry: Any) -> None:
-        at = (int(entry[0]) & resizing.L2_OFFSET) + self._cut % self._geometry.cluster_size
+        at = (int(entry[0]) & size.L2_OFFSET) + self._cut % self._geometry.cluster_size
         self._image.medium.write([bytes(-self._cut % self._geometry.cluster_size)], at)
         original(self, entry)
 
-    patch.setattr(resizing._Resizing, "_cut_cluster", cut_cluster)
+    patch.setattr(size.Resizing, "_cut_cluster", cut_cluster)
 
 
 BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Case, bool]] = {

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from qcow2c.cache import Medium, MetadataCache
-from qcow2c.cow import Piece
 from qcow2c.engine import Engine
+from qcow2c.storage.medium import Medium
+from qcow2c.writer.cache import MetadataCache
+from qcow2c.writer.cow import Piece
 
 from .model import DiskModel
 from .recording import Event, Kind, Recorder, crash_states

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c import layout, structs
-from qcow2c.cache import Medium
+from qcow2c import structs
+from qcow2c.atomic.successor import Successor
 from qcow2c.errors import LimitExceeded, Qcow2Error, StoreError
-from qcow2c.header import Header
-from qcow2c.records import read_bitmaps
-from qcow2c.storage import Memory, WritableMemory
-from qcow2c.store import Buffer, Store
-from qcow2c.successor import Successor
+from qcow2c.format import layout
+from qcow2c.format.header import Header
+from qcow2c.format.records import read_bitmaps
+from qcow2c.storage.medium import Medium
+from qcow2c.storage.sources import Memory, WritableMemory
+from qcow2c.storage.store import Buffer, Store
 from tests.building import Builder, deflate
 
 from .judge import _bits as bits_of

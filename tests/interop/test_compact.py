@@ -16,8 +16,8 @@ import pytest
 
 import qcow2c
 from qcow2c.errors import CorruptMetadata, Span, UnsupportedFeature
+from qcow2c.format.records import SnapshotRecord
 from qcow2c.ops.compact import compact_in_place
-from qcow2c.records import SnapshotRecord
 from tests.bitmap_bits import bitmap_bits
 
 from .workshop import IMAGE, MIB, RealImage, Workshop

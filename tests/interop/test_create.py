@@ -11,8 +11,8 @@ import pytest
 import qcow2c
 from qcow2c.cli import main
 from qcow2c.errors import Qcow2Error
-from qcow2c.header import Header
-from qcow2c.storage import LocalFile
+from qcow2c.format.header import Header
+from qcow2c.storage.sources import LocalFile
 from qcow2c.structs import ExtensionType
 
 pytestmark = pytest.mark.usefixtures("requires_qemu")

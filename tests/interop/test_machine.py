@@ -42,7 +42,7 @@ class AlternatingMachine(ImageMachine):
         self.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", ",".join(words), IMAGE, str(self.options.size))
 
     def open(self, mode: str) -> Image:
-        from qcow2c.opening import open_image
+        from qcow2c.disk.opening import open_image
 
         return open_image(self.target, mode)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qcow2c import disk_map
+from qcow2c.disk import map
 from tests.corpus.hostile import BY_NAME, CASES, make_case
 
 from .conftest import Outcome, run_qemu_img
@@ -87,7 +87,7 @@ def test_a_copy_of_an_image(image: RealImage, run_ours: Run) -> None:
 
 @pytest.mark.parametrize("image", OPEN, indirect=True)
 def test_a_copy_of_an_image_by_arrays(image: RealImage, run_ours: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_map, "ARRAYS_FROM", 0)
+    monkeypatch.setattr(map, "ARRAYS_FROM", 0)
     for options in ("cluster_size=512", "cluster_size=64k"):
         assert_same(image.folder, run_ours, "-O", "qcow2", "-o", options, IMAGE)
 

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcow2c import accounting, layout, structs
-from qcow2c.header import Header
+from qcow2c import structs
+from qcow2c.format import layout
+from qcow2c.format.header import Header
 from qcow2c.ops.check import check
-from qcow2c.ops.check_result import CheckResult
-from qcow2c.references import Owner, Walk
-from qcow2c.storage import Memory
+from qcow2c.references import counts
+from qcow2c.references.check_result import CheckResult
+from qcow2c.references.walk import Owner, Walk
+from qcow2c.storage.sources import Memory
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate
 
 EXTENDED_L2 = layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask
@@ -109,7 +111,7 @@ def test_many_windows_find_what_one_window_finds(builder: Builder) -> None:
     whole = check(data)
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
-        context.setattr(accounting, "WINDOW_BYTES", 1)
+        context.setattr(counts, "WINDOW_BYTES", 1)
         parts = check(data)
     assert comparable(parts) == comparable(whole)
 

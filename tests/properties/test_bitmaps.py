@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qcow2c
-from qcow2c.bitmap_edit import resized
-from qcow2c.bitmap_store import Bitmap
-from qcow2c.header import Header
-from qcow2c.written import WrittenLayer
+from qcow2c.bitmaps.edit import resized
+from qcow2c.bitmaps.stored import Bitmap
+from qcow2c.format.header import Header
+from qcow2c.writer.session import WrittenLayer
 
 SECTOR = 512
 sizes = st.integers(1, 40_000).map(lambda sectors: sectors * SECTOR)

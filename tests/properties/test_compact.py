@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 import qcow2c
-from qcow2c.census import PackedPlan
-from qcow2c.geometry import Geometry
-from qcow2c.header import Header
+from qcow2c.builder.census import PackedPlan
+from qcow2c.format.geometry import Geometry
+from qcow2c.format.header import Header
+from qcow2c.format.tables import compressed_entry, compressed_extents
 from qcow2c.ops import snapshots
 from qcow2c.ops.compact import compact
-from qcow2c.storage import Memory
+from qcow2c.storage.sources import Memory
 from qcow2c.structs import SECTOR_SIZE
-from qcow2c.tables import compressed_entry, compressed_extents
 from qcow2c.testing import images, operations
 from qcow2c.testing.histories import Action
 from qcow2c.testing.images import apply

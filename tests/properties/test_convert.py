@@ -10,13 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import qcow2c
-from qcow2c.copying import DiskCopy
-from qcow2c.disk import open_disk
+from qcow2c.copy.plan import PlannedDisk, plan
+from qcow2c.copy.targets import Pipe, RawPipe
+from qcow2c.copy.transfer import DiskCopy
+from qcow2c.copy.zero_detection import data_ranges
+from qcow2c.disk.disk import open_disk
 from qcow2c.ops.convert import How, convert, copy_disks, copy_stream
-from qcow2c.slabs import PlannedDisk, data_ranges, plan
-from qcow2c.storage import Memory
+from qcow2c.storage.sources import Memory
 from qcow2c.structs import SECTOR_SIZE
-from qcow2c.targets import Pipe, RawPipe
 from qcow2c.testing import ImageOptions, image_options, images, operations
 from qcow2c.testing.histories import Action
 from qcow2c.testing.images import apply

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 import qcow2c
-from qcow2c.differing import differences
-from qcow2c.disk import Disk
-from qcow2c.header import Header
+from qcow2c.disk.differences import differences
+from qcow2c.disk.disk import Disk
+from qcow2c.format.header import Header
 from qcow2c.ops import snapshots
 from qcow2c.ops.diff import open_states, write_overlay, write_stream
 from qcow2c.ops.patch import patch
-from qcow2c.storage import Memory
+from qcow2c.storage.sources import Memory
 from qcow2c.structs import SECTOR_SIZE
 from qcow2c.testing import images, operations
 from qcow2c.testing.histories import Action

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import qcow2c
 from qcow2c.dump import Dump
-from qcow2c.nodes import Node
+from qcow2c.forensic.nodes import Node
 from tests.building import Builder, deflate
 
 

@@ -8,14 +8,16 @@ from contextlib import ExitStack
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qcow2c import layout, map_arrays, structs
-from qcow2c.disk_map import plain_columns
+from qcow2c import structs
+from qcow2c.disk import map_arrays
+from qcow2c.disk.map import plain_columns
+from qcow2c.disk.map_layers import Columns, MappedLayer, mapped_layers
+from qcow2c.disk.opening import open_image
 from qcow2c.errors import CorruptMetadata
+from qcow2c.format import layout
 from qcow2c.image import Image
-from qcow2c.layer import RawLayer
-from qcow2c.layer_map import Columns, MappedLayer, mapped_layers
-from qcow2c.opening import open_image
-from qcow2c.storage import Memory
+from qcow2c.layers.layer import RawLayer
+from qcow2c.storage.sources import Memory
 from tests.building import L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder
 
 EXTENDED = layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask

@@ -8,17 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcow2c import admission, layout, small_check, structs
+from qcow2c import structs
 from qcow2c.errors import Qcow2Error
-from qcow2c.geometry import Geometry
-from qcow2c.header import Header
+from qcow2c.format import layout
+from qcow2c.format.geometry import Geometry
+from qcow2c.format.header import Header
+from qcow2c.format.records import read_bitmaps, read_snapshots
+from qcow2c.format.table_rules import broken_rules, l2_rules, without_place
 from qcow2c.ops import check as checking
-from qcow2c.ops.check_result import CheckResult
-from qcow2c.records import read_bitmaps, read_snapshots
-from qcow2c.small_check import Clean
-from qcow2c.storage import Memory
+from qcow2c.references import admission, small_check
+from qcow2c.references.check_result import CheckResult
+from qcow2c.references.small_check import Clean
+from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
-from qcow2c.table_rules import broken_rules, l2_rules, without_place
 from tests.building import L2_COPIED, L2_ZERO, Builder, deflate, extension, packed_words
 from tests.properties.test_accounting import images
 

@@ -9,12 +9,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcow2c.allocation import zero_runs
-from qcow2c.geometry import Geometry
-from qcow2c.refcounts import Refcounts, native_block, refcount, refcounts, stored_block
-from qcow2c.storage import Memory
-from qcow2c.table_rules import L1_RULES, REFCOUNT_TABLE_RULES, l2_rules, suspects
-from qcow2c.tables import (
+from qcow2c.format.geometry import Geometry
+from qcow2c.format.refcounts import native_block, refcount, refcounts, stored_block
+from qcow2c.format.table_rules import L1_RULES, REFCOUNT_TABLE_RULES, l2_rules, suspects
+from qcow2c.format.tables import (
     Kind,
     compressed_extent,
     compressed_extents,
@@ -24,6 +22,9 @@ from qcow2c.tables import (
     kinds,
     native,
 )
+from qcow2c.references.stored_refcounts import Refcounts
+from qcow2c.storage.sources import Memory
+from qcow2c.writer.allocation import zero_runs
 
 BITS = st.sampled_from([0, 1 << 63, 1 << 62, 1, 1 << 57, 1 << 5, 3 << 62, (1 << 63) | 1])
 OFFSETS = st.sampled_from([0, 1 << 14, 3 << 14, 512, 1 << 55, 5 << 21])

@@ -11,11 +11,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import qcow2c
-from qcow2c import layout, structs, testing
-from qcow2c.create_options import CreateOptions
-from qcow2c.geometry import Geometry
-from qcow2c.table_rules import BITMAP_TABLE_RULES, L1_RULES, broken_rules, l2_rules
-from qcow2c.tables import Kind, kind_of
+from qcow2c import structs, testing
+from qcow2c.builder.options import CreateOptions
+from qcow2c.format import layout
+from qcow2c.format.geometry import Geometry
+from qcow2c.format.table_rules import BITMAP_TABLE_RULES, L1_RULES, broken_rules, l2_rules
+from qcow2c.format.tables import Kind, kind_of
 
 SCHEMAS = {name: value for name, value in vars(structs).items() if name.isupper() and hasattr(value, "sizeof")} | {
     "compressed_descriptor": structs.compressed_descriptor(16),

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import pytest
 
 import qcow2c
-from qcow2c import layout, structs
-from qcow2c.admission import ClusterSet, admit, trusted
+from qcow2c import structs
 from qcow2c.errors import CorruptMetadata, LimitExceeded, MissingKey, Qcow2Error
-from qcow2c.header import Header
-from qcow2c.records import read_snapshots
-from qcow2c.storage import Memory
+from qcow2c.format import layout
+from qcow2c.format.header import Header
+from qcow2c.format.records import read_snapshots
+from qcow2c.references.admission import admit, trusted
+from qcow2c.references.cluster_set import ClusterSet
+from qcow2c.storage.sources import Memory
 from tests.building import L2_COPIED, Builder, deflate, packed_words
 
 BITS = layout.bits(structs.INCOMPATIBLE_FEATURES)
@@ -136,7 +138,7 @@ def test_a_dirty_image_says_what_was_counted_too_low() -> None:
 
 
 def test_a_dirty_image_with_too_much_to_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qcow2c.admission_count.MAX_UNDERCOUNTED", 1)
+    monkeypatch.setattr("qcow2c.references.admission_count.MAX_UNDERCOUNTED", 1)
     builder = filled(incompatible=BITS["dirty"].mask)
     for guest in (8, 9):
         builder.refcounts[builder.data(guest, b"8" * 4096) // 4096] = 0

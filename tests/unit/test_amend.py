@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import qcow2c
-from qcow2c import layout
 from qcow2c.errors import CorruptMetadata, LimitExceeded, MissingKey, Qcow2Error, StoreError, UsageError
-from qcow2c.header import Header
+from qcow2c.format import layout
+from qcow2c.format.header import Header
+from qcow2c.format.records import read_bitmaps, read_snapshots
 from qcow2c.ops import bitmaps, snapshots
-from qcow2c.records import read_bitmaps, read_snapshots
-from qcow2c.storage import Memory, WritableMemory
+from qcow2c.storage.sources import Memory, WritableMemory
 from qcow2c.structs import INCOMPATIBLE_FEATURES, ExtensionType, Limit
 from tests.building import L2_COPIED, L2_ZERO, Builder, deflate
 

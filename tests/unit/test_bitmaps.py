@@ -8,18 +8,18 @@ from collections.abc import Callable
 import pytest
 
 import qcow2c
-from qcow2c import layout
-from qcow2c.bitmap_edit import BitmapEdit, Runs, resized
-from qcow2c.bitmap_store import Bitmap, Bitmaps, load_bitmaps, store_clusters, without_rest
+from qcow2c.bitmaps.edit import BitmapEdit, Runs, resized
+from qcow2c.bitmaps.stored import Bitmap, Bitmaps, load_bitmaps, store_clusters, without_rest
 from qcow2c.errors import CorruptMetadata, Span, StoreError, UsageError
-from qcow2c.header import Header
-from qcow2c.header_edit import HeaderChange
-from qcow2c.records import BitmapRecord
-from qcow2c.storage import Memory, WritableMemory
-from qcow2c.store import Buffer
+from qcow2c.format import layout
+from qcow2c.format.header import Header
+from qcow2c.format.header_writer import HeaderChange
+from qcow2c.format.records import BitmapRecord
+from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
+from qcow2c.storage.sources import Memory, WritableMemory
+from qcow2c.storage.store import Buffer
 from qcow2c.structs import Limit
-from qcow2c.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
-from qcow2c.written import WrittenLayer
+from qcow2c.writer.session import WrittenLayer
 
 KIB, MIB = 1024, 1 << 20
 

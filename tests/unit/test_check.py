@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 import qcow2c
-from qcow2c import layout, structs
+from qcow2c import structs
 from qcow2c.errors import CorruptMetadata, NotQcow2
-from qcow2c.header import Header
-from qcow2c.ops.check_result import Mismatch
-from qcow2c.references import ACTIVE, Owner, Walk
-from qcow2c.storage import LocalFile, Memory
+from qcow2c.format import layout
+from qcow2c.format.header import Header
+from qcow2c.references.check_result import Mismatch
+from qcow2c.references.walk import ACTIVE, Owner, Walk
+from qcow2c.storage.sources import LocalFile, Memory
 from qcow2c.structs import ExtensionType
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, Builder, deflate, extension
 

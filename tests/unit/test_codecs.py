@@ -11,8 +11,8 @@ import zlib
 import pytest
 import zstandard
 
-from qcow2c.codecs import DecompressionError, decompress_zstd, decompressor, inflate
 from qcow2c.errors import UnsupportedFeature
+from qcow2c.format.codecs import DecompressionError, decompress_zstd, decompressor, inflate
 
 SIZE = 65536
 TEXT = (b"some text that repeats, " * 3000)[:SIZE]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import qcow2c
+from qcow2c.copy.buffers import Buffers, Closed
 from qcow2c.errors import (
     ChainError,
     CorruptData,
@@ -22,11 +23,10 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
-from qcow2c.locks import Use
 from qcow2c.ops import snapshots
 from qcow2c.ops.commit import Committed, commit, commit_chain, open_chain
-from qcow2c.slabs import Buffers, Closed
-from qcow2c.storage import LocalFile
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import LocalFile
 from tests.building import Builder
 
 KIB, MIB = 1 << 10, 1 << 20

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import qcow2c
-from qcow2c import census, cluster_file, compaction, layout, structs
-from qcow2c.census import Census
-from qcow2c.cluster_file import ClusterFile, require_nameable
+from qcow2c import structs
+from qcow2c.builder import census, cluster_file, compaction
+from qcow2c.builder.census import Census
+from qcow2c.builder.cluster_file import ClusterFile, require_nameable
 from qcow2c.errors import (
     CorruptMetadata,
     ImageLocked,
@@ -27,13 +28,14 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
-from qcow2c.geometry import Geometry
-from qcow2c.header import Header
+from qcow2c.format import layout
+from qcow2c.format.geometry import Geometry
+from qcow2c.format.header import Header
+from qcow2c.format.records import read_snapshots
 from qcow2c.ops.compact import _Nowhere, compact, compact_in_place
-from qcow2c.records import read_snapshots
-from qcow2c.references import Walk
-from qcow2c.storage import LocalFile, Memory, WritableMemory
-from qcow2c.store import Buffer
+from qcow2c.references.walk import Walk
+from qcow2c.storage.sources import LocalFile, Memory, WritableMemory
+from qcow2c.storage.store import Buffer
 from qcow2c.structs import ExtensionType
 from tests.bitmap_bits import bitmap_bits
 from tests.building import L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate, extension, packed_words

@@ -14,12 +14,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import qcow2c
-from qcow2c.disk import Disk, open_disk
+from qcow2c.disk.block_status import END, segments
+from qcow2c.disk.disk import Disk, open_disk
+from qcow2c.disk.map_layers import DATA, OFFSET, PRESENT, ZERO, mapped_layers
 from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Qcow2Error, StoreError
-from qcow2c.layer_map import DATA, OFFSET, PRESENT, ZERO, mapped_layers
 from qcow2c.ops.compare import SLAB_BYTES, Comparison, Why, compare_disks
-from qcow2c.segments import END, segments
-from qcow2c.storage import LocalFile, Memory, Store
+from qcow2c.storage.sources import LocalFile, Memory, Store
 from tests.building import L2_COPIED, Builder, deflate
 
 CLUSTER = 4096

@@ -7,9 +7,9 @@ import random
 import pytest
 
 import qcow2c
-from qcow2c.compressed import read_compressed
 from qcow2c.errors import CorruptData
-from qcow2c.storage import Memory
+from qcow2c.layers.compressed import read_compressed
+from qcow2c.storage.sources import Memory
 from tests.building import Builder, deflate
 
 CLUSTER = 4096

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c.disk import SnapshotKey
+from qcow2c.disk.disk import SnapshotKey
 from qcow2c.errors import ImageLocked, StoreError, UsageError
 from qcow2c.ops.convert import convert
 from qcow2c.ops.create import create
-from qcow2c.storage import Memory, Store, WritableMemory
+from qcow2c.storage.sources import Memory, Store, WritableMemory
 from tests.building import Builder
 from tests.corpus.make_seeds import text
 

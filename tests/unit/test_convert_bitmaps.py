@@ -9,7 +9,7 @@ import pytest
 import qcow2c
 from qcow2c.errors import UsageError
 from qcow2c.ops import snapshots
-from qcow2c.written import WrittenLayer
+from qcow2c.writer.session import WrittenLayer
 
 MIB = 1 << 20
 

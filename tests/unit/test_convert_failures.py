@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c.disk import open_disk
+from qcow2c.copy.buffers import SLAB_BYTES
+from qcow2c.disk.disk import open_disk
 from qcow2c.errors import CorruptData, ImageLocked, NotQcow2, Qcow2Error, StoreError, UsageError
-from qcow2c.local_file import LocalFile
 from qcow2c.ops.convert import How, convert, copy_disks
 from qcow2c.ops.create import create
-from qcow2c.slabs import SLAB_BYTES
-from qcow2c.storage import Memory, WritableMemory
-from qcow2c.store import Buffer, no_space
+from qcow2c.storage.local_file import LocalFile
+from qcow2c.storage.sources import Memory, WritableMemory
+from qcow2c.storage.store import Buffer, no_space
 from tests.building import L2_COPIED, Builder, deflate
 
 MIB = 1 << 20

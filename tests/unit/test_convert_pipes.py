@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c.create_options import CreateOptions
-from qcow2c.disk import open_disk
+from qcow2c.builder.options import CreateOptions
+from qcow2c.copy.image_pipe import ImagePipe
+from qcow2c.copy.targets import Pipe
+from qcow2c.disk.disk import open_disk
 from qcow2c.errors import StoreError, UsageError
-from qcow2c.image_pipe import ImagePipe
 from qcow2c.ops.convert import How, convert, copy_disks, copy_stream
-from qcow2c.storage import Memory, WritableMemory
-from qcow2c.store import Store
-from qcow2c.targets import Pipe
+from qcow2c.storage.sources import Memory, WritableMemory
+from qcow2c.storage.store import Store
 from tests.building import Builder
 from tests.streams import Taken
 

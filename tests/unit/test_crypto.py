@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from qcow2c import structs
-from qcow2c.crypto import read_luks_header
 from qcow2c.errors import CorruptMetadata, Qcow2Error, UnsupportedFeature
-from qcow2c.header import EncryptionHeader
-from qcow2c.storage import Memory
+from qcow2c.format.header import EncryptionHeader
+from qcow2c.format.luks import read_luks_header
+from qcow2c.storage.sources import Memory
 
 ENABLED, DISABLED = structs.LuksKeySlotState.ENABLED, structs.LuksKeySlotState.DISABLED
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c import differing
-from qcow2c.diff_stream import DiffReader, DiffWriter
-from qcow2c.differing import Difference, differences
-from qcow2c.disk import open_disk
+from qcow2c.copy.diff_stream import DiffReader, DiffWriter
+from qcow2c.disk import differences as differing
+from qcow2c.disk.differences import Difference, differences
+from qcow2c.disk.disk import open_disk
 from qcow2c.errors import CorruptData, MissingKey, StoreError, UnsupportedFeature, UsageError
 from qcow2c.ops.diff import diff, open_states, write_overlay, write_stream
 from qcow2c.ops.export import export
 from qcow2c.ops.patch import patch
-from qcow2c.storage import Memory
+from qcow2c.storage.sources import Memory
 from tests.building import Builder, deflate
 
 SIZE = 4096

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 
 import qcow2c
-from qcow2c import layout, structs
+from qcow2c import structs
 from qcow2c.dump import SECTIONS, Dump, chain
-from qcow2c.dump_tables import runs
 from qcow2c.errors import ChainError, GateRefused, NotQcow2, Span, StoreError, UsageError
-from qcow2c.findings import Severity
-from qcow2c.nodes import Node, in_words, printable, size_text, text_of
-from qcow2c.render.json import document, json_lines
-from qcow2c.render.text import Style, lines
-from qcow2c.storage import Memory
+from qcow2c.forensic.nodes import Node, in_words, printable, size_text, text_of
+from qcow2c.forensic.render_json import document, json_lines
+from qcow2c.forensic.render_text import Style, lines
+from qcow2c.forensic.table_nodes import runs
+from qcow2c.format import layout
+from qcow2c.format.findings import Severity
+from qcow2c.format.tables import native
+from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
-from qcow2c.tables import native
 from tests.building import L1_COPIED, L2_COPIED, L2_ZERO, Builder, deflate, extension
 
 EXTENDED_L2 = layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c import layout, structs
+from qcow2c import structs
 from qcow2c.errors import CorruptMetadata, LimitExceeded, MissingKey, StoreError, UsageError
-from qcow2c.header import Header, field_span
-from qcow2c.storage import Memory, WritableMemory
-from qcow2c.tables import Kind
+from qcow2c.format import layout
+from qcow2c.format.header import Header, field_span
+from qcow2c.format.tables import Kind
+from qcow2c.storage.sources import Memory, WritableMemory
 from tests.building import Builder, deflate
 
 KIB = 1024

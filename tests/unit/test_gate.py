@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qcow2c.errors import GateRefused, UsageError
-from qcow2c.gate import GateRequest, any_file, deny, gate_for, same_directory
+from qcow2c.storage.gate import GateRequest, any_file, deny, gate_for, same_directory
 
 
 @pytest.fixture

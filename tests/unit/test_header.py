@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from qcow2c import layout, structs
+from qcow2c import structs
 from qcow2c.errors import NotQcow2, Span, UnsupportedFeature
-from qcow2c.header import Header, aligned, field_span
-from qcow2c.storage import Memory
+from qcow2c.format import layout
+from qcow2c.format.header import Header, aligned, field_span
+from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
 from tests.building import Builder, extension
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 import qcow2c
-from qcow2c.cache import Medium
 from qcow2c.errors import UsageError
-from qcow2c.header import Header
-from qcow2c.header_edit import HeaderChange, change_header, extensions_of, with_extension
-from qcow2c.storage import Memory, WritableMemory
+from qcow2c.format.header import Header
+from qcow2c.format.header_writer import HeaderChange, extensions_of, with_extension
+from qcow2c.storage.medium import Medium
+from qcow2c.storage.sources import Memory, WritableMemory
 from qcow2c.structs import ExtensionType, Version
+from qcow2c.writer.header_update import change_header
 from tests.crash.recording import Recorder, crash_states
 
 NAMES = ExtensionType.FEATURE_NAME_TABLE

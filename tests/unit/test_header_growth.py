@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 import qcow2c
-from qcow2c.cache import Medium
-from qcow2c.header import Header
-from qcow2c.header_growth import grow_by_header
-from qcow2c.storage import Memory, WritableMemory
+from qcow2c.atomic.header_growth import grow_by_header
+from qcow2c.format.header import Header
+from qcow2c.storage.medium import Medium
+from qcow2c.storage.sources import Memory, WritableMemory
 from tests.crash.recording import Recorder, crash_states
 
 KIB = 1024

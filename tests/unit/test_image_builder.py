@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c import codecs, image_builder
-from qcow2c.create_options import COMPRESSION_TYPES, CreateOptions
+from qcow2c.builder import image_builder
+from qcow2c.builder.appender import Appender
+from qcow2c.builder.image_builder import ImageBuilder
+from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions
 from qcow2c.errors import LimitExceeded, NotQcow2, StoreError, UsageError
-from qcow2c.image_builder import Appender, ImageBuilder
-from qcow2c.storage import WritableMemory
-from qcow2c.store import Buffer
+from qcow2c.format import codecs
+from qcow2c.storage.sources import WritableMemory
+from qcow2c.storage.store import Buffer
 from qcow2c.structs import MAGIC, Limit
 
 MIB = 1 << 20

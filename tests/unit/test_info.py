@@ -10,8 +10,8 @@ import pytest
 
 from qcow2c import structs
 from qcow2c.errors import ChainError, CorruptMetadata, GateRefused, UnsupportedFeature
-from qcow2c.gate import full_name
 from qcow2c.ops.info import info
+from qcow2c.storage.gate import full_name
 from tests.building import Builder, extension
 from tests.unit.test_crypto import luks
 

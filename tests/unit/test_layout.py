@@ -8,7 +8,8 @@ from construct import StreamError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcow2c import layout, structs
+from qcow2c import structs
+from qcow2c.format import layout
 
 FLAT = ["HEADER_V2", "HEADER_V3_TAIL", "HEADER_ADDITIONAL", "EXTENSION_HEADER", "FEATURE_NAME", "BITMAPS_EXTENSION"]
 FLAT += ["ENCRYPTION_HEADER_POINTER", "LUKS_KEY_SLOT", "SNAPSHOT_HEADER", "SNAPSHOT_EXTRA_DATA"]

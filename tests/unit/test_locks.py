@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import qcow2c
-from qcow2c import locks
 from qcow2c.errors import ImageLocked, StoreError, UsageError
-from qcow2c.locks import Use
-from qcow2c.storage import LocalFile, Store, open_store
+from qcow2c.storage import locks
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import LocalFile, Store, open_store
 from tests.building import Builder
 
 R, W, S = Use.IMAGE, Use.WRITABLE_IMAGE, Use.SHARED
@@ -192,7 +192,7 @@ def test_what_is_written_to_cannot_be_shared(path: Path) -> None:
 
 
 def test_check_and_dump_are_kept_out_by_a_writer_unless_they_share(path: Path) -> None:
-    from qcow2c.disk import open_disk
+    from qcow2c.disk.disk import open_disk
     from qcow2c.ops.info import info
 
     with qcow2c.open(path, "r+") as image:
@@ -209,7 +209,7 @@ def test_check_and_dump_are_kept_out_by_a_writer_unless_they_share(path: Path) -
 
 
 def test_even_who_shares_keeps_out_of_what_cannot_be_read_consistently(path: Path, tmp_path: Path) -> None:
-    from qcow2c.disk import open_disk
+    from qcow2c.disk.disk import open_disk
     from qcow2c.ops.info import info
 
     raw = tmp_path / "raw"

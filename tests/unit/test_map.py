@@ -6,19 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from qcow2c import disk_map, layout, map_arrays, structs
-from qcow2c.disk import open_disk
+from qcow2c import structs
+from qcow2c.disk import map, map_arrays
+from qcow2c.disk.disk import open_disk
+from qcow2c.disk.map import Extent, extents
+from qcow2c.disk.map_layers import MappedLayer, has_preallocated_metadata, mapped_layers
+from qcow2c.disk.opening import open_image
 from qcow2c.errors import CorruptMetadata, LimitExceeded, UnsupportedFeature
-from qcow2c.layer_map import MappedLayer, has_preallocated_metadata, mapped_layers
-from qcow2c.opening import open_image
-from qcow2c.ops.map import Extent, extents
-from qcow2c.storage import LocalFile
+from qcow2c.format import layout
+from qcow2c.storage.sources import LocalFile
 from tests.building import L1_COPIED, L2_COPIED, L2_ZERO, Builder
 
 
 def assert_both_ways_agree(top: MappedLayer) -> None:
     """The runs are the same; the batches need not be."""
-    one, many = disk_map.plain_columns(top, 0, top.size), map_arrays.columns(top, 0, top.size)
+    one, many = map.plain_columns(top, 0, top.size), map_arrays.columns(top, 0, top.size)
     assert [row for batch in many for row in zip(*batch, strict=True)] == [
         row for batch in one for row in zip(*batch, strict=True)
     ]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c import disk_map, structs
-from qcow2c.disk import SnapshotKey
-from qcow2c.disk_map import DATA, OFFSET, PRESENT, ZERO, Columns
+from qcow2c import structs
+from qcow2c.disk import map
+from qcow2c.disk.disk import SnapshotKey
+from qcow2c.disk.map import DATA, OFFSET, PRESENT, ZERO, Columns
 from qcow2c.errors import CorruptMetadata, GateRefused, StoreError, UsageError
 from qcow2c.ops.measure import Measurement, _data_clusters, measure
 from qcow2c.structs import ExtensionType
@@ -89,7 +90,7 @@ def test_large_clusters_count_once_whatever_touches_them() -> None:
 
 def test_arrays_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = qcow2(three_clusters().build())
-    monkeypatch.setattr(disk_map, "ARRAYS_FROM", 0)
+    monkeypatch.setattr(map, "ARRAYS_FROM", 0)
     assert qcow2(three_clusters().build()) == plain
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import qcow2c
-from qcow2c import layout, structs
+from qcow2c import structs
+from qcow2c.disk.opening import detect_format
 from qcow2c.errors import (
     ChainError,
     CorruptMetadata,
@@ -19,8 +20,8 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
-from qcow2c.opening import detect_format
-from qcow2c.storage import Memory
+from qcow2c.format import layout
+from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
 from tests.building import Builder, extension
 

@@ -9,14 +9,16 @@ import pytest
 import zstandard
 
 import qcow2c
-from qcow2c import layout, structs
+from qcow2c import structs
 from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
-from qcow2c.header import Header
-from qcow2c.layer import RawLayer, fill_zeros
-from qcow2c.reader import Reader
-from qcow2c.salvage import Salvage
-from qcow2c.storage import Memory
-from qcow2c.tables import Kind
+from qcow2c.format import layout
+from qcow2c.format.header import Header
+from qcow2c.format.tables import Kind
+from qcow2c.layers.layer import RawLayer
+from qcow2c.layers.reader import Reader
+from qcow2c.layers.salvage import Salvage
+from qcow2c.storage.sources import Memory
+from qcow2c.storage.zeros import fill_zeros
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate
 
 EXTENDED_L2 = layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask

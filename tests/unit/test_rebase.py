@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import qcow2c
-from qcow2c import disk_map
-from qcow2c.chain_copy import SLAB_BYTES
+from qcow2c.copy.from_backing import SLAB_BYTES
+from qcow2c.disk import map
+from qcow2c.disk.size import resize
 from qcow2c.errors import (
     ChainError,
     CorruptData,
@@ -22,11 +23,10 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
-from qcow2c.header import Header, field_span
+from qcow2c.format.header import Header, field_span
 from qcow2c.ops import snapshots
-from qcow2c.resizing import resize
-from qcow2c.storage import Memory, WritableMemory
-from qcow2c.store import Buffer
+from qcow2c.storage.sources import Memory, WritableMemory
+from qcow2c.storage.store import Buffer
 from tests.building import L1_COPIED, L2_COPIED, Builder, deflate
 
 KIB = 1024
@@ -420,7 +420,7 @@ def test_data_past_the_end_of_a_backing_file_ends_it() -> None:
 
 def test_maps_made_by_arrays_are_of_the_tables_as_they_were(chains: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They come from the file, in windows, while the engine writes: every fourth cluster differs."""
-    monkeypatch.setattr(disk_map, "ARRAYS_FROM", 1)
+    monkeypatch.setattr(map, "ARRAYS_FROM", 1)
     size = 1 << 20
     for name in ("old.qcow2", "new.qcow2"):
         make(chains / name, size, writes=0, cluster_size=512, backing_file="long.raw")

@@ -6,9 +6,9 @@ import pytest
 
 from qcow2c import structs
 from qcow2c.errors import LimitExceeded, Span
-from qcow2c.header import Header
-from qcow2c.records import BitmapDirectory, SnapshotTable, read_bitmaps, read_snapshots
-from qcow2c.storage import Memory
+from qcow2c.format.header import Header
+from qcow2c.format.records import BitmapDirectory, SnapshotTable, read_bitmaps, read_snapshots
+from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
 from tests.building import Builder, extension
 

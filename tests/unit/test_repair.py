@@ -9,16 +9,18 @@ from types import SimpleNamespace
 import pytest
 
 import qcow2c
-from qcow2c import layout, repair_changes, repair_plan, structs
+from qcow2c import structs
 from qcow2c.errors import LimitExceeded, Qcow2Error, StoreError, UsageError
-from qcow2c.header import Header
-from qcow2c.locks import Use
+from qcow2c.format import layout
+from qcow2c.format.header import Header
 from qcow2c.ops.repair import RepairResult, undo_repair
-from qcow2c.refcounts import Refcounts
-from qcow2c.references import Walk
-from qcow2c.repair_survey import Survey
-from qcow2c.storage import LocalFile, Memory, WritableMemory
-from qcow2c.store import Buffer
+from qcow2c.recovery import changes, plan
+from qcow2c.recovery.survey import Survey
+from qcow2c.references.stored_refcounts import Refcounts
+from qcow2c.references.walk import Walk
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import LocalFile, Memory, WritableMemory
+from qcow2c.storage.store import Buffer
 from qcow2c.structs import Limit
 from tests.building import L2_COPIED, Builder
 from tests.corpus.case import HostileCase
@@ -216,7 +218,7 @@ def test_what_a_lost_table_may_have_named_is_kept(name: str, doubt: str, what: s
     assert result.exit_code in (2, 3)
     assert result.after.leaks == result.clusters_kept > 0
     assert unfreed(before, bytes(image))
-    kept = [action for action in result.actions if action.kind is repair_plan.Kind.KEEP]
+    kept = [action for action in result.actions if action.kind is plan.Kind.KEEP]
     assert sum(action.host.length for action in kept) == result.clusters_kept * cluster_size(before)
 
 
@@ -231,7 +233,7 @@ def test_data_loss_must_be_asked_for_and_is_told() -> None:
     assert all(
         image[action.host.offset :][: action.host.length] == before[action.host.offset :][: action.host.length]
         for action in result.actions
-        if action.kind is repair_plan.Kind.FREE
+        if action.kind is plan.Kind.FREE
     )
     assert len(image) % size == len(before) % size
 
@@ -280,7 +282,7 @@ def test_marks_are_cleared_when_the_image_is_sound(bit: str) -> None:
     image = bytearray(damaged("v3", f"marked {bit}"))
     result = qcow2c.repair(image, "leaks")
     assert get(image, "incompatible") == 0
-    assert [action.kind for action in result.actions] == [repair_plan.Kind.HEADER]
+    assert [action.kind for action in result.actions] == [plan.Kind.HEADER]
     assert result.exit_code == 0
 
 
@@ -314,7 +316,7 @@ def test_unknown_autoclear_bits_go_with_the_first_change_and_only_then() -> None
     kept = bytearray(damaged("v3", "L1 table zeroed"))
     set_bits("autoclear", 1 << 40)(kept)
     before = bytes(kept)
-    assert not [action for action in qcow2c.repair(kept, "all").actions if action.kind is repair_plan.Kind.HEADER]
+    assert not [action for action in qcow2c.repair(kept, "all").actions if action.kind is plan.Kind.HEADER]
     assert bytes(kept) == before
 
 
@@ -457,7 +459,7 @@ def test_refcounts_anew_cover_clusters_far_behind() -> None:
 def test_a_refcount_table_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     image = bytearray(damaged("c512", "refcount table zeroed"))
     limits = SimpleNamespace(HOST_OFFSET_END=Limit.HOST_OFFSET_END, REFCOUNT_TABLE_BYTES=256)
-    monkeypatch.setattr(repair_changes, "Limit", limits)
+    monkeypatch.setattr(changes, "Limit", limits)
     result = qcow2c.repair(image, "all")
     assert "would have more than" in result.refused[0]
 
@@ -503,7 +505,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
 
 
 def test_a_plan_lists_so_many_actions_and_counts_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repair_plan, "MAX_ACTIONS", 2)
+    monkeypatch.setattr(plan, "MAX_ACTIONS", 2)
     image = bytearray(seed_bytes("v3.qcow2"))
     for cluster in (4, 6, 8):
         refcount(cluster, 9)(image)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c import layout, refcount_change, resizing
+from qcow2c.atomic import refcounts, size
+from qcow2c.disk import size as disk_size
+from qcow2c.disk.size import grow
 from qcow2c.errors import (
     CorruptMetadata,
     LimitExceeded,
@@ -19,11 +21,11 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
+from qcow2c.format import layout
+from qcow2c.format.tables import L1_COPIED, L2_COPIED, Kind
 from qcow2c.ops import bitmaps, snapshots
-from qcow2c.resizing import grow
-from qcow2c.storage import WritableMemory
+from qcow2c.storage.sources import WritableMemory
 from qcow2c.structs import INCOMPATIBLE_FEATURES, Limit
-from qcow2c.tables import L1_COPIED, L2_COPIED, Kind
 from tests.building import Builder
 
 KIB, MIB = 1024, 1 << 20
@@ -88,7 +90,7 @@ def test_what_is_cut_off_gives_its_clusters_back() -> None:
 def test_the_file_of_a_smaller_disk_is_short(
     size: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refcount_change, "SCAN_CLUSTERS", 64)
+    monkeypatch.setattr(refcounts, "SCAN_CLUSTERS", 64)
     content = random.Random(4).randbytes(2 * MIB)
     data = new(4 * MIB, preallocation="full", **options)
     write(data, (0, content))
@@ -201,7 +203,7 @@ def test_what_is_new_has_its_clusters(tmp_path: Path, cluster_size: int, preallo
 
 
 def test_many_tables_are_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resizing, "BATCH_BYTES", 1024)
+    monkeypatch.setattr(size, "BATCH_BYTES", 1024)
     data = new(10 * KIB, cluster_size=512)
     qcow2c.resize(data, 700 * KIB, preallocation="metadata")
     assert disk(data) == bytes(700 * KIB)
@@ -261,7 +263,7 @@ def test_an_open_image_knows_its_new_size() -> None:
         assert grow(image, 200 * KIB) and not grow(image, 200 * KIB) and not grow(image, KIB)
         assert image.size() == 200 * KIB
         image.pwrite(b"y", 200 * KIB - 1)
-        resizing.resize(image, KIB)
+        disk_size.resize(image, KIB)
         with pytest.raises(UsageError, match="do not lie on the disk of 1024 bytes"):
             image.pwrite(b"y", 200 * KIB - 1)
     assert disk(data) == b"x" * KIB
@@ -354,7 +356,7 @@ def test_it_is_refused(
 
 def test_shrinking_is_no_place_for_preallocation() -> None:
     with qcow2c.open(new(), "r+") as image, pytest.raises(UsageError, match="can't be used for shrinking an image"):
-        resizing.resize(image, KIB, preallocation="full")
+        disk_size.resize(image, KIB, preallocation="full")
 
 
 def test_more_clusters_than_anybody_checks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from qcow2c import layout, rules, structs
+from qcow2c import structs
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Span, UnsupportedFeature
-from qcow2c.findings import Finding, Severity, raise_first
-from qcow2c.header import Header
-from qcow2c.records import BitmapRecord, SnapshotRecord
-from qcow2c.storage import Memory
-from qcow2c.structs import ExtensionType, Limit
-from qcow2c.table_rules import (
+from qcow2c.format import layout, rules
+from qcow2c.format.findings import Finding, Severity, raise_first
+from qcow2c.format.header import Header
+from qcow2c.format.records import BitmapRecord, SnapshotRecord
+from qcow2c.format.table_rules import (
     BITMAP_TABLE_RULES,
     L1_RULES,
     REFCOUNT_TABLE_RULES,
@@ -22,6 +21,8 @@ from qcow2c.table_rules import (
     l2_rules,
     suspects,
 )
+from qcow2c.storage.sources import Memory
+from qcow2c.structs import ExtensionType, Limit
 from tests.building import Builder, extension
 
 BITS = layout.bits(structs.INCOMPATIBLE_FEATURES)

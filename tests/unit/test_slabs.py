@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from qcow2c import slabs
-from qcow2c.copying import Copying, DiskCopy, StreamCopy
-from qcow2c.disk import open_disk
+from qcow2c.copy import plan as slabs
+from qcow2c.copy.buffers import SLAB_BYTES, Buffers, Closed
+from qcow2c.copy.plan import Piece, PlannedDisk, Slab, plan
+from qcow2c.copy.targets import Release, Target
+from qcow2c.copy.transfer import Copying, DiskCopy, StreamCopy
+from qcow2c.copy.zero_detection import data_ranges
+from qcow2c.disk.disk import open_disk
 from qcow2c.errors import CorruptData, MissingKey, StoreError
-from qcow2c.slabs import SLAB_BYTES, Buffers, Closed, Piece, PlannedDisk, Slab, data_ranges, plan
-from qcow2c.storage import Memory
-from qcow2c.targets import Release, Target
+from qcow2c.storage.sources import Memory
 from tests.building import L2_COPIED, L2_ZERO, Builder, deflate
 
 CLUSTER = 4096

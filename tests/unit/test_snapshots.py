@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c import layout, structs
+from qcow2c import structs
 from qcow2c.errors import (
     CorruptMetadata,
     LimitExceeded,
@@ -23,10 +23,11 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
-from qcow2c.header import Header
-from qcow2c.storage import Memory, WritableMemory
+from qcow2c.format import layout
+from qcow2c.format.header import Header
+from qcow2c.format.tables import L1_COPIED, L2_COPIED
+from qcow2c.storage.sources import Memory, WritableMemory
 from qcow2c.structs import Limit
-from qcow2c.tables import L1_COPIED, L2_COPIED
 from tests.building import Builder, packed_words
 
 KIB = 1024
@@ -633,6 +634,6 @@ for mode in ("r", "r+"):
     with qcow2c.open({str(path)!r}, mode) as image:
         with image.snapshots["one"].open() as disk:
             disk.pread(10, 0)
-        assert "numpy" not in sys.modules and "qcow2c.successor" not in sys.modules, mode
+        assert "numpy" not in sys.modules and "qcow2c.atomic.successor" not in sys.modules, mode
 """
     subprocess.run([sys.executable, "-c", code], check=True)

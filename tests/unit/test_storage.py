@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qcow2c.errors import Span, StoreError, UsageError
-from qcow2c.storage import FileObject, LocalFile, Memory, Store, open_store
+from qcow2c.storage.sources import FileObject, LocalFile, Memory, Store, open_store
 
 CONTENT = bytes(range(256)) * 20
 

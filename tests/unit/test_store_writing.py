@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcow2c import local_file
 from qcow2c.errors import Span, StoreError, UsageError
-from qcow2c.storage import FileObject, LocalFile, Memory, Store, open_store
+from qcow2c.storage import local_file
+from qcow2c.storage.sources import FileObject, LocalFile, Memory, Store, open_store
 
 CONTENT = bytes(range(1, 256)) * 20
 KINDS = ("path", "buffered", "raw", "bytesio", "bytearray")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qcow2c import layout, structs
+from qcow2c import structs
+from qcow2c.format import layout
 from qcow2c.structs import Doc, Limit, compressed_descriptor, refcount_block, refcount_group
 
 SIZES = {

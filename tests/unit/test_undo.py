@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from qcow2c import undo
 from qcow2c.errors import LimitExceeded, UsageError
-from qcow2c.storage import LocalFile, Memory, Store, WritableMemory
-from qcow2c.undo import Journal, Patched, journal_for, load
+from qcow2c.recovery import journal as undo
+from qcow2c.recovery.journal import Journal, Patched, journal_for, load
+from qcow2c.storage.sources import LocalFile, Memory, Store, WritableMemory
 
 OLD = bytes(range(1, 251)) * 10
 """An image of 2500 bytes: its last sector is cut short."""

@@ -1,0 +1,53 @@
+"""Emptying an image: its active disk lets go of every cluster, so that what lies below shows.
+
+Snapshots, bitmaps and all other metadata stay as they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcow2c.atomic.successor import Successor, changing, stored_words
+from qcow2c.references.batches import SCAN_CLUSTERS
+from qcow2c.storage.sources import Store
+
+
+def empty(image: Successor, data_store: Store | None = None) -> None:
+    """Let the active disk show what lies below, and give the space of its clusters back.
+
+    The caller has made durable, below, all that the disk shows: then the guest's view stays the same throughout.
+    `data_store` is an external data file whose contents nobody needs then; the caller excludes others.
+
+    Durable order: an empty L1 table and other refcounts in free space; the header that names them; then what was let
+    go of is given back, in the data file, too; at last the file is made short in the same way. A crash leaves the image
+    as it was, or empty. Raises StoreError, LimitExceeded, CorruptMetadata. Spec: "Cluster mapping".
+    """
+    entries = image.active_l1()
+    image.add_references(entries, -1)
+    image.set_active(np.zeros(len(entries), dtype=np.uint64))
+    image.renew_refcounts()
+    # Else nothing is left behind the front of the file, and its end is cut off.
+    image.switch(discard=bool(image.header.nb_snapshots or image.header.bitmaps))
+    if data_store is not None:
+        data_store.punch(0, data_store.size())
+    _shorten(image.medium.store)
+
+
+def _shorten(store: Store) -> None:
+    """Move the L1 table and the refcounts to the front of the file, and cut off what nobody uses."""
+    with changing(store) as image:
+        entries, size = image.active_l1(), len(image.active_l1()) * 8
+        if size:
+            image.count(image.header.l1_table_offset, size, -1)
+            image.set_fields(l1_table_offset=image.place(stored_words(entries)))
+        image.renew_refcounts()
+        image.switch()
+    with changing(store) as image:
+        end, used = image.geometry.clusters(store.size()), np.zeros(0, dtype=np.int64)
+        while not len(used):  # The header is in use.
+            first = max(0, end - SCAN_CLUSTERS)
+            used = np.flatnonzero(image.refcounts(first, end - first))
+            end = first
+        end += int(used[-1]) + 1
+        if end << image.geometry.cluster_bits < store.size():
+            store.truncate(end << image.geometry.cluster_bits)

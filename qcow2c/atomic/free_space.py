@@ -1,0 +1,68 @@
+"""Free host clusters of an image that is changed as a whole. Counts; writes nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+from qcow2c.references.batches import SCAN_CLUSTERS
+
+_MAX_RUNS = 1 << 16
+"""Free runs that are remembered; space in others is not used."""
+
+
+class FreeSpace:
+    """Clusters with refcount 0, in the file and behind it; each is given out once."""
+
+    def __init__(self, used: Callable[[int, int], NDArray[np.bool_]], inside: int, end: int) -> None:
+        """`used` tells which clusters of a range are in use; `inside` is the end of the file, `end` that of all use."""
+        self._used = used
+        self._inside = inside
+        self._end = max(inside, end)
+        self._scanned = 0
+        self._runs: deque[tuple[int, int]] = deque()
+
+    def take(self, clusters: int) -> int:
+        """Give out clusters that lie together; return the first."""
+        while True:
+            for position, (first, end) in enumerate(self._runs):
+                if end - first >= clusters:
+                    self._runs[position] = first + clusters, end
+                    if first + clusters == end:
+                        del self._runs[position]
+                    return first
+            if not self._scan():
+                return self.take_behind(clusters)
+
+    def take_some(self, clusters: int) -> tuple[int, int]:
+        """Give out at most so many clusters that lie together; return the first and their number."""
+        while not self._runs:
+            if not self._scan():
+                return self.take(clusters), clusters
+        first, end = self._runs.popleft()
+        count = min(clusters, end - first)
+        if first + count < end:
+            self._runs.appendleft((first + count, end))
+        return first, count
+
+    def take_behind(self, clusters: int) -> int:
+        """Give out clusters behind the file and all use; return the first."""
+        first, self._end = self._end, self._end + clusters
+        return first
+
+    def _scan(self) -> bool:
+        """Look at more of the file; return False where there is no more."""
+        if self._scanned >= self._inside or len(self._runs) >= _MAX_RUNS:
+            return False
+        first, last = self._scanned, min(self._scanned + SCAN_CLUSTERS, self._inside)
+        edge = np.ones(1, dtype=bool)
+        edges = np.flatnonzero(np.diff(np.concatenate((edge, self._used(first, last), edge)))) + first
+        self._runs.extend((start, stop) for start, stop in edges.reshape(-1, 2).tolist())
+        self._scanned = last
+        return True

@@ -1,0 +1,336 @@
+"""What an image will be after one write of its first sector: other tables and other refcounts, built in free space.
+
+Bytes 36 to 71 of the header name the L1 table, the refcount table and the snapshot table, and lie with the size of the
+disk in one sector, which is never torn. So everything that an operation on a whole image changes is written where
+nothing is yet, made durable, and named by one write: the image is wholly what it was, or wholly what it will be, and
+its refcounts are exact in both. Spec: "Header", "Host cluster management".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qcow2c.atomic.free_space import FreeSpace
+from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta, block_of
+from qcow2c.errors import LimitExceeded
+from qcow2c.format import layout, rules, tables
+from qcow2c.format.findings import Severity, raise_first
+from qcow2c.format.geometry import Geometry
+from qcow2c.format.header import Header, field_span
+from qcow2c.format.header_writer import Extensions, HeaderChange
+from qcow2c.format.records import SnapshotTable, read_snapshots
+from qcow2c.references.admission import Admission, admit, trusted
+from qcow2c.references.batches import batches
+from qcow2c.references.cluster_set import ClusterSet
+from qcow2c.references.stored_refcounts import StoredRefcounts
+from qcow2c.references.walk import ACTIVE, BATCH_BYTES, L2Batch, L2Tables, State, Walk, distinct_tables
+from qcow2c.storage.locks import Use
+from qcow2c.storage.medium import Medium
+from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.store import Buffer
+from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, SECTOR_SIZE, Limit, Version
+from qcow2c.writer.header_update import change_header
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qcow2c.format.array_types import U64Array
+
+_DIRTY = layout.bits(INCOMPATIBLE_FEATURES)["dirty"].mask
+_UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
+
+
+@contextmanager
+def changing(source: Source | Store, *, trust: bool = False) -> Iterator[Successor]:
+    """Open an image to change it as a whole: alone, and with verified refcounts, unless they are to be trusted.
+
+    Backing files and data files are not opened. Raises as `qcow2c.open` with "r+".
+    """
+    store = open_store(source, writable=True)
+    try:
+        store.lock(Use.WRITABLE_IMAGE)
+        header = Header.load(store)
+        raise_first(rules.header_findings(header), Severity.ERROR)
+        snapshots = read_snapshots(store, header)
+        if snapshots.broken is not None:
+            raise_first([snapshots.broken], Severity.ERROR)
+        yield Successor(Medium(store), header, snapshots, (trusted if trust else admit)(store, header, snapshots))
+    finally:
+        if store is not source:
+            store.close()
+
+
+class Successor:
+    """An image that is yet to be. Nothing of the present one is touched before `switch`."""
+
+    def __init__(self, medium: Medium, header: Header, snapshots: SnapshotTable, admission: Admission) -> None:
+        """Nothing else may write the image meanwhile. Raises LimitExceeded."""
+        self.header = header
+        self.geometry: Geometry = header.geometry
+        self.snapshots = snapshots
+        self.walk = Walk(medium.store, header, snapshots)
+        self.medium = medium
+        self._renewed = False
+        self._bits = self.geometry.cluster_bits
+        self._delta = ReferenceDelta(self.walk)
+        self._present = StoredRefcounts(self.walk)
+        self._new = RefcountChange(self.walk, self._present, self._delta)
+        self._fields: dict[str, int] = {}
+        self._extensions: Extensions | None = None
+        self._verified = admission.verified
+        uncounted = ClusterSet((cluster, cluster + 1) for cluster, _ in admission.undercounted)
+        self._kept_away = uncounted if admission.verified else admission.metadata
+        self._free = FreeSpace(self._is_used, self.geometry.clusters(self.walk.size), self._present.end_of_use())
+        if admission.undercounted:
+            clusters, references = np.array(admission.undercounted, dtype=np.int64).T
+            for cluster, missing in zip(clusters, references - self._new.at(clusters).view(np.int64), strict=True):
+                self._delta.add_run(int(cluster), 1, int(missing))
+        if header.version >= Version.V3:
+            self._fields["incompatible_features"] = header.incompatible_features & ~_DIRTY
+            self._fields["autoclear_features"] = header.autoclear_features & ~_UNKNOWN_AUTOCLEAR
+
+    # --- what there is ---
+
+    def active_l1(self) -> U64Array:
+        """Return the entries of the active L1 table, shape (l1_size,)."""
+        return self.walk.l1_table(State(ACTIVE, self.header.l1_table_offset, self.header.l1_size, self.header.size))
+
+    def refcounts(self, first: int, count: int) -> U64Array:
+        """Return the present refcounts of clusters; shape (count,)."""
+        return self._present.counts(first, count)
+
+    def _is_used(self, first: int, end: int) -> NDArray[np.bool_]:
+        used: NDArray[np.bool_] = self.refcounts(first, end - first) != 0
+        for start, stop in self._kept_away.within(first, end):
+            used[start - first : stop - first] = True
+        return used
+
+    # --- what is to change ---
+
+    def add_references(self, l1_words: U64Array, weight: int) -> None:
+        """Count everything that an L1 table reaches `weight` times more."""
+        self._delta.add_tables(l1_words, weight)
+
+    def add_entries(self, words: U64Array, weight: int) -> None:
+        """Count what the words of one L2 table name `weight` times more."""
+        one, none = np.ones(1, dtype=np.uint64), np.zeros(1, dtype=np.uint64)
+        entries, bitmaps = (words[0::2], words[1::2]) if self.geometry.extended_l2 else (words, None)
+        batch = L2Batch(one, one, none, entries.reshape(1, -1), None if bitmaps is None else bitmaps.reshape(1, -1))
+        self._delta.add_entries(batch, weight)
+
+    def count(self, offset: int, length: int, weight: int) -> None:
+        """Count the clusters of a structure `weight` times more."""
+        first = offset >> self._bits
+        self._delta.add_run(first, (offset + length - 1 >> self._bits) - first + 1, weight)
+
+    def place(self, data: Buffer, weight: int = 1) -> int:
+        """Write a structure in free space, where its clusters lie together; return its host offset. Raises StoreError.
+
+        Its clusters will have refcount `weight`.
+        """
+        clusters = self.geometry.clusters(len(data))
+        first = self._free.take(clusters)
+        self._delta.add_run(first, clusters, weight)
+        self._write([data, bytes((clusters << self._bits) - len(data))], first)
+        return first << self._bits
+
+    def _write(self, parts: Sequence[Buffer], first: int) -> None:
+        self._require_nameable(first + self.geometry.clusters(sum(map(len, parts))))
+        self.medium.write(parts, first << self._bits)
+
+    def _require_nameable(self, end: int) -> None:
+        if end << self._bits > Limit.HOST_OFFSET_END:
+            raise LimitExceeded(f"no table can name cluster {end - 1}", spec="Cluster mapping")
+
+    def append(self, length: int) -> int:
+        """Take clusters behind all that the file holds, where it reads as zeros once it reaches so far; their offset.
+
+        They are yet to be counted. Raises LimitExceeded.
+        """
+        clusters = self.geometry.clusters(length)
+        first = self._free.take_behind(clusters)
+        self._require_nameable(first + clusters)
+        return first << self._bits
+
+    def set_fields(self, **values: int) -> None:
+        """Set header fields, by their names in the specification."""
+        self._fields.update(values)
+
+    def set_extensions(self, change: HeaderChange) -> None:
+        """Let the header have other extensions, and the fields that belong to them."""
+        self._extensions = change.extensions
+        self._fields |= change.fields
+        self._fields["autoclear_features"] &= ~_UNKNOWN_AUTOCLEAR
+
+    def set_refcount_order(self, order: int) -> None:
+        """Let refcounts have another width: all of them are written anew."""
+        self._new.order = order
+        self._fields["refcount_order"] = order
+
+    def renew_refcounts(self) -> None:
+        """Write all refcounts anew: blocks of clusters that nobody uses are let go of."""
+        self._renewed = True
+
+    def set_active(self, l1_words: U64Array, *, holders: int = 1) -> U64Array:
+        """Give the active state other L1 entries, all of which have been counted; return them with right copied bits.
+
+        L2 tables in which a copied bit would be wrong are written anew. `holders` is how many L1 tables of the
+        successor have these very entries. The present L1 table is let go of, unless it can stay.
+        """
+        words = self._reflagged(l1_words.copy(), holders)
+        old = self.active_l1()
+        if not np.array_equal(words, old):
+            self.count(self.header.l1_table_offset, len(old) * 8, -1)
+            self._fields["l1_table_offset"] = self.place(stored_words(words)) if len(words) else 0
+            self._fields["l1_size"] = len(words)
+        return words
+
+    # --- copied bits ---
+
+    def _reflagged(self, words: U64Array, holders: int) -> U64Array:
+        """Return L1 entries whose copied bits, and those of their L2 tables, say which refcounts will be 1.
+
+        Where all are entries of the active state, and no cluster begins or ceases to be shared, what is right stays so.
+        """
+        old = self.active_l1()
+        strange = words.copy()
+        strange[: len(old)][words[: len(old)] == old[: len(words)]] = 0
+        if not strange.any() and not self._new.sharing_changes():
+            return words
+        offsets, times = distinct_tables(words)
+        moved = offsets.copy()
+        if not self.geometry.external_data:
+            once = self._new.counted_once(self.geometry.clusters(self.medium.store.size()))
+            found = L2Tables(offsets, times, np.zeros(len(offsets), dtype=np.uint64))
+            for row, batch in batches(self.walk, found):
+                self._move_tables(row, batch, once, moved, times.astype(np.int64) * holders)
+        counts = self._new.at((moved >> np.uint64(self._bits)).view(np.int64))
+        named = np.flatnonzero(words)
+        rows = np.searchsorted(offsets, words[named] & np.uint64(tables.L1_OFFSET))
+        copied = np.where(counts[rows] == 1, np.uint64(tables.L1_COPIED), np.uint64(0))
+        words[named] = moved[rows] | copied
+        return words
+
+    def _move_tables(
+        self, row: int, batch: L2Batch, once: NDArray[np.bool_], moved: U64Array, references: NDArray[np.int64]
+    ) -> None:
+        """Write L2 tables with wrong copied bits anew, and note where they are."""
+        entries = batch.entries
+        hosts = entries & np.uint64(tables.L2_OFFSET)
+        has_cluster = (hosts != 0) & ((entries & np.uint64(tables.L2_COMPRESSED)) == 0)
+        clusters = hosts >> np.uint64(self._bits)
+        inside = clusters < np.uint64(len(once))  # Always, but for damaged images that are opened with trust.
+        right = has_cluster & inside & once[np.where(inside, clusters, np.uint64(0)).view(np.int64)]
+        wrong = has_cluster & (((entries & np.uint64(tables.L2_COPIED)) != 0) != right)
+        changed = np.flatnonzero(wrong.any(axis=1))
+        if not len(changed):
+            return
+        fixed = entries[changed] ^ np.where(wrong[changed], np.uint64(tables.L2_COPIED), np.uint64(0))
+        if batch.bitmaps is not None:
+            fixed = np.stack((fixed, batch.bitmaps[changed]), axis=2).reshape(len(changed), -1)
+        done = 0
+        while done < len(changed):
+            first, count = self._free.take_some(len(changed) - done)
+            self._write([stored_words(fixed[done : done + count])], first)
+            for number, position in enumerate((changed[done : done + count] + row).tolist()):
+                self._delta.add_run(int(moved[position]) >> self._bits, 1, -int(references[position]))
+                self._delta.add_run(first + number, 1, int(references[position]))
+                moved[position] = first + number << self._bits
+            done += count
+
+    # --- refcounts ---
+
+    def _build_refcounts(self) -> None:
+        """Place the refcount blocks that change, and a refcount table that names them: they count themselves, too."""
+        geometry = self.geometry
+        anew = self._renewed or self._new.order != geometry.refcount_order
+        table = np.zeros(0, dtype=np.uint64) if anew else self._present.table.copy()
+        self._drop_blocks(self._present.table if anew else table[:0])
+        self.count(self.header.refcount_table_offset, self.header.refcount_table_clusters << self._bits, -1)
+        places: dict[int, int] = {}
+        table_at, table_clusters = 0, 0
+        while True:
+            needed = self._new.changed_blocks(anew=anew)
+            lacking = [index for index in needed if index not in places]
+            reach = max(len(table), needed[-1] + 1 if needed else 1)
+            if not lacking and reach * 8 <= table_clusters << self._bits:
+                break
+            if reach * 8 > table_clusters << self._bits:
+                if table_clusters:
+                    self._delta.add_run(table_at, table_clusters, -1)
+                table_clusters = geometry.clusters((reach + 1) * 8)
+                if table_clusters << self._bits > Limit.REFCOUNT_TABLE_BYTES:
+                    message = f"the image would need a refcount table of more than {Limit.REFCOUNT_TABLE_BYTES} bytes"
+                    raise LimitExceeded(message, spec="Host cluster management")
+                table_at = self._free.take(table_clusters)
+                self._delta.add_run(table_at, table_clusters, 1)
+            done = 0
+            while done < len(lacking):
+                first, count = self._free.take_some(len(lacking) - done)
+                self._delta.add_run(first, count, 1)
+                for number, index in enumerate(lacking[done : done + count]):
+                    places[index] = first + number
+                    if index < len(table):
+                        self._drop_blocks(table[index : index + 1])
+                done += count
+        table = np.concatenate((table, np.zeros((table_clusters << self._bits) // 8 - len(table), dtype=np.uint64)))
+        self._write_blocks(places)
+        table[list(places)] = np.array(list(places.values()), dtype=np.uint64) << np.uint64(self._bits)
+        self._write([stored_words(table)], table_at)
+        self._fields |= {"refcount_table_offset": table_at << self._bits, "refcount_table_clusters": table_clusters}
+
+    def _drop_blocks(self, offsets: U64Array) -> None:
+        for offset in offsets[offsets != 0].tolist():
+            self._delta.add_run(offset >> self._bits, 1, -1)
+
+    def _write_blocks(self, places: dict[int, int]) -> None:
+        pending: list[bytes] = []
+        start = -1
+        for index, cluster in places.items():
+            if pending and (cluster != start + len(pending) or len(pending) << self._bits >= BATCH_BYTES):
+                self._write(pending, start)
+                pending = []
+            start = cluster if not pending else start
+            new = self._new.counts(index << self._new.block_bits, 1 << self._new.block_bits)
+            pending.append(block_of(new, self._new.order))
+        if pending:
+            self._write(pending, start)
+
+    # --- the switch ---
+
+    def switch(self, *, discard: bool = False, shorten: bool = False) -> None:
+        """Let the image be its successor; `discard` gives the space of what it lets go of back to the system.
+
+        With `shorten` the file ends with the last cluster in use, unless nobody has verified which that is.
+        Durable order: everything new, the header's first sector, then the space. A crash leaves what was, or what will
+        be: neither has leaks, but the file may be longer. Raises StoreError, LimitExceeded, CorruptMetadata.
+        """
+        self._build_refcounts()
+        freed = self._new.freed(self.geometry.clusters(self.walk.size)) if discard else []
+        store = self.medium.store
+        file_end = self._new.end(self.geometry.clusters(store.size())) if shorten and self._verified else None
+        self.medium.flush()
+        if self._extensions is not None:
+            change_header(self.medium, self.header, HeaderChange(self._fields, self._extensions))
+        else:
+            sector = bytearray(self.medium.store.pread(SECTOR_SIZE, 0))
+            for name, value in self._fields.items():
+                span = field_span(name)
+                sector[span.offset : span.end] = layout.stored_integer(value, span.length)
+            self.medium.write([sector], 0)
+            self.medium.flush()
+        for edges in freed:
+            for start, end in edges.reshape(-1, 2).tolist():
+                self.medium.punch(start << self._bits, end - start << self._bits)
+        self.medium.flush()
+        if file_end is not None and file_end << self._bits < store.size():
+            store.truncate(file_end << self._bits)
+
+
+def stored_words(words: U64Array) -> bytes:
+    """Return words as they are stored."""
+    return words.astype(">u8").tobytes()

@@ -1,0 +1,85 @@
+"""New images: the order in which a file comes into being. The magic value is written last.
+
+A half-made image never looks complete.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import Any
+
+from qcow2c.builder.options import CreateOptions, Places, header_of
+from qcow2c.builder.plan import ImageLayout, plan
+from qcow2c.errors import UsageError
+from qcow2c.storage.locks import Use
+from qcow2c.storage.new_file import new_file
+from qcow2c.storage.preallocation import _fill
+from qcow2c.storage.sources import Store
+from qcow2c.structs import MAGIC, SECTOR_SIZE
+
+
+def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions, guest_data: Any = None) -> None:
+    """Create an image whose options are complete; see `create`."""
+    options.validate()
+    planned = plan(options.geometry, options.disk_size, allocated=options.allocates)
+    header = header_of(options, _places(planned))
+    with ExitStack() as stack:
+        store = stack.enter_context(new_file(path, Use.WRITABLE_IMAGE, nocow=options.nocow))
+        data = store
+        if options.data_file is not None:
+            target = options.data_file if guest_data is None else guest_data
+            data = stack.enter_context(new_file(target, Use.WRITABLE_DATA_FILE, nocow=options.nocow))
+            data.truncate(options.disk_size)
+        _write(store, data, header, planned, options)
+
+
+def _write(store: Store, data: Store, header: bytes, planned: ImageLayout, options: CreateOptions) -> None:
+    """Write all there is of a new image.
+
+    Durable order: guest data and metadata, with a header that lacks its magic value; then the whole header.
+    """
+    size = options.cluster_size
+    store.pwrite(bytes(len(MAGIC)) + header[len(MAGIC) :], 0)
+    for offset, part in planned.parts():
+        store.pwrite(part, offset)
+    store.truncate(planned.end * size)
+    if planned.data_clusters:
+        start = 0 if data is not store else planned.first_data * size
+        length = options.disk_size if data is not store else planned.data_clusters * size
+        if options.preallocation in ("falloc", "full"):
+            store.allocate(0, planned.end * size)
+            data.allocate(start, length)
+        if options.preallocation == "full":
+            _fill(data, start, length)
+    if data is not store:
+        data.flush()
+    store.flush()
+    store.pwrite(header[:SECTOR_SIZE], 0)
+    store.flush()
+
+
+def _places(planned: ImageLayout) -> Places:
+    size = planned.geometry.cluster_size
+    return Places(
+        planned.l1_table * size, planned.l1_entries, planned.refcount_table * size, planned.refcount_table_clusters
+    )
+
+
+def require_raw_preallocation(preallocation: str) -> None:
+    """Raise UsageError for a mode that a raw file cannot have: it has no metadata."""
+    if preallocation not in ("off", "falloc", "full"):
+        raise UsageError(f"Parameter 'preallocation' does not accept value {preallocation!r}")
+
+
+def create_raw(path: str | os.PathLike[str], size: int, *, preallocation: str = "off", nocow: bool = False) -> None:
+    """Create a raw image. Raises UsageError, StoreError, ImageLocked."""
+    require_raw_preallocation(preallocation)
+    whole = -(-size // SECTOR_SIZE) * SECTOR_SIZE
+    with new_file(path, Use.WRITABLE_DATA_FILE, nocow=nocow) as store:
+        store.truncate(whole)
+        if preallocation == "falloc":
+            store.allocate(0, whole)
+        elif preallocation == "full":
+            _fill(store, 0, whole)
+        store.flush()

@@ -1,0 +1,99 @@
+"""Change options of an image that exists: its version, its refcounts, its size. -o help lists them.
+
+The snapshots stay as they are, and so does the disk, unless it gets another size. What cannot be done is told before
+anything is changed. The options, the messages and the exit status are those of qemu-img amend.
+
+examples:
+  qcow2c amend -o compat=1.1,lazy_refcounts=on disk.qcow2
+  qcow2c amend -o compat=0.10 disk.qcow2
+  qcow2c amend -p -o refcount_bits=64 disk.qcow2
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser, Namespace
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from qcow2c.cli import arguments, image_names, interrupts, option_list, progress, text
+from qcow2c.cli.commands.create import QCOW2_OPTIONS
+from qcow2c.errors import UnsupportedFeature, UsageError
+
+_FOR_CREATION = ("cluster_size", "compression_type", "extended_l2", "nocow", "preallocation")
+OPTIONS = tuple(option for option in QCOW2_OPTIONS if option.name not in _FOR_CREATION)
+_HINT = "qcow2c amend --help"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 (default: detected)")
+    arguments.add_creation_options(parser, "the image")
+    parser.add_argument("--force", action="store_true", help="allow what could destroy keys; there are none here")
+    arguments.add_change(parser)
+
+
+def run(chosen: Namespace) -> int:
+    chosen.image = ""
+    try:
+        return _run(chosen)
+    except UsageError as error:  # In QEMU's words, which need no name of the image.
+        first, *hints = error.message.splitlines()
+        text.complain(first)
+        for line in hints:
+            text.note(line)
+        return 1
+
+
+def _run(chosen: Namespace) -> int:
+    if chosen.object is not None:
+        raise UnsupportedFeature(f"--object {chosen.object}: only QEMU can honour this option")
+    for words in chosen.options:
+        # A list cannot begin or end with a comma, but a value can: there two stand for one.
+        if not words or any(len(found) % 2 for found in re.findall(r"^,+|,+$", words)):
+            raise UsageError(f"Invalid option list: {words}")
+    if not chosen.options:
+        text.complain("Must specify options (-o)", hint=_HINT)
+        return 1
+    if chosen.format is not None and option_list.asks_for_help(chosen.options):
+        return _help(chosen.format)
+    if len(chosen.images) != 1:
+        raise UsageError("Expecting one image file name")
+    if chosen.cache not in arguments.CACHE_MODES:
+        raise UsageError(f"Invalid cache option: {chosen.cache}")
+    word = chosen.images[0]
+    named = image_names.named_image(word, image_opts=chosen.image_opts, image_format=chosen.format)
+    if named.share:
+        raise UsageError(f"Could not open {word!r}: force-share=on can only be used with read-only images")
+    from qcow2c.ops.amend import Amendment, amend_store, opened
+
+    chosen.image = word
+    with ExitStack() as stack:
+        stack.enter_context(interrupts.handled())
+        # The line of the progress ends before an error is told.
+        stack.enter_context(progress.shown(wanted=chosen.progress and not chosen.quiet))
+        store = stack.enter_context(opened(named.filename, image_format=named.format))
+        if option_list.asks_for_help(chosen.options):
+            return _help("qcow2")
+        wish = Amendment(**_options(chosen.options))
+        amend_store(store, wish, gate=chosen.gate, **named.options)
+    return 0
+
+
+def _help(image_format: str) -> int:
+    from qcow2c.ops.amend import require_amendable
+
+    require_amendable(image_format)
+    _, *lines = option_list.listing(image_format, OPTIONS).splitlines()
+    text.write("\n".join([f"Amend options for '{image_format}':", *lines, ""]))
+    return 0
+
+
+def _options(lists: list[str]) -> dict[str, Any]:
+    """Return the options as values. Raises UsageError, with a hint where create knows what amend does not."""
+    try:
+        return option_list.parse(lists, OPTIONS)
+    except UsageError as error:
+        with suppress(UsageError):
+            option_list.parse(lists, QCOW2_OPTIONS)
+            error.message += "\nThis option is only supported for image creation"
+        raise

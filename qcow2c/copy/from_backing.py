@@ -1,0 +1,202 @@
+"""Copying from below: what an image does not hold itself, and would not find in another chain below it.
+
+The two chains are compared by their maps first. What both maps call zeros, and what both take from one layer or from
+one place of a file, is never read. Snapshots are treated as the active disk is: each state by an engine of its own,
+one after the other. Spec: "Cluster mapping".
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+
+from qcow2c.disk.block_status import Segment
+from qcow2c.disk.disk import Disk
+from qcow2c.disk.map_layers import PRESENT, ZERO
+from qcow2c.disk.pair import BY_LAYER, Side, pairs
+from qcow2c.engine import Engine
+from qcow2c.errors import Qcow2Error
+from qcow2c.format.records import SnapshotRecord
+from qcow2c.format.tables import L1_COPIED, L1_OFFSET, L2_COMPRESSED, L2_COPIED, L2_OFFSET
+from qcow2c.layers.chain import _image_files
+from qcow2c.layers.layer import Layer, RawLayer
+from qcow2c.storage.sources import Memory, Store
+
+SLAB_BYTES = 2 << 20
+"""Bytes that are read of each chain before they are compared, and written at once, by QEMU, too."""
+
+_ZEROS = bytes(SLAB_BYTES)
+
+Progress = Callable[[int, int], None]
+"""Told how many bytes of the disks are done, of how many."""
+
+
+def keep_disks(layer: Engine, snapshots: Sequence[SnapshotRecord], new: Disk, progress: Progress | None = None) -> None:
+    """Copy into an image what the chain of another disk does not show as the one below the image does.
+
+    Afterwards its disk, and those of the snapshots, are the same over both. Nothing else may be done with the layer
+    then but to change its header and to end. An image with an external data file has no snapshots that could be kept.
+
+    Durable order: as with any writing, state by state. A crash leaves the same disks over the old chain, and leaks at
+    most. Raises what reading and writing raise, with what was being done.
+    """
+    kept = [] if layer.geometry.external_data else [record for record in snapshots if record.disk_size]
+    total = layer.disk_size + sum(record.disk_size for record in kept)
+    done = 0
+
+    def copy(state: Engine, l1_offset: int) -> None:
+        nonlocal done
+        _Copy(state, l1_offset, new, lambda position: progress and progress(done + position, total)).run()
+        done += state.disk_size
+
+    old = layer.backing
+    copy(layer, layer.header.l1_table_offset)
+    if kept:
+        admission = layer.settle()
+        for record in kept:
+            place = record.l1_table_offset, record.l1_size, record.disk_size
+            state = Engine.of_state(layer.store, layer.header, *place, backing=old, admission=admission)
+            copy(state, record.l1_table_offset)
+            state.finish()
+        layer.reload()
+        _refresh_copied_bits(layer)
+
+
+def _refresh_copied_bits(layer: Engine) -> None:
+    """Set the copied bits of clusters that are no longer shared since snapshots have tables and clusters of their own.
+
+    Only the active tables have bits that anybody relies on.
+    """
+    geometry, cache = layer.geometry, layer.cache
+    bits, words = geometry.cluster_bits, geometry.l2_entry_words
+    layer.begin()
+    for l1_index, entry in enumerate(layer.l1_table):
+        if not entry & L1_OFFSET or cache.refcount((entry & L1_OFFSET) >> bits) != 1:
+            continue
+        if not entry & L1_COPIED:
+            cache.l1.set(l1_index, entry | L1_COPIED)
+        if geometry.extended_l2:  # Else only clusters that were not there have been written.
+            layer.entry(l1_index << geometry.l2_coverage_bits)  # Loads the table.
+            table = cache.l2[l1_index]
+            for index in range(0, len(table.words), words):
+                host = table.words[index] & L2_OFFSET
+                if host and not table.words[index] & (L2_COMPRESSED | L2_COPIED) and cache.refcount(host >> bits) == 1:
+                    table.set(index, table.words[index] | L2_COPIED)
+
+
+class _What(enum.Enum):
+    """What is to be done with a cluster, or subcluster."""
+
+    SAME = enum.auto()
+    ZEROS = enum.auto()
+    DATA = enum.auto()
+
+
+class _Reach:
+    """The old chain as a layer that is as long as the new one: what it does not hold are zeros to be kept."""
+
+    def __init__(self, old: Layer, disk_size: int) -> None:
+        self.read_into = old.read_into
+        self.disk_size = disk_size
+
+
+class _Copy:
+    """Copies what the two chains do not have in common into one state."""
+
+    def __init__(self, layer: Engine, l1_offset: int, new: Disk, tell: Callable[[int], object]) -> None:
+        self._layer = layer
+        self._size = layer.disk_size
+        self._unit = layer.geometry.subcluster_size
+        # The tables as they are now: what is copied lies behind where they are read.
+        state = layer.state(l1_offset, layer.l1_entries, self._size)
+        stores: list[Store] = []
+        self._old, self._new = Disk(state, layer.store.name), new
+        self._sides = Side(0, self._old, stores), Side(1, new, stores)
+        self._files = _image_files(state), _image_files(new.layer)
+        self._tell = tell
+        self._buffers = bytearray(SLAB_BYTES), bytearray(SLAB_BYTES)
+        # Zeros are zeros, and nothing to be written, only where neither chain shows anything else.
+        below = layer.backing or RawLayer(Memory(b""))
+        layer.backing = _Reach(below, max(below.disk_size, new.size))
+
+    def run(self) -> None:
+        """Copy it, in the order of the disk. Raises what reading and writing raise, with what was being done."""
+        for start, end in self._open_ranges():
+            for at in range(start, end, SLAB_BYTES):
+                self._copy(at, min(SLAB_BYTES, end - at))
+                self._tell(at)
+        self._tell(self._size)
+
+    def _open_ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of whole clusters, or subclusters, that the overlay does not hold and that may differ."""
+        first = last = 0
+        for at, stop in self._open_pairs():
+            low, high = at // self._unit * self._unit, min(-(-stop // self._unit) * self._unit, self._size)
+            if low > last:
+                if last > first:
+                    yield first, last
+                first = low
+            last = max(last, high)
+        if last > first:
+            yield first, last
+
+    def _open_pairs(self) -> Iterator[tuple[int, int]]:
+        old, new = self._sides
+        runs = self._runs(self._old), self._runs(self._new)
+        for at, stop, one, other in pairs(*runs, 0):
+            held = not one[2] and one[3] & PRESENT
+            if not held and not self._same_layer(one, other):
+                place = old.place(one, at)
+                if place[0] == BY_LAYER or place != new.place(other, at):
+                    yield at, stop
+        if self._size > self._old.size:  # What is less than a sector is in no map.
+            yield self._old.size, self._size
+
+    def _runs(self, disk: Disk) -> Iterator[Segment]:
+        """Yield the runs of a disk up to the end of the overlay. Raises CorruptMetadata, LimitExceeded, StoreError."""
+        end = self._old.size
+        try:
+            for columns in disk.map.columns(0, end):
+                yield from zip(*columns, strict=True)
+        except Qcow2Error as exc:
+            exc.message = f"error while reading image metadata: {disk.name}: {exc.message}"
+            raise
+        if end > disk.size:
+            yield disk.size, end - disk.size, 0, ZERO, 0
+
+    def _same_layer(self, one: Segment, other: Segment) -> bool:
+        """Tell whether one image decides in both chains what is there."""
+        files = self._files[0][one[2]], self._files[1][other[2]]
+        return bool(one[3] & other[3] & PRESENT) and files[0] is not None and files[0] == files[1]
+
+    def _copy(self, start: int, length: int) -> None:
+        """Copy what differs of whole units: as few writes as there are runs of them."""
+        old, new = self._buffers
+        views = memoryview(old)[:length], memoryview(new)[:length]
+        for disk, view, which in ((self._old, views[0], "old"), (self._new, views[1], "new")):
+            try:
+                disk.read_into(view, start)
+            except Qcow2Error as exc:
+                exc.message = f"error while reading from {which} backing file: {exc.message}"
+                raise
+        if old.startswith(views[1]):
+            return
+        units = [(at, min(at + self._unit, length)) for at in range(0, length, self._unit)]
+        found = [_What.SAME if old.startswith(views[1][at:end], at) else self._what(old, at, end) for at, end in units]
+        for what, group in groupby(zip(found, units, strict=True), key=itemgetter(0)):
+            run = [unit for _, unit in group]
+            first, end = run[0][0], run[-1][1]
+            try:
+                if what is _What.DATA:
+                    self._layer.write(views[0][first:end], start + first)
+                elif what is _What.ZEROS:
+                    self._layer.write_zeroes(start + first, end - first, unmap=False)
+            except Qcow2Error as exc:
+                exc.message = f"Error while writing to COW image: {exc.message}"
+                raise
+
+    @staticmethod
+    def _what(old: bytearray, at: int, end: int) -> _What:
+        return _What.ZEROS if old.startswith(memoryview(_ZEROS)[: end - at], at) else _What.DATA

@@ -1,0 +1,141 @@
+"""A new image written from its first byte to its last, to where nobody can seek: all metadata comes before the data.
+
+That takes two passes over the disk: `Survey` finds the clusters that hold data, `ImagePipe` writes them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+
+from qcow2c.builder.options import CreateOptions, Places, header_of
+from qcow2c.builder.plan import l1_entries_of
+from qcow2c.copy.plan import Slab
+from qcow2c.copy.targets import Ranges, Release, Target, Write
+from qcow2c.errors import UsageError
+from qcow2c.format import layout
+from qcow2c.format.refcounts import stored_ones
+from qcow2c.format.tables import L1_COPIED, L2_COPIED, SUBCLUSTERS_ALLOCATED
+from qcow2c.storage.zeros import zeros
+from qcow2c.structs import Limit
+
+
+class Survey(Target):
+    """Remembers which guest clusters hold data: first and end of each range, one after the other."""
+
+    def __init__(self, cluster_size: int, *, find_zeros: bool = True) -> None:
+        super().__init__(cluster_size if find_zeros else 0)
+        self._cluster_size = cluster_size
+        self.edges = array("Q")
+
+    def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: Release) -> None:
+        for start, end in prepared:
+            first, last = (slab.start + start) // self._cluster_size, -(-(slab.start + end) // self._cluster_size)
+            if self.edges and self.edges[-1] == first:
+                self.edges[-1] = last
+            else:
+                self.edges.extend((first, last))
+        release()
+
+    def finish(self, size: int) -> None:
+        """There is nothing to complete."""
+
+
+class ImagePipe(Target):
+    """Writes the image whose data clusters a survey has found; guest clusters lie in order."""
+
+    def __init__(self, write: Write, options: CreateOptions, edges: array[int]) -> None:
+        """Write all metadata. Raises UsageError, StoreError."""
+        options.validate()
+        super().__init__(0)
+        self._send = write
+        self._geometry = geometry = options.geometry
+        self._edges = edges
+        self._next = 0
+        """Index of the edge behind which the next data lies."""
+        size = geometry.cluster_size
+        tables = sorted(set(self._table_numbers()))
+        data = sum(edges[1::2]) - sum(edges[::2])
+        l1_entries = l1_entries_of(geometry, options.disk_size)
+        l1_clusters = geometry.clusters(l1_entries * 8)
+        blocks = table_clusters = 1
+        while True:
+            total = 1 + table_clusters + blocks + l1_clusters + len(tables) + data
+            needed = -(-total >> geometry.refcount_block_bits)
+            if (needed, geometry.clusters(needed * 8)) == (blocks, table_clusters):
+                break
+            blocks, table_clusters = needed, geometry.clusters(needed * 8)
+        if table_clusters * size > Limit.REFCOUNT_TABLE_BYTES:
+            raise UsageError("The image size is too large for file format 'qcow2' (try using a larger cluster size)")
+        l1_table = 1 + table_clusters + blocks
+        first_table = l1_table + l1_clusters
+        places = Places(l1_table * size, l1_entries, size, table_clusters)
+        self._whole(header_of(options, places))
+        first_block = 1 + table_clusters
+        self._whole(layout.stored(array("Q", range(first_block * size, l1_table * size, size))))
+        per_block = 1 << geometry.refcount_block_bits
+        for block in range(blocks):
+            self._whole(stored_ones(min(per_block, total - block * per_block), geometry.refcount_order))
+        l1 = array("Q", bytes(8 * l1_entries))
+        for number, index in enumerate(tables):
+            l1[index] = (first_table + number) * size | L1_COPIED
+        self._whole(layout.stored(l1))
+        for words in self._l2_tables(first_table + len(tables)):
+            self._whole(layout.stored(words))
+
+    def _whole(self, data: bytes) -> None:
+        """Write whole clusters."""
+        self._send(memoryview(data))
+        self._pad(len(data))
+
+    def _pad(self, length: int) -> None:
+        padding = -length % self._geometry.cluster_size
+        if padding:
+            self._send(zeros(padding))
+
+    def _pairs(self) -> Iterator[tuple[int, int]]:
+        return zip(self._edges[::2], self._edges[1::2], strict=True)
+
+    def _table_numbers(self) -> Iterator[int]:
+        bits = self._geometry.l2_bits
+        for first, end in self._pairs():
+            yield from range(first >> bits, (end - 1 >> bits) + 1)
+
+    def _l2_tables(self, host_cluster: int) -> Iterator[array[int]]:
+        """Yield the L2 tables that are needed, in order; data lies from a host cluster on."""
+        geometry = self._geometry
+        size, per_word = geometry.cluster_size, geometry.l2_entry_words
+        current, words = -1, array("Q")
+        for begin, end in self._pairs():
+            first = begin
+            while first < end:
+                index = first >> geometry.l2_bits
+                if index != current:
+                    if words:
+                        yield words
+                    current, words = index, array("Q", bytes(size))
+                at = first & (geometry.l2_entries - 1)
+                count = min(end - first, geometry.l2_entries - at)
+                start = host_cluster * size | L2_COPIED
+                entries = array("Q", range(start, start + count * size, size))
+                words[at * per_word : (at + count) * per_word : per_word] = entries
+                if per_word > 1:
+                    words[at * 2 + 1 : (at + count) * 2 : 2] = array("Q", [SUBCLUSTERS_ALLOCATED]) * count
+                first, host_cluster = first + count, host_cluster + count
+        if words:
+            yield words
+
+    def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: Release) -> None:
+        size, edges = self._geometry.cluster_size, self._edges
+        while self._next < len(edges) and edges[self._next] * size < slab.end:
+            start, end = edges[self._next] * size, edges[self._next + 1] * size
+            part = buffer[max(start, slab.start) - slab.start : min(end, slab.end) - slab.start]
+            self._send(part)
+            self._pad(len(part))
+            if end > slab.end:
+                break
+            self._next += 2
+        release()
+
+    def finish(self, size: int) -> None:
+        """Everything was written."""

@@ -1,0 +1,36 @@
+"""How a copy is made: the choices that a caller has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+SPARSE_SIZE = 4096
+"""Bytes of zeros that become a hole, unless the caller says otherwise."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How a copy is made; the words are those of `qemu-img convert`."""
+
+    compressed: bool = False
+    compression_level: int | None = None
+    sparse_size: int = SPARSE_SIZE
+    """Bytes of zeros that become a hole; 0 allocates everything."""
+    existing: bool = False
+    """Write into a target that is there."""
+    target_is_zero: bool = False
+    """An existing target reads as zeros."""
+    over_backing: bool = False
+    """An existing target lies on a backing file that holds what the top layers of the source do not."""
+    salvage: bool = False
+    """What cannot be read is zeros."""
+    bitmaps: bool = False
+    """Copy the persistent bitmaps of the source, too."""
+    skip_broken_bitmaps: bool = False
+    durable: bool = True
+    """The copy is durable before it counts as done."""
+    threads: int | None = None

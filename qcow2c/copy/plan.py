@@ -1,0 +1,212 @@
+"""What there is to copy of disks: slabs, planned from their maps, read in big pieces, and searched for zeros.
+
+A slab is a range of the disk to be made, small enough for a buffer. Reading and searching are positional and release
+the interpreter's lock, so that threads may share a plan.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from qcow2c.copy.buffers import SLAB_BYTES
+from qcow2c.disk.disk import Disk
+from qcow2c.disk.map import DATA, OFFSET, PRESENT, ZERO
+from qcow2c.errors import ImageLocked, StoreError
+from qcow2c.layers.compressed import read_compressed
+from qcow2c.layers.layer import Layer, RawLayer
+from qcow2c.layers.reader import Reader
+from qcow2c.storage.store import Store
+from qcow2c.storage.zeros import fill_zeros
+from qcow2c.structs import SECTOR_SIZE
+
+
+class Piece(NamedTuple):
+    """Bytes of a slab that hold data: where they go, and where they come from.
+
+    `offset` is the place in the layer's data store, or -1 where only the disk knows how to read them. Without a
+    `source` they were read already.
+    """
+
+    start: int
+    length: int
+    source: PlannedDisk | None
+    depth: int
+    offset: int
+
+
+class Slab(NamedTuple):
+    """A range of the target; without pieces it has any size. What is in neither `pieces` nor `zeros` is left alone."""
+
+    start: int
+    end: int
+    pieces: Sequence[Piece]
+    zeros: Sequence[tuple[int, int]]
+    """Ranges, as (start, end), that must read as zeros."""
+
+
+class PlannedDisk:
+    """A disk at its place in the target, or `length` bytes of it from byte `first` on, which go to the same place.
+
+    A part may begin and end anywhere; zeros fill its last sector. With `salvage`, sectors that cannot be read are
+    zeros.
+    """
+
+    def __init__(
+        self, disk: Disk, at: int, *, first: int = 0, length: int | None = None, salvage: bool = False
+    ) -> None:
+        self.disk = disk
+        self.salvage = salvage
+        self._lost: list[tuple[int, Exception]] = []
+        self.first = first
+        self.length = disk.size if length is None else length
+        self.start = at - first
+        """Where byte 0 of the disk would lie, which may be before the target."""
+        self.end = at + -(-self.length // SECTOR_SIZE) * SECTOR_SIZE
+        self.stores: list[Store] = []
+        """The data store of each layer, by depth."""
+        self._layers: list[Reader | RawLayer] = []
+        layer: Layer | None = disk.layer
+        while isinstance(layer, Reader | RawLayer):
+            self._layers.append(layer)
+            self.stores.append(layer.data_store if isinstance(layer, Reader) else layer.store)
+            layer = layer.backing if isinstance(layer, Reader) else None
+
+    def require_other(self, target: object) -> None:
+        """Raise ImageLocked where a target is one of the files that are read: not all sources are locked.
+
+        What is no path is left to the caller.
+        """
+        if not isinstance(target, str | os.PathLike):
+            return
+        try:
+            status = os.stat(target)
+        except OSError:
+            return
+        for store in (*(layer.store for layer in self._layers), *self.stores):
+            if store.identity() == (status.st_dev, status.st_ino):
+                message = f'Failed to get "write" lock of {os.fsdecode(target)!r}: this very copy reads it'
+                raise ImageLocked(message)
+
+    def read(self, piece: Piece, buffer: memoryview) -> None:
+        """Fill a buffer with a piece. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""
+        try:
+            if piece.offset >= 0:
+                done = self.stores[piece.depth].readinto_at(buffer, piece.offset)
+            else:
+                done = self._read_unplaced(piece, buffer)
+            if done < len(buffer):  # Past the end of a file, which the layer judges.
+                self.disk.read_into(buffer[done:], piece.start + done - self.start)
+        except StoreError as exc:
+            if not self.salvage:
+                raise
+            self._read_by_parts(buffer, piece.start - self.start, exc)
+
+    def _read_unplaced(self, piece: Piece, buffer: memoryview) -> int:
+        """Read compressed clusters in bulk; return how many bytes were read."""
+        layer = self._layers[piece.depth]
+        if not isinstance(layer, Reader) or layer.header.encrypted or layer.salvage is not None:
+            return 0
+        inside = max(0, min(len(buffer), layer.disk_size - (piece.start - self.start)))
+        read_compressed(layer, buffer[:inside], piece.start - self.start)
+        return inside
+
+    def _read_by_parts(self, buffer: memoryview, offset: int, error: StoreError) -> None:
+        """Read what can be read of bytes that cannot be read together, down to sectors."""
+        if len(buffer) <= SECTOR_SIZE:
+            fill_zeros(buffer)
+            self._lost.append((offset, error))
+            return
+        middle = len(buffer) // 2 // SECTOR_SIZE * SECTOR_SIZE or SECTOR_SIZE
+        for part, at in ((buffer[:middle], offset), (buffer[middle:], offset + middle)):
+            try:
+                self.disk.read_into(part, at)
+            except StoreError as exc:
+                self._read_by_parts(part, at, exc)
+
+    def salvaged(self) -> list[tuple[int, Exception]]:
+        """Return the offsets at which something could not be read, and why."""
+        image = self.disk.image
+        ranges = image.salvaged if image is not None else ()
+        return sorted([*self._lost, *((lost.guest.offset, lost.error) for lost in ranges)], key=lambda lost: lost[0])
+
+
+def plan(
+    disks: Sequence[PlannedDisk], *, with_zeros: bool = False, top_only: bool = False, blind: bool = False
+) -> Iterator[Slab]:
+    """Yield what must be copied, in order.
+
+    `with_zeros` names the ranges that are zeros, too; `top_only` leaves out what the top layers do not decide;
+    `blind` does without maps, which may be damaged, and takes all for data. Raises as `DiskMap.columns`.
+    """
+    pieces: list[Piece] = []
+    empty: list[tuple[int, int]] = []
+    current = -1
+    size = disks[-1].end if disks else 0
+
+    def slab() -> Slab:
+        start = current * SLAB_BYTES
+        return Slab(start, min(size, start + SLAB_BYTES), pieces, empty)
+
+    for start, end, source, depth, flags, offset in _extents(disks, blind=blind):
+        is_data = flags & (DATA | ZERO) == DATA
+        if (top_only and (depth or (is_data and not flags & PRESENT))) or not (is_data or with_zeros):
+            continue
+        at = start
+        while at < end:
+            number = at // SLAB_BYTES
+            if number != current:
+                if pieces or empty:
+                    yield slab()
+                    pieces, empty = [], []
+                current = number
+            whole = end // SLAB_BYTES * SLAB_BYTES
+            if not is_data and at == number * SLAB_BYTES < whole:
+                yield Slab(at, whole, (), [(at, whole)])  # However many slabs: zeros need no buffer.
+                at = whole
+                continue
+            stop = min(end, (number + 1) * SLAB_BYTES)
+            if is_data:
+                where = offset + at - start if flags & OFFSET else -1
+                pieces.append(Piece(at, stop - at, source, depth, where))
+            else:
+                empty.append((at, stop))
+            at = stop
+    if pieces or empty:
+        yield slab()
+
+
+def _extents(
+    disks: Sequence[PlannedDisk], *, blind: bool
+) -> Iterator[tuple[int, int, PlannedDisk, int, int, int]]:
+    """Yield start, end, disk, depth, flags and offset of the extents of adjacent disks."""
+    for planned in disks:
+        if blind:
+            at = planned.start + planned.first
+            yield at, at + planned.length, planned, 0, DATA | PRESENT, 0
+            continue
+        for columns in planned.disk.map.columns(planned.first, planned.length):
+            for start, length, depth, flags, offset in zip(*columns, strict=True):
+                at = planned.start + start
+                yield at, at + length, planned, depth, flags, offset
+
+
+def read(slab: Slab, buffer: memoryview, *, below: bool = False) -> None:
+    """Fill a buffer with a slab that has pieces; what is in none of them is zeros, or, with `below`, what the disk has.
+
+    Raises as `PlannedDisk.read`.
+    """
+    if below:
+        source = slab.pieces[0].source
+        assert source is not None, "only disks have anything below"
+        source.disk.read_into(buffer[: slab.end - slab.start], slab.start - source.start)
+        return
+    done = slab.start
+    for piece in slab.pieces:
+        if piece.start > done:
+            fill_zeros(buffer[done - slab.start : piece.start - slab.start])
+        done = piece.start + piece.length
+        if piece.source is not None:
+            piece.source.read(piece, buffer[piece.start - slab.start : done - slab.start])
+    fill_zeros(buffer[done - slab.start : slab.end - slab.start])

@@ -1,0 +1,246 @@
+"""The targets of a copy, opened: which sort each is, and the order in which it comes into being."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from qcow2c.bitmaps.copy import copy_bitmaps
+from qcow2c.bitmaps.stored import Bitmap
+from qcow2c.builder.empty_image import require_raw_preallocation, write_image
+from qcow2c.builder.image_builder import ImageBuilder
+from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions
+from qcow2c.builder.plan import l1_entries_of
+from qcow2c.copy.buffers import SLAB_BYTES
+from qcow2c.copy.image_pipe import ImagePipe, Survey
+from qcow2c.copy.options import How
+from qcow2c.copy.targets import ImageTarget, NewImageTarget, Pipe, RawPipe, RawTarget
+from qcow2c.copy.transfer import Copying
+from qcow2c.disk.opening import open_image
+from qcow2c.errors import UsageError
+from qcow2c.format import codecs
+from qcow2c.storage.gate import Gate, any_file, gate_for
+from qcow2c.storage.local_file import LocalFile
+from qcow2c.storage.locks import Use
+from qcow2c.storage.new_file import complete_file, new_file
+from qcow2c.storage.sources import Store, open_store
+from qcow2c.structs import Version
+
+if TYPE_CHECKING:
+    from qcow2c.bitmaps.edit import BitmapEdit
+
+_ALIGNED_FROM = 64 << 20
+"""Bytes of a disk from which on data begins where large writes are fast."""
+
+Bitmaps = Sequence[Bitmap]
+"""Bitmaps of the source, to be copied."""
+
+
+def send(
+    copy: Copying,
+    target: Any,
+    output_format: str,
+    how: How,
+    gate: str | Gate,
+    create: dict[str, Any],
+    bitmaps: Bitmaps | None = None,
+) -> None:
+    """Copy to a target of any sort, which is complete then. Raises as `convert`."""
+    if isinstance(target, Pipe):
+        _to_pipe(copy, target, output_format, how, create, bitmaps)
+    elif output_format == "raw":
+        _to_raw(copy, target, how, create)
+    elif how.existing:
+        _into_image(copy, target, how, gate, bitmaps=bitmaps)
+    elif is_built(how, create):
+        options, compress = _options(copy.size, create), _compressor(how, create)
+        with new_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow, durable=how.durable) as store:
+            _to_new_image(copy, store, how, options, compress, bitmaps)
+    else:
+        options, _ = _options(copy.size, create), _compressor(how, create)
+        made = ExitStack()
+        if options.data_file is not None and not os.path.exists(options.data_file):
+            made.callback(_remove, options.data_file)
+        with made, complete_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow, durable=how.durable) as store:
+            _without_writeback(store, how)
+            write_image(store, options)
+            _into_image(copy, store, how, gate, options, bitmaps)
+            made.pop_all()  # A data file without its image is of no use, but for this one.
+
+
+def is_built(how: How, create: dict[str, Any]) -> bool:
+    """Tell whether a new image can be built in one pass: nothing lies below it, and nothing is there before."""
+    plain = create.get("backing_file") is None and create.get("data_file") is None
+    return plain and not how.existing and create.get("preallocation", "off") == "off"
+
+
+def _to_raw(copy: Copying, target: Any, how: How, create: dict[str, Any]) -> None:
+    wipe = how.existing and not how.target_is_zero
+    copy.with_zeros, copy.top_only = wipe or not how.sparse_size, how.over_backing
+    if how.existing:
+        store = open_store(target, writable=True)
+        try:
+            store.lock(Use.WRITABLE_DATA_FILE)
+            if store.size() < copy.size:
+                raise UsageError("output file is smaller than input file")
+            _without_writeback(store, how)
+            copy.run(RawTarget(store, unit=how.sparse_size, wipe=wipe, durable=how.durable))
+        finally:
+            if store is not target:
+                store.close()
+        return
+    preallocation = create.get("preallocation", "off")
+    require_raw_preallocation(preallocation)
+    nocow = create.get("nocow", False)
+    with complete_file(target, Use.WRITABLE_DATA_FILE, nocow=nocow, durable=how.durable) as store:
+        _without_writeback(store, how)
+        if preallocation != "off":
+            store.allocate(0, copy.size)
+        copy.run(RawTarget(store, unit=how.sparse_size, durable=how.durable))
+
+
+def _options(size: int, create: dict[str, Any]) -> CreateOptions:
+    """Return the options of a new image, judged before anything is touched. Raises UsageError."""
+    options = CreateOptions(size, **create)
+    options.validate()
+    l1_entries_of(options.geometry, options.disk_size)
+    return options
+
+
+def _compressor(how: How, create: dict[str, Any]) -> codecs.Compressor | None:
+    """Return what compresses clusters of a new image, None where nothing does. Raises UsageError."""
+    if not how.compressed:
+        return None
+    return codecs.compressor(COMPRESSION_TYPES[create.get("compression_type", "zlib")], how.compression_level)
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def _to_new_image(
+    copy: Copying,
+    store: Store,
+    how: How,
+    options: CreateOptions,
+    compress: codecs.Compressor | None,
+    bitmaps: Bitmaps | None = None,
+) -> None:
+    _without_writeback(store, how)
+    aligned = copy.size >= _ALIGNED_FROM and not how.compressed
+    builder = ImageBuilder(store, options, aligned=aligned, durable=how.durable)
+    # Without zero clusters, what is not allocated reads as zeros just as well.
+    copy.with_zeros = not how.sparse_size and (options.geometry.has_zero_bit or options.extended_l2)
+    target = NewImageTarget(builder, find_zeros=bool(how.sparse_size) or how.compressed, compress=compress)
+    if bitmaps is not None:
+        target.before_end = lambda: builder.set_bitmaps(
+            copy_bitmaps(bitmaps, copy.size, options.cluster_size, builder.place)
+        )
+    copy.run(target)
+
+
+def _to_pipe(
+    copy: Copying, pipe: Pipe, output_format: str, how: How, create: dict[str, Any], bitmaps: Bitmaps | None
+) -> None:
+    if output_format == "raw":
+        copy.run(RawPipe(pipe.write))
+    elif is_built(how, create) and not how.compressed and not bitmaps:
+        options = _options(copy.size, create)
+        survey = Survey(options.cluster_size, find_zeros=bool(how.sparse_size))
+        copy.run(survey)
+        copy.run(ImagePipe(pipe.write, options, survey.edges))
+    elif is_built(how, create):
+        # Nobody knows where bitmaps and compressed clusters lie before all is there.
+        from tempfile import TemporaryFile
+
+        with TemporaryFile() as kept:
+            store = open_store(f"/proc/self/fd/{kept.fileno()}", writable=True)
+            try:
+                kept_how = replace(how, durable=False)
+                options, compress = _options(copy.size, create), _compressor(how, create)
+                _to_new_image(copy, store, kept_how, options, compress, bitmaps)
+                for start in range(0, store.size(), SLAB_BYTES):
+                    pipe.write(memoryview(store.pread(SLAB_BYTES, start)))
+            finally:
+                store.close()
+    else:
+        raise UsageError("standard output takes a new image without backing file, data file or preallocation")
+
+
+def _into_image(
+    copy: Copying,
+    target: Any,
+    how: How,
+    gate: str | Gate,
+    options: CreateOptions | None = None,
+    bitmaps: Bitmaps | None = None,
+) -> None:
+    """Write through the engine: into an image that is there, or with `options` a new one that cannot be built."""
+    over_backing = how.over_backing or (options is not None and options.backing_file is not None)
+    data_file = options.data_file if options is not None else None
+    with open_image(target, "r+", gate=_trusting(gate, options), data_file=data_file) as image:
+        if image.size() < copy.size:
+            raise UsageError("output file is smaller than input file")
+        if how.compressed and image.geometry.external_data:
+            raise UsageError("Compression not supported for this file format")
+        if bitmaps is not None and image.header.version < Version.V3:
+            raise UsageError("Format driver 'qcow2' does not support bitmaps")
+        _without_writeback(image.layer.store, how)
+        _without_writeback(image.layer.data_store, how)
+        wipe = over_backing or (how.existing and not how.target_is_zero)
+        copy.with_zeros, copy.top_only = wipe or not how.sparse_size, over_backing
+        copy.below = over_backing and how.compressed
+        copy.run(
+            ImageTarget(
+                image,
+                unit=how.sparse_size,
+                wipe=wipe,
+                compressed=how.compressed,
+                level=how.compression_level,
+                durable=how.durable,
+            )
+        )
+        if bitmaps:
+            from qcow2c.writer.session import WrittenLayer  # Late: only what is written in place needs it.
+
+            assert isinstance(image.layer, WrittenLayer), "it was opened to be written"
+            with image.layer.changing_bitmaps() as edit:
+                problem = _add_bitmaps(edit, bitmaps, copy.size)
+            if problem is not None:
+                raise problem
+
+
+def _add_bitmaps(edit: BitmapEdit, bitmaps: Bitmaps, disk_size: int) -> UsageError | None:
+    """Add bitmaps to an image in their order; return why one cannot be. As in QEMU, those behind it are there then."""
+    before = len(edit.records)
+    problem = None
+    for bitmap in reversed(bitmaps):
+        try:
+            edit.add(bitmap.name, bitmap.granularity, enabled=bitmap.enabled)
+        except UsageError as exc:
+            problem = UsageError(f"Failed to create bitmap {bitmap.name}: {exc}")
+            break
+        try:
+            edit.merge(bitmap.name, bitmap, disk_size)
+        except UsageError as exc:
+            edit.remove(bitmap.name)
+            problem = UsageError(f"Failed to populate bitmap {bitmap.name}: {exc}")
+            break
+    edit.records[before:] = reversed(edit.records[before:])
+    return problem
+
+
+def _trusting(gate: str | Gate, options: CreateOptions | None) -> Gate:
+    """Return a gate that allows, too, the backing file that the caller has just named for a new image."""
+    usual = gate_for(gate)
+    named = options.backing_file if options is not None else None
+    return lambda request: any_file(request) if request.name == named else usual(request)
+
+
+def _without_writeback(store: Store, how: How) -> None:
+    if isinstance(store, LocalFile):
+        store.starts_writeback = how.durable

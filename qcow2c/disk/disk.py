@@ -1,0 +1,108 @@
+"""`Disk`: an image, qcow2 or raw, as commands see it: a size in whole sectors, a map, and bytes. Read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from qcow2c.disk.map import DiskMap
+from qcow2c.disk.opening import Backing, open_image
+from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.format.detection import detect_format
+from qcow2c.image import Image, Snapshot
+from qcow2c.layers.layer import Layer, RawLayer
+from qcow2c.layers.reader import Reader
+from qcow2c.storage.gate import Gate
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import Source, Store, open_store
+
+
+class Disk:
+    """What a command reads: the top layer of a chain. `image` is None for a raw file."""
+
+    def __init__(self, layer: Layer, name: str, image: Image | None = None) -> None:
+        self.layer = layer
+        self.name = name
+        self.image = image
+        self.map = DiskMap(layer)
+        self.size = self.map.size
+        """Bytes, in whole sectors: rounded up for a raw file."""
+
+    @property
+    def image_format(self) -> str:
+        return "raw" if self.image is None else "qcow2"
+
+    @property
+    def backing_format(self) -> str | None:
+        """The format as which the backing file of an image was opened, None where there is none."""
+        below = self.layer.backing if isinstance(self.layer, Reader) else None
+        return None if below is None else "raw" if isinstance(below, RawLayer) else "qcow2"
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer, with zeros beyond the end. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""
+        self.layer.read_into(buffer, offset)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotKey:
+    """Which snapshot: the first one of this ID and this name, as far as they are given."""
+
+    id: str | None = None
+    name: str | None = None
+
+    def names(self, snapshot: Snapshot) -> bool:
+        return self.id in (None, snapshot.id) and self.name in (None, snapshot.name)
+
+
+@contextmanager
+def open_disk(
+    source: Source | Store,
+    *,
+    image_format: str | None = None,
+    gate: str | Gate = "directory",
+    share: bool = False,
+    snapshot: str | SnapshotKey | None = None,
+    backing: Backing = None,
+    data_file: Source | Store | None = None,
+    on_error: Literal["raise", "zero"] = "raise",
+) -> Iterator[Disk]:
+    """Open an image of a given or detected format, with what lies below it; the rest is as in `open_image`.
+
+    `snapshot` is the ID or, where no ID matches, the name of the internal snapshot to read. Raises UsageError where
+    there is none, and UnsupportedFeature for other formats.
+    """
+    store = open_store(source)
+    try:
+        found = image_format or detect_format(store)
+        if found == "raw":
+            if snapshot is not None:
+                reason = "Block format 'raw' used by device '' does not support temporarily loading internal snapshots"
+                raise UsageError(f"Failed to load snapshot: {reason}")
+            store.lock(Use.SHARED)
+            yield Disk(RawLayer(store), store.name)
+        elif found == "qcow2":
+            with open_image(
+                store, gate=gate, share=share, backing=backing, data_file=data_file, on_error=on_error
+            ) as image:
+                if snapshot is None:
+                    yield Disk(image.layer, store.name, image)
+                else:
+                    yield Disk(_state(image, snapshot), store.name, image)
+        else:
+            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
+    finally:
+        if store is not source:
+            store.close()
+
+
+def _state(image: Image, snapshot: str | SnapshotKey) -> Reader:
+    """Return a snapshot as QEMU reads it: on a disk of the size that it has now."""
+    keys = (snapshot,) if isinstance(snapshot, SnapshotKey) else (SnapshotKey(id=snapshot), SnapshotKey(name=snapshot))
+    for key in keys:
+        for found in image.snapshots.list():
+            if key.names(found):
+                found.open()  # For its rules.
+                return image.layer.state(found.record.l1_table_offset, found.record.l1_size, image.size())
+    raise UsageError("Failed to load snapshot: Can't find snapshot")

@@ -1,0 +1,167 @@
+"""The map of a disk: which bytes hold data or zeros, in which layer of the chain, and where in its file.
+
+The answers are those of `qemu-img map`. Images with few table entries are mapped one run at a time, big ones by
+arrays (`map_arrays.py`, and only then is numpy imported); a property holds the two equal. It reads no guest data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from qcow2c.disk.map_layers import BELOW, DATA, OFFSET, PRESENT, ZERO, Columns, MappedLayer, mapped_layers, raw_runs
+from qcow2c.errors import CorruptMetadata
+from qcow2c.format.tables import Kind
+from qcow2c.image import Image
+from qcow2c.layers.layer import Layer, RawLayer
+from qcow2c.layers.reader import Reader
+
+ARRAYS_FROM = 1 << 19
+"""Entries of L2 tables, subclusters counted, from which on arrays are worth the import of numpy."""
+
+__all__ = ["DATA", "OFFSET", "PRESENT", "ZERO", "Columns", "DiskMap", "entries", "plain_columns"]
+
+_BATCH = 4096
+"""Runs in one batch of the plain way."""
+
+_Run = tuple[int, int, int, int, int]
+"""Start, length, depth, flags, offset."""
+
+
+class DiskMap:
+    """The map of a disk: its size in whole sectors, and the names of the files below."""
+
+    def __init__(self, top: Layer) -> None:
+        self._top = mapped_layers(top)
+        self.size = self._top.size
+
+    def file_names(self) -> list[str]:
+        """Return the name of the file that holds the data of each layer, by depth."""
+        names, layer = [], self._top
+        while True:
+            names.append(layer.file_name)
+            if layer.below is None:
+                return names
+            layer = layer.below
+
+    def columns(self, start: int = 0, max_length: int | None = None) -> Iterator[Columns]:
+        """Yield the runs from byte `start` on, at most `max_length` bytes, merged, in batches.
+
+        Raises CorruptMetadata at the first entry that breaks a rule, LimitExceeded, StoreError.
+        """
+        end = self.size if max_length is None else min(start + max_length, self.size)
+        if start >= end:
+            return
+        if entries(self._top, start, end) >= ARRAYS_FROM:
+            from qcow2c.disk import map_arrays
+
+            yield from map_arrays.columns(self._top, start, end)
+        else:
+            yield from plain_columns(self._top, start, end)
+
+
+def entries(layer: MappedLayer | None, start: int, end: int) -> int:
+    """Return how many L2 entries, subclusters counted, the layers have for a range, and their L1 entries."""
+    total = 0
+    while layer is not None and start < (end := min(end, layer.size)):
+        if isinstance(layer.layer, Reader):
+            geometry = layer.layer.geometry
+            words = layer.layer.l1_table[start >> geometry.l2_coverage_bits : geometry.l1_entries(end)]
+            total += len(words) + (len(words) - words.count(0)) * geometry.l2_entries * geometry.subclusters
+        layer = layer.below
+    return total
+
+
+# --- one run at a time ----------------------------------------------------------------------------------------------
+
+
+def plain_columns(top: MappedLayer, start: int, end: int) -> Iterator[Columns]:
+    """Yield the runs of a range in batches, without arrays."""
+    batch: list[_Run] = []
+    broken: CorruptMetadata | None = None
+    runs = _merged(_runs(top, start, end))
+    while broken is None:
+        try:
+            batch.extend(islice(runs, _BATCH - len(batch)))
+        except CorruptMetadata as exc:
+            broken = exc
+        if not batch:
+            break
+        yield as_columns(batch)
+        batch = []
+    # What was found before the error was told first.
+    if broken is not None:
+        raise broken
+
+
+def as_columns(runs: list[_Run]) -> Columns:
+    """Return runs as columns; there is at least one."""
+    return Columns(*map(list, zip(*runs, strict=True)))
+
+
+def _runs(mapped: MappedLayer, start: int, end: int) -> Iterator[_Run]:
+    """Yield the runs of a range, with those of the layers below where this one says nothing."""
+    layer, depth = mapped.layer, mapped.depth
+    if isinstance(layer, RawLayer):
+        for at, length, flags in raw_runs(layer.store, start, end):
+            yield at, length, depth, flags, at
+        return
+    for kind, at, length, host_offset in layer.runs(start, end - start):
+        flags = mapped.flags[kind]
+        if flags & BELOW and mapped.below is not None:
+            yield from _runs_below(mapped.below, depth, at, at + length, flags & OFFSET, host_offset)
+        elif mapped.preallocated and kind is Kind.DATA and flags & OFFSET:
+            for place, part, found in raw_runs(layer.data_store, host_offset, host_offset + length):
+                yield at + place - host_offset, part, depth, flags | found & ZERO, place
+        else:
+            yield at, length, depth, flags, host_offset if flags & OFFSET else 0
+
+
+def _runs_below(below: MappedLayer, depth: int, start: int, end: int, place: int, host_offset: int) -> Iterator[_Run]:
+    """Yield what lies below; past the end of a short backing file are zeros of the layer above it."""
+    within = max(start, min(end, below.size))
+    if within > start:
+        yield from _runs(below, start, within)
+    if end > within:
+        yield within, end - within, depth, ZERO | place, host_offset + within - start if place else 0
+
+
+def _merged(runs: Iterator[_Run]) -> Iterator[_Run]:
+    """Join runs that go on in the same way, in the file too."""
+    start = length = depth = flags = offset = 0
+    try:
+        for at, part, level, kinds, place in runs:
+            if length and level == depth and kinds == flags and (place == offset + length or not flags & OFFSET):
+                length += part
+                continue
+            if length:
+                yield start, length, depth, flags, offset
+            start, length, depth, flags, offset = at, part, level, kinds, place
+    except CorruptMetadata:
+        if length:
+            yield start, length, depth, flags, offset
+        raise
+    if length:
+        yield start, length, depth, flags, offset
+
+
+class Extent(NamedTuple):
+    """Bytes of the disk of one kind: `offset` in the file of the layer at `depth` (0: the top), None without one."""
+
+    start: int
+    length: int
+    depth: int
+    present: bool
+    zero: bool
+    data: bool
+    offset: int | None
+
+
+def extents(image: Image | Layer, start: int = 0, max_length: int | None = None) -> Iterator[Extent]:
+    """Yield the map of an open image, as `qemu-img map --output=json` prints it. Raises as `DiskMap.columns`."""
+    layer = image.layer if isinstance(image, Image) else image
+    for columns in DiskMap(layer).columns(start, max_length):
+        for at, length, depth, flags, offset in zip(*columns, strict=True):
+            place = offset if flags & OFFSET else None
+            yield Extent(at, length, depth, bool(flags & PRESENT), bool(flags & ZERO), bool(flags & DATA), place)

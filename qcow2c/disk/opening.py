@@ -1,0 +1,218 @@
+"""How images are opened: header rules, the gate, the data file, and the backing chain down to its end.
+
+Opening is read-only unless mode "r+" says otherwise, and then it changes nothing yet; layers below are read-only in any
+case. No file is opened because an image says so, unless the gate allows it; a chain that loops or is
+too deep is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Literal
+
+from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
+from qcow2c.format import rules
+from qcow2c.format.detection import detect_format
+from qcow2c.format.findings import Finding, Severity, raise_first
+from qcow2c.format.header import Header
+from qcow2c.format.records import SnapshotTable, read_snapshots
+from qcow2c.image import Image
+from qcow2c.layers.layer import Layer, RawLayer
+from qcow2c.layers.reader import Reader
+from qcow2c.layers.salvage import Salvage
+from qcow2c.storage.gate import Gate, GateRequest, full_name, gate_for
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.structs import Limit
+
+if TYPE_CHECKING:
+    from qcow2c.engine import Engine
+
+_MODES = ("r", "rb", "r+", "rb+", "r+b")
+
+Backing = Source | Store | Image | Literal[False] | None
+
+
+def open_image(
+    source: Source | Store,
+    mode: str = "r",
+    *,
+    backing: Backing = None,
+    data_file: Source | Store | None = None,
+    gate: str | Gate = "directory",
+    on_error: Literal["raise", "zero"] = "raise",
+    share: bool = False,
+    trust: bool = False,
+) -> Image:
+    """Open a qcow2 image; `source` is a path, bytes, or a seekable binary file object.
+
+    `mode` is "r", or "r+" to write to the image, too: then every reachable cluster must have a refcount that covers its
+    references, and nothing may overlap; `trust=True` opens without looking. `share=True` reads an image although
+    another process may be writing to it.
+
+    `backing` replaces the backing file that the image names (False: none, unallocated clusters read as zeros), and
+    `data_file` the external data file. `gate` decides about files that images name: "directory" (relative names that
+    stay inside the image's directory), "deny", "any", or a callable. `on_error="zero"` is salvage mode: what cannot
+    be read is zeros, and is listed in `Image.salvaged`.
+
+    Raises NotQcow2, UnsupportedFeature, CorruptMetadata, MissingKey, GateRefused, ChainError, StoreError, UsageError.
+    """
+    if mode not in _MODES:
+        raise UsageError(f"mode {mode!r} is not one of {', '.join(map(repr, _MODES))}")
+    writable = "+" in mode
+    if writable and (share or on_error != "raise"):
+        raise UsageError("share= and on_error= are for reading: what is written can neither be shared nor salvaged")
+    if on_error not in ("raise", "zero"):
+        raise UsageError(f'on_error={on_error!r} is neither "raise" nor "zero"')
+    with ExitStack() as stack:
+        opener = _Opener(gate_for(gate), Salvage() if on_error == "zero" else None, stack, share=share)
+        store = opener.open_store(source, writable=writable)
+        opener.lock(store, Use.WRITABLE_IMAGE if writable else Use.IMAGE)
+        header, notices, table = opener.load(store)
+        below = opener.below(store, header, backing, data_file, (store,), writable=writable)
+        engine = _engine(store, header, table, below, trust=trust) if writable else None
+        layer = engine or _reader(store, header, below)
+        image = Image(
+            layer, name=store.name, opened=stack.pop_all(), notices=notices, snapshots=table.records, engine=engine
+        )
+    return image
+
+
+def backing_format(header: Header, store: Store) -> str:
+    """Return the format of a backing file: as recorded, else as detected."""
+    if header.backing_format:
+        return header.backing_format.decode("utf-8", "backslashreplace")
+    return detect_format(store)
+
+
+def named_file(header: Header, image: Store, gate: Gate, role: str, name: bytes) -> str | os.PathLike[str]:
+    """Return the path that the gate allows for a name in an image. Raises GateRefused."""
+    from pathlib import Path  # Late: most images name no other file.
+
+    path = None if image.path is None else Path(image.path)
+    text = os.fsdecode(name)
+    allowed = gate(GateRequest(role, text, path))
+    # The same file, but shown as QEMU does: a Path drops the "./" that the user wrote.
+    shown = full_name(image.name, text)
+    return shown if Path(shown) == Path(allowed) else allowed
+
+
+def _reader(store: Store, header: Header, below: dict[str, Any]) -> Reader:
+    return Reader.of_state(store, header, header.l1_table_offset, header.l1_size, header.size, **below)
+
+
+def _engine(store: Store, header: Header, table: SnapshotTable, below: dict[str, Any], *, trust: bool) -> Engine:
+    """Return the layer of an image that may be written. Raises CorruptMetadata, MissingKey."""
+    from qcow2c.engine import Engine
+    from qcow2c.references.admission import admit, trusted  # Late: readers do without what writers need.
+
+    admission = (trusted if trust else admit)(store, header, table)
+    state = header.l1_table_offset, header.l1_size, header.size
+    return Engine.of_state(store, header, *state, **below, admission=admission)
+
+
+class _Opener:
+    """What holds while a chain is opened: the gate, the salvage log, and what must be closed."""
+
+    def __init__(self, gate: Gate, salvage: Salvage | None, stack: ExitStack, *, share: bool) -> None:
+        self._gate = gate
+        self._share = share
+        self._salvage = salvage
+        self._stack = stack
+        self._refused_from = Severity.FATAL if salvage is not None else Severity.ERROR
+
+    def open_store(self, source: Source | Store, *, writable: bool = False) -> Store:
+        store = open_store(source, writable=writable)
+        if store is not source:
+            self._stack.callback(store.close)
+        return store
+
+    def lock(self, store: Store, use: Use) -> None:
+        """Exclude other programs, unless the file is to be shared with them. Raises ImageLocked."""
+        store.lock(Use.SHARED if self._share else use)
+
+    def load(self, store: Store) -> tuple[Header, tuple[Finding, ...], SnapshotTable]:
+        """Return the header and the snapshot table, judged, and what the rules tolerate."""
+        header = Header.load(store)
+        notices = raise_first(rules.header_findings(header), self._refused_from)
+        table = read_snapshots(store, header)
+        if table.broken is not None:
+            notices += raise_first([table.broken], self._refused_from)
+        return header, tuple(notices), table
+
+    def below(
+        self,
+        store: Store,
+        header: Header,
+        backing: Backing,
+        data_file: Source | Store | None,
+        chain: tuple[Store, ...],
+        *,
+        writable: bool = False,
+    ) -> dict[str, Any]:
+        """Return what a loaded image lies on, as arguments of its layer."""
+        return {
+            "data_store": self._data_store(store, header, data_file, writable=writable),
+            "backing": self._backing_layer(store, header, backing, chain),
+            "metadata": tuple(rules.metadata_spans(header)),
+            "salvage": self._salvage,
+        }
+
+    def _data_store(
+        self, store: Store, header: Header, data_file: Source | Store | None, *, writable: bool
+    ) -> Store | None:
+        if not header.external_data:
+            if data_file is not None:
+                raise UsageError(f"{store.name!r} has no external data file, but data_file= was given")
+            return None
+        if data_file is None:
+            if not header.data_file:
+                raise UsageError(f"{store.name!r} does not name its external data file: give it (data_file=)")
+            data_file = self._named_data_file(store, header, header.data_file)
+        data_store = self.open_store(data_file, writable=writable)
+        if data_store.identity() == store.identity():
+            raise ChainError(f"{store.name!r} names itself as its external data file")
+        self.lock(data_store, Use.WRITABLE_DATA_FILE if writable else Use.DATA_FILE)
+        return data_store
+
+    def _named_data_file(self, store: Store, header: Header, name: bytes) -> str | os.PathLike[str]:
+        """Return the data file that an image names: beside the image, else where QEMU, started here, finds it.
+
+        QEMU takes the name as seen from the working directory; the gate judges that place, too. Raises GateRefused.
+        """
+        beside = named_file(header, store, self._gate, "data file", name)
+        if os.path.exists(beside) or store.path is None or not os.path.exists(name):
+            return beside
+        here = os.path.relpath(os.fsdecode(name), os.path.dirname(store.path) or os.curdir)
+        return named_file(header, store, self._gate, "data file", os.fsencode(here))
+
+    def _backing_layer(self, store: Store, header: Header, backing: Backing, chain: tuple[Store, ...]) -> Layer | None:
+        if backing is False:
+            return None
+        if isinstance(backing, Image):
+            return backing.layer
+        if backing is None:
+            if not header.backing_file:
+                return None
+            backing = named_file(header, store, self._gate, "backing file", header.backing_file)
+        below = self.open_store(backing)
+        if any(below.identity() == above.identity() for above in chain):
+            raise ChainError(f"backing file {below.name!r} of {store.name!r} creates a loop")
+        if len(chain) > Limit.BACKING_CHAIN_DEPTH:
+            raise ChainError(f"the backing chain has more than {Limit.BACKING_CHAIN_DEPTH} layers, at {below.name!r}")
+        return self._lower_layer(below, backing_format(header, below), (*chain, below))
+
+    def _lower_layer(self, store: Store, image_format: str, chain: tuple[Store, ...]) -> Layer:
+        if image_format == "raw":
+            self.lock(store, Use.SHARED)
+            return RawLayer(store)
+        if image_format != "qcow2":
+            raise UnsupportedFeature(f"backing file {store.name!r} has format {image_format!r}, not qcow2 or raw")
+        self.lock(store, Use.IMAGE)
+        try:
+            header, _notices, _table = self.load(store)
+        except Qcow2Error as exc:
+            exc.message = f"backing file {store.name!r}: {exc.message}"
+            raise
+        return _reader(store, header, self.below(store, header, None, None, chain))

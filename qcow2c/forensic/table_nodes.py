@@ -1,0 +1,367 @@
+"""Nodes of the tables: L1, L2, refcount table and blocks, bitmap tables. Read in batches, folded into runs by arrays.
+
+A run is entries that are all the same, or of which each lies one cluster behind the one before: nothing is lost by
+folding them. Entries that are zero are left out of the text by the renderers, but not of the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qcow2c.errors import Span
+from qcow2c.forensic.nodes import Node, size_text
+from qcow2c.format import tables
+from qcow2c.format.findings import Finding, Severity
+from qcow2c.format.geometry import Geometry
+from qcow2c.format.refcounts import BLOCK_OFFSET, refcounts
+from qcow2c.format.table_rules import (
+    BITMAP_TABLE_RULES,
+    L1_RULES,
+    REFCOUNT_TABLE_RULES,
+    EntryRule,
+    broken_rules,
+    l2_rules,
+    suspects,
+)
+from qcow2c.format.tables import Kind
+from qcow2c.references.walk import ACTIVE, State, Walk
+from qcow2c.structs import SECTOR_SIZE, Limit
+
+if TYPE_CHECKING:
+    from qcow2c.format.array_types import U64Array
+
+Words = Callable[[int, int], str]
+"""Says what an entry and its bitmap mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """How the entries of one kind of table are shown: their size in bytes, their rules, and their meaning."""
+
+    entry_size: int
+    rules: tuple[EntryRule, ...]
+    words: Words
+    spec: str
+    target: Callable[[int], int]
+    """Where in the file an entry leads; 0: nowhere."""
+    size: int
+    """Of the file."""
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def runs(words: U64Array, bitmaps: U64Array | None, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (first, count, step) of each run of entries, in order and without gaps; step is 0 or `stride`."""
+    total = len(words)
+    if total < 2:
+        if total:
+            yield 0, 1, 0
+        return
+    difference = words[1:] - words[:-1]
+    same = difference == 0
+    behind = (difference == np.uint64(stride)) & (words[:-1] != 0)
+    if bitmaps is not None:
+        equal = bitmaps[1:] == bitmaps[:-1]
+        same &= equal
+        behind &= equal
+    kind = np.where(same, np.uint8(1), np.where(behind, np.uint8(2), np.uint8(0)))
+    edges = [0, *(np.flatnonzero(kind[1:] != kind[:-1]) + 1).tolist(), total - 1]
+    position = 0
+    for start, end in pairwise(edges):
+        step = int(kind[start])
+        if step == 0:
+            for single in range(position, end):
+                yield single, 1, 0
+            position = max(position, end)
+        elif position <= end:
+            yield position, end - position + 1, stride if step == 2 and end > position else 0
+            position = end + 1
+    if position < total:
+        yield position, 1, 0
+
+
+def entry_nodes(table: Table, words: U64Array, bitmaps: U64Array | None, at: int, geometry: Geometry) -> Iterator[Node]:
+    """Yield a node for each run of a table at byte `at`, named by the indices of its entries."""
+    seen = int(np.bitwise_or.reduce(words)) if len(words) else 0
+    breakable = suspects(table.rules, seen, geometry)
+    for first, count, step in runs(words, bitmaps, geometry.cluster_size):
+        word = int(words[first])
+        bitmap = int(bitmaps[first]) if bitmaps is not None else 0
+        span = Span(at + first * table.entry_size, count * table.entry_size)
+        low, high = first, first + count - 1
+        findings = tuple(_entry_findings(breakable, word, bitmap, span, geometry)) if breakable else ()
+        target = table.target(word)
+        if target:
+            target += (count - 1) * step
+        if target >= table.size:
+            message = f"entry {word:#018x} leads to {target:#x}, past the end of the file at {table.size:#x}"
+            findings += (Finding("table.entry_past_end", Severity.ERROR, message, span, table.spec),)
+        yield Node(
+            f"[{low}]" if count == 1 else f"[{low}..{high}]",
+            span,
+            word,
+            table.words(word, bitmap),
+            spec=table.spec,
+            count=count,
+            step=step,
+            findings=findings,
+        )
+
+
+def _entry_findings(
+    rules: tuple[EntryRule, ...], word: int, bitmap: int, span: Span, geometry: Geometry
+) -> Iterator[Finding]:
+    for rule in broken_rules(rules, word, bitmap, geometry):
+        severity = Severity.ERROR if rule.counted else Severity.WARNING
+        yield Finding(rule.rule, severity, f"entry {word:#018x}: {rule.message}", span, rule.spec)
+
+
+# --- meanings -------------------------------------------------------------------------------------------------------
+
+
+def l1_words(word: int, _bitmap: int = 0) -> str:
+    if not word:
+        return "unallocated"
+    return f"L2 table at {word & tables.L1_OFFSET:#x}{', copied' if word & tables.L1_COPIED else ''}"
+
+
+def l2_words(geometry: Geometry) -> Words:
+    """Return what says the meaning of the L2 entries of an image."""
+    names = {
+        Kind.UNALLOCATED: "unallocated",
+        Kind.UNALLOCATED_IN_CLUSTER: "unallocated",
+        Kind.ZERO: "zeros",
+        Kind.ZERO_ALLOCATED: "zeros",
+        Kind.DATA: "data",
+        Kind.INVALID: "invalid",
+    }
+
+    def words(word: int, bitmap: int) -> str:
+        if word & tables.L2_COMPRESSED:
+            extent = tables.compressed_extent(word, geometry)
+            sectors = -(-extent.length // SECTOR_SIZE)
+            return f"compressed at {extent.host_offset:#x}, {extent.length} bytes in {sectors} sectors"
+        copied = ", copied" if word & tables.L2_COPIED else ""
+        place = f" at {word & tables.L2_OFFSET:#x}" if word & tables.L2_OFFSET else ""
+        if not geometry.extended_l2:
+            return names[tables.kind_of(word, 0, 0, geometry)] + place + copied
+        return f"{subclusters_words(word, bitmap, geometry)}{place}{copied}"
+
+    return words
+
+
+def l2_target(geometry: Geometry) -> Callable[[int], int]:
+    """Return what tells where in the image file an L2 entry leads."""
+
+    def target(word: int) -> int:
+        if geometry.external_data:
+            return 0
+        if word & tables.L2_COMPRESSED:
+            return tables.compressed_extent(word, geometry).host_offset
+        return word & tables.L2_OFFSET
+
+    return target
+
+
+def subclusters_words(word: int, bitmap: int, geometry: Geometry) -> str:
+    """Return the states of the subclusters of an extended entry, run by run."""
+    parts, index = [], 0
+    while index < geometry.subclusters:
+        kind = tables.kind_of(word, bitmap, index, geometry)
+        if kind is Kind.INVALID:
+            return f"invalid bitmap {bitmap:#018x}"
+        count = tables.equal_subclusters(bitmap, index, kind)
+        label = kind.name.lower().removesuffix("_in_cluster").removesuffix("_allocated")
+        parts.append((index, index + count - 1, label))
+        index += count
+    if len(parts) == 1:
+        return parts[0][2]
+    return "subclusters " + ", ".join(
+        f"{low}..{high} {label}" if high > low else f"{low} {label}" for low, high, label in parts
+    )
+
+
+def refcount_table_words(word: int, _bitmap: int = 0) -> str:
+    return f"refcount block at {word & BLOCK_OFFSET:#x}" if word & BLOCK_OFFSET else "no block"
+
+
+def bitmap_table_words(word: int, _bitmap: int = 0) -> str:
+    if word & tables.BITMAP_OFFSET:
+        return f"bitmap data at {word & tables.BITMAP_OFFSET:#x}"
+    return "all ones" if word & tables.BITMAP_ALL_ONES else "all zeros"
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def past_end(what: str, span: Span, size: int) -> tuple[Finding, ...]:
+    """Return the finding that a table leaves the file, if it does."""
+    if span.end <= size or not span.length:
+        return ()
+    message = f"the {what} leaves the file, which has {size} bytes"
+    return (Finding("table.past_end", Severity.ERROR, message, span),)
+
+
+def state_name(state: State) -> str:
+    """Return "active", or which snapshot of the table it is."""
+    return "active" if state.index == ACTIVE else f"snapshot {state.index}"
+
+
+def l1_nodes(walk: Walk) -> Iterator[Node]:
+    """Yield the L1 table of each state."""
+    table = Table(8, L1_RULES, l1_words, "Cluster mapping", tables.L1_OFFSET.__and__, walk.size)
+    seen: set[tuple[int, int]] = set()
+    shared = 0
+    for state in walk.states():
+        entries = min(state.l1_entries, Limit.L1_TABLE_BYTES // 8)
+        if not entries and state.index != ACTIVE:
+            continue
+        span = Span(state.l1_offset, entries * 8)
+        coverage = size_text(entries << walk.geometry.l2_coverage_bits)
+
+        def children(state: State = state, entries: int = entries) -> Iterator[Node]:
+            held = max(0, min(entries, -(-(walk.size - state.l1_offset) // 8)))
+            yield from entry_nodes(table, walk.words(state.l1_offset, held), None, state.l1_offset, walk.geometry)
+
+        if (state.l1_offset, entries) in seen:
+            shared += 1
+            continue
+        seen.add((state.l1_offset, entries))
+        yield Node(
+            f"L1 table of {state_name(state)}",
+            span,
+            entries,
+            f"{entries} entries, maps up to {coverage}",
+            unit="entries",
+            spec=table.spec,
+            findings=past_end("L1 table", span, walk.size),
+            make_children=children,
+        )
+    if shared:
+        yield Node("shared L1 tables", None, shared, "snapshots whose L1 table is one of those above")
+
+
+def l2_nodes(walk: Walk) -> Iterator[Node]:
+    """Yield each distinct L2 table in the order of the file, with who refers to it."""
+    geometry = walk.geometry
+    entry_size = 8 * geometry.l2_entry_words
+    table = Table(entry_size, l2_rules(geometry), l2_words(geometry), "Cluster mapping", l2_target(geometry), walk.size)
+    every = walk.l2_tables()
+    beyond = int(np.count_nonzero(every.offsets >= np.uint64(walk.size)))
+    if beyond:
+        message = f"{beyond} L2 tables are past the end of the file, which has {walk.size} bytes"
+        finding = Finding("table.past_end", Severity.ERROR, message)
+        yield Node("L2 tables past the end", None, beyond, message, findings=(finding,))
+    stored = walk.stored_tables()
+    for start, end in walk.batches(stored):
+        batch = walk.batch(stored, start, end)
+        for row in range(end - start):
+            at = int(batch.offsets[row])
+            active, snapshot = int(batch.active[row]), int(batch.snapshot[row])
+            words = batch.entries[row]
+            bitmaps = None if batch.bitmaps is None else batch.bitmaps[row]
+            users = [f"{count} {name}" for count, name in ((active, "active"), (snapshot, "of snapshots")) if count]
+            span = Span(at, geometry.cluster_size)
+
+            def children(words: U64Array = words, bitmaps: U64Array | None = bitmaps, at: int = at) -> Iterator[Node]:
+                yield from entry_nodes(table, words, bitmaps, at, geometry)
+
+            yield Node(
+                f"L2 table at {at:#x}",
+                span,
+                active + snapshot,
+                f"references: {', '.join(users)}",
+                unit="references",
+                spec=table.spec,
+                findings=past_end("L2 table", span, walk.size) if at + SECTOR_SIZE > walk.size else (),
+                make_children=children,
+            )
+
+
+def refcount_nodes(walk: Walk) -> Iterator[Node]:
+    """Yield the refcount table and each distinct refcount block, whose entries are named by their host clusters."""
+    geometry, header = walk.geometry, walk.header
+    words = walk.refcount_table()
+    table = Table(
+        8, REFCOUNT_TABLE_RULES, refcount_table_words, "Host cluster management", BLOCK_OFFSET.__and__, walk.size
+    )
+    span = Span(header.refcount_table_offset, len(words) * 8)
+    yield Node(
+        "refcount table",
+        span,
+        len(words),
+        f"{len(words)} entries of blocks of {1 << geometry.refcount_block_bits} refcounts",
+        unit="entries",
+        spec=table.spec,
+        findings=past_end("refcount table", span, walk.size),
+        make_children=lambda: entry_nodes(table, words, None, header.refcount_table_offset, geometry),
+    )
+    indices = np.flatnonzero(words & np.uint64(BLOCK_OFFSET))
+    offsets = words[indices] & np.uint64(BLOCK_OFFSET)
+    whole = (offsets % np.uint64(geometry.cluster_size) == 0) & (offsets < np.uint64(walk.size))
+    indices, offsets = indices[whole], offsets[whole]
+    stored = walk.stored(offsets)
+    empty = int(np.count_nonzero(~stored))
+    if empty:
+        yield Node("empty refcount blocks", None, empty, "in holes of the file: all their refcounts are 0")
+    indices, offsets = indices[stored], offsets[stored]
+    _, first_of_each = np.unique(offsets, return_index=True)
+    for row in np.sort(first_of_each).tolist():
+        at, index = int(offsets[row]), int(indices[row])
+        first = index << geometry.refcount_block_bits
+        last = first + (1 << geometry.refcount_block_bits) - 1
+        yield Node(
+            f"refcount block at {at:#x}",
+            Span(at, geometry.cluster_size),
+            index,
+            f"host clusters {first}..{last}",
+            spec=table.spec,
+            make_children=partial(_refcounts, walk, at, first),
+        )
+
+
+def _refcounts(walk: Walk, at: int, first: int) -> Iterator[Node]:
+    geometry = walk.geometry
+    size = geometry.cluster_size
+    counts = refcounts(walk.store.pread(size, at).ljust(size, b"\0"), geometry.refcount_order)
+    edges = [0, *(np.flatnonzero(counts[1:] != counts[:-1]) + 1).tolist(), len(counts)]
+    for start, end in pairwise(edges):
+        low, high = start << geometry.refcount_order, end << geometry.refcount_order
+        name = f"cluster {first + start}" if end - start == 1 else f"clusters {first + start}..{first + end - 1}"
+        count = int(counts[start])
+        words = "free" if not count else "in use" if count == 1 else "shared"
+        span = Span(at + low // 8, max(1, -(-high // 8) - low // 8))
+        yield Node(name, span, count, words, unit="references", count=end - start)
+
+
+def bitmap_table_nodes(walk: Walk) -> Iterator[Node]:
+    """Yield the table of each bitmap; one that several bitmaps name is taken apart at the first of them."""
+    geometry = walk.geometry
+    first_of: dict[int, int] = {}
+    table = Table(8, BITMAP_TABLE_RULES, bitmap_table_words, "Bitmap table", tables.BITMAP_OFFSET.__and__, walk.size)
+    for index, record in enumerate(walk.bitmaps.records):
+        entries = min(record.bitmap_table_size, Limit.BITMAP_BYTES >> geometry.cluster_bits)
+        span = Span(record.bitmap_table_offset, entries * 8)
+
+        def children(at: int = record.bitmap_table_offset, entries: int = entries) -> Iterator[Node]:
+            held = max(0, min(entries, -(-(walk.size - at) // 8)))
+            yield from entry_nodes(table, walk.words(at, held), None, at, geometry)
+
+        first = first_of.setdefault(record.bitmap_table_offset, index)
+        yield Node(
+            f"bitmap table of bitmap {index}",
+            span,
+            entries,
+            f"{entries} entries" if first == index else f"{entries} entries, where bitmap {first} has its table",
+            unit="entries",
+            spec=table.spec,
+            findings=past_end("bitmap table", span, walk.size),
+            make_children=children if first == index else None,
+        )

@@ -1,0 +1,222 @@
+"""Records of variable length: the snapshot table and the bitmap directory. Reads with bounds; writes nothing.
+
+Reading is tolerant up to where a record would leave its limits: it yields what there is, and says why it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, Span
+from qcow2c.format import layout
+from qcow2c.format.findings import Finding, Severity
+from qcow2c.format.header import Header, aligned
+from qcow2c.storage.sources import Store
+from qcow2c.structs import (
+    BITMAP_DIRECTORY_HEADER,
+    BITMAP_FLAGS,
+    SNAPSHOT_EXTRA_DATA,
+    SNAPSHOT_HEADER,
+    Limit,
+)
+
+_SNAPSHOT_HEADER_SIZE: int = SNAPSHOT_HEADER.sizeof()
+_FLAGS = layout.bits(BITMAP_FLAGS)
+_EXTRA = layout.fields(SNAPSHOT_EXTRA_DATA)
+_NO_ICOUNT = layout.field(SNAPSHOT_EXTRA_DATA, "icount").all_ones
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """One entry of the snapshot table. Sizes in bytes, times in the unit of the name."""
+
+    span: Span
+    l1_table_offset: int
+    l1_size: int
+    id_str: bytes
+    name: bytes
+    date_sec: int
+    date_nsec: int
+    vm_clock_nsec: int
+    vm_state_size: int
+    """The 64-bit size of the extra data where it is present."""
+    disk_size: int
+    """The current virtual size where the record does not say."""
+    icount: int | None
+    extra_data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BitmapRecord:
+    """One entry of the bitmap directory."""
+
+    span: Span
+    bitmap_table_offset: int
+    bitmap_table_size: int
+    flags: int
+    type: int
+    granularity_bits: int
+    name: bytes
+    extra_data: bytes
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.flags & _FLAGS["in_use"].mask)
+
+    @property
+    def auto(self) -> bool:
+        return bool(self.flags & _FLAGS["auto"].mask)
+
+    @property
+    def unknown_flags(self) -> int:
+        """Flags that QEMU does not know: the reserved ones, and what speaks of extra data."""
+        return self.flags & ~(_FLAGS["in_use"].mask | _FLAGS["auto"].mask)
+
+
+class SnapshotTable(NamedTuple):
+    """The records that could be read; `broken` says why there are fewer than the header declares."""
+
+    records: tuple[SnapshotRecord, ...]
+    size: int
+    """Bytes from the first record to the end of the last."""
+    broken: Finding | None
+
+
+class BitmapDirectory(NamedTuple):
+    """The records that could be read; `broken` says why there are fewer, or more, than the extension declares."""
+
+    records: tuple[BitmapRecord, ...]
+    broken: Finding | None
+
+
+class _Broken(Exception):
+    def __init__(self, message: str, where: Span, error: type[Qcow2Error] = CorruptMetadata) -> None:
+        self.message, self.where, self.error = message, where, error
+
+
+_BLOCK = 1 << 20
+"""Bytes that are read from a table at a time."""
+
+
+class _Window:
+    """Sequential reads of small pieces out of big ones, zero-filled past the end of the file, as QEMU reads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._start = 0
+        self._data = b""
+
+    def read(self, length: int, offset: int) -> bytes:
+        if not self._start <= offset <= offset + length <= self._start + len(self._data):
+            self._start, self._data = offset, self._store.pread(max(_BLOCK, length), offset)
+        at = offset - self._start
+        return self._data[at : at + length].ljust(length, b"\0")
+
+
+def read_snapshots(store: Store, header: Header) -> SnapshotTable:
+    """Return the snapshot table. Spec: "Snapshots"."""
+    found: list[SnapshotRecord] = []
+    broken = None
+    end = header.snapshots_offset
+    try:
+        for record in _snapshots(_Window(store), header):
+            found.append(record)
+            end = record.span.end
+    except _Broken as stop:
+        broken = Finding("snapshots.broken", Severity.FATAL, stop.message, stop.where, "Snapshots", stop.error)
+    return SnapshotTable(tuple(found), end - header.snapshots_offset, broken)
+
+
+def _snapshots(window: _Window, header: Header) -> Iterator[SnapshotRecord]:
+    if header.nb_snapshots > Limit.SNAPSHOTS:
+        where = Span(header.snapshots_offset, 0)
+        raise _Broken(f"{header.nb_snapshots} snapshots exceed {Limit.SNAPSHOTS}", where, LimitExceeded)
+    offset, fixed = header.snapshots_offset, _SNAPSHOT_HEADER_SIZE
+    for index in range(header.nb_snapshots):
+        offset = aligned(offset)
+        known: dict[str, Any] = layout.values(SNAPSHOT_HEADER, window.read(fixed, offset))
+        extra_size = known["extra_data_size"]
+        length = fixed + extra_size + known["id_str_size"] + known["name_size"]
+        if extra_size > Limit.SNAPSHOT_EXTRA_BYTES:
+            message = (
+                f"snapshot record {index} has {extra_size} bytes of extra data, above {Limit.SNAPSHOT_EXTRA_BYTES}"
+            )
+            raise _Broken(message, Span(offset, fixed), LimitExceeded)
+        if offset + length - header.snapshots_offset > Limit.SNAPSHOT_TABLE_BYTES:
+            message = f"the snapshot table exceeds {Limit.SNAPSHOT_TABLE_BYTES} bytes at record {index}"
+            raise _Broken(message, Span(offset, length), LimitExceeded)
+        yield _snapshot(window.read(length, offset), offset, known, header)
+        offset += length
+
+
+def _snapshot(data: bytes, offset: int, known: dict[str, Any], header: Header) -> SnapshotRecord:
+    extra_at = _SNAPSHOT_HEADER_SIZE
+    id_at = extra_at + known["extra_data_size"]
+    name_at = id_at + known["id_str_size"]
+    extra = data[extra_at:id_at]
+    later = {
+        member.name: layout.integer(extra[member.offset : member.offset + member.size])
+        for member in _EXTRA
+        if member.offset + member.size <= len(extra)
+    }
+    icount = later.get("icount", _NO_ICOUNT)
+    return SnapshotRecord(
+        span=Span(offset, len(data)),
+        l1_table_offset=known["l1_table_offset"],
+        l1_size=known["l1_size"],
+        id_str=data[id_at:name_at],
+        name=data[name_at:],
+        date_sec=known["date_sec"],
+        date_nsec=known["date_nsec"],
+        vm_clock_nsec=known["vm_clock_nsec"],
+        vm_state_size=later.get("vm_state_size_large", known["vm_state_size"]),
+        disk_size=later.get("disk_size", header.size),
+        icount=None if icount == _NO_ICOUNT else icount,
+        extra_data=extra,
+    )
+
+
+def read_bitmaps(store: Store, header: Header) -> BitmapDirectory:
+    """Return the bitmap directory; empty without consistent bitmaps. Spec: "Bitmap directory"."""
+    extension = header.bitmaps
+    if extension is None or not header.bitmaps_consistent:
+        return BitmapDirectory((), None)
+    found: list[BitmapRecord] = []
+    size = min(extension.bitmap_directory_size, Limit.BITMAP_DIRECTORY_BYTES, max(0, header.file_size))
+    try:
+        for record in _bitmaps(store.pread(size, extension.bitmap_directory_offset).ljust(size, b"\0"), header):
+            found.append(record)
+    except _Broken as stop:
+        spec = "Bitmap directory"
+        finding = Finding("bitmaps.broken", Severity.WARNING, stop.message, stop.where, spec, stop.error)
+        return BitmapDirectory(tuple(found), finding)
+    return BitmapDirectory(tuple(found), None)
+
+
+def _bitmaps(directory: bytes, header: Header) -> Iterator[BitmapRecord]:
+    extension = header.bitmaps
+    assert extension is not None, "only called with the extension"
+    base, offset, count = extension.bitmap_directory_offset, 0, 0
+    fixed = BITMAP_DIRECTORY_HEADER.sizeof()
+    while offset < len(directory):
+        room = len(directory) - offset
+        where = Span(base + offset, min(room, fixed))
+        if room < fixed:
+            raise _Broken(f"bitmap record {count} is torn: {room} of {fixed} bytes", where)
+        if count == extension.nb_bitmaps:
+            raise _Broken(f"more bitmaps in the directory than the {count} that the extension declares", where)
+        known: dict[str, Any] = layout.values(BITMAP_DIRECTORY_HEADER, directory, offset)
+        length = aligned(fixed + known["extra_data_size"] + known["name_size"])
+        if length > room:
+            raise _Broken(f"bitmap record {count} of {length} bytes leaves the directory, {room} remain", where)
+        extra_at = offset + fixed
+        name_at = extra_at + known.pop("extra_data_size")
+        name = directory[name_at : name_at + known.pop("name_size")]
+        yield BitmapRecord(Span(base + offset, length), name=name, extra_data=directory[extra_at:name_at], **known)
+        offset += length
+        count += 1
+    if count != extension.nb_bitmaps:
+        message = f"{count} bitmaps in the directory, but the extension declares {extension.nb_bitmaps}"
+        raise _Broken(message, Span(base, len(directory)))

@@ -1,0 +1,100 @@
+"""Refcount table and blocks of 1 to 64 bits: decoding and encoding of refcounts. It allocates and writes nothing."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from qcow2c.format import layout
+from qcow2c.structs import REFCOUNT_TABLE_ENTRY, refcount_group
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_TABLE = layout.bits(REFCOUNT_TABLE_ENTRY)
+
+BLOCK_OFFSET = _TABLE["refcount_block_offset"].mask
+
+TABLE_RESERVED = _TABLE.reserved
+
+
+def refcount(block: bytes, index: int, refcount_order: int) -> int:
+    """Return refcount `index` of a block."""
+    shifts, mask = _sub_byte(refcount_order)
+    if shifts:
+        byte = block[index // len(shifts)]
+        return byte >> shifts[index % len(shifts)] & mask
+    width = refcount_group(refcount_order).sizeof()
+    return layout.integer(block[index * width : (index + 1) * width])
+
+
+def refcounts(blocks: bytes | bytearray | memoryview, refcount_order: int) -> NDArray[np.unsignedinteger[Any]]:
+    """Return all refcounts of adjacent blocks, in order, in their own width and byte order; shape (n,)."""
+    import numpy as np
+
+    shifts, mask = _sub_byte(refcount_order)
+    if not shifts:
+        width = refcount_group(refcount_order).sizeof()
+        return np.frombuffer(blocks, dtype=f">u{width}")
+    packed = np.frombuffer(blocks, dtype=np.uint8)
+    unpacked = packed[:, None] >> np.array(shifts, dtype=np.uint8)
+    unpacked &= np.uint8(mask)
+    return unpacked.reshape(-1)
+
+
+@cache
+def _sub_byte(refcount_order: int) -> tuple[tuple[int, ...], int]:
+    """Return the shifts of the refcounts in a byte, in cluster order, and the mask of one; empty for whole bytes."""
+    group = refcount_group(refcount_order)
+    if not layout.is_bits(group):
+        return (), 0
+    bits = layout.bits(group)
+    ordered = [bits[f"refcount_{index}"] for index in range(len(bits.members))]
+    return tuple(member.shift for member in ordered), (1 << ordered[0].width) - 1
+
+
+def native_block(data: bytes, refcount_order: int) -> array[int]:
+    """Return the refcounts of stored blocks in native order, each in one word however narrow it is."""
+    shifts, mask = _sub_byte(refcount_order)
+    if shifts:
+        found = array("B", bytes(len(data) * len(shifts)))
+        # All bytes are one big integer: what a shift brings in from the next byte, the mask takes away.
+        whole, masks = layout.integer(data), layout.integer(bytes((mask,)) * len(data))
+        for position, shift in enumerate(shifts):
+            found[position :: len(shifts)] = array("B", layout.stored_integer(whole >> shift & masks, len(data)))
+        return found
+    words = array(word_code(refcount_order), data)
+    if sys.byteorder == "little" and words.itemsize > 1:
+        words.byteswap()
+    return words
+
+
+def stored_block(words: array[int], refcount_order: int) -> bytes:
+    """Return refcounts, as many as fill whole bytes, as they are stored: the inverse of `native_block`."""
+    shifts, _mask = _sub_byte(refcount_order)
+    if not shifts:
+        return layout.stored(words)
+    packed = 0
+    for position, shift in enumerate(shifts):
+        packed |= layout.integer(words[position :: len(shifts)].tobytes()) << shift
+    return layout.stored_integer(packed, len(words) // len(shifts))
+
+
+def stored_ones(count: int, refcount_order: int) -> bytes:
+    """Return `count` refcounts of 1 as they are stored, with refcounts of 0 up to the next whole byte."""
+    shifts, _mask = _sub_byte(refcount_order)
+    if not shifts:
+        return layout.stored_integer(1, refcount_group(refcount_order).sizeof()) * count
+    whole, rest = divmod(count, len(shifts))
+    data = bytes([sum(1 << shift for shift in shifts)]) * whole
+    return data + bytes([sum(1 << shift for shift in shifts[:rest])]) if rest else data
+
+
+@cache
+def word_code(refcount_order: int) -> str:
+    """Return the type code of an array that holds refcounts in native order, each in one word."""
+    size = 1 if _sub_byte(refcount_order)[0] else refcount_group(refcount_order).sizeof()
+    return next(code for code in "BHILQ" if array(code).itemsize == size)

@@ -1,0 +1,400 @@
+"""The reader: one qcow2 layer, mapped and read. It decides what each guest byte is and fetches it; it never writes.
+
+It holds the L1 table of one state (the active one, or a snapshot's) and a bounded cache of L2 tables, and knows the
+layers below only as something that can be read. One entry at a time, with integers; whole tables are swept in
+`references/walk.py`. Several threads may call it: stores are positional, and only cache misses take the lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
+from qcow2c.format import codecs, layout
+from qcow2c.format.header import Header
+from qcow2c.format.table_rules import L1_RULES, broken_rules, l2_rules
+from qcow2c.format.tables import (
+    HAS_HOST_CLUSTER,
+    L1_OFFSET,
+    L2_COPIED,
+    L2_OFFSET,
+    Kind,
+    Table,
+    compressed_extent,
+    entries_alike,
+    equal_subclusters,
+    kind_of,
+)
+from qcow2c.layers.layer import Layer
+from qcow2c.storage.sources import Store
+from qcow2c.storage.zeros import fill_zeros
+
+L2_CACHE_BYTES = 64 << 20
+"""Bound of the cached L2 tables of one reader: enough for 512 GiB of guest data with 64 KiB clusters."""
+
+_CLUSTER_CACHE_BYTES = 4 << 20
+"""Bound of the decompressed clusters that one reader keeps: small reads often hit the same one again."""
+
+
+class Run(NamedTuple):
+    """Guest bytes of one kind that lie together: `host_offset` belongs to the first byte.
+
+    It is the offset in the data store for the kinds with a host cluster, the L2 entry for COMPRESSED, else 0.
+    """
+
+    kind: Kind
+    guest_offset: int
+    length: int
+    host_offset: int
+
+
+SalvageLog = Callable[[Span, Exception], None]
+"""Told each guest range that reads as zeros because it cannot be read, and why."""
+
+
+class Reader:
+    """One state of one image. Reads never fail silently: they raise, or, with a salvage log, zero and tell."""
+
+    def __init__(
+        self,
+        store: Store,
+        header: Header,
+        l1_table: array[int],
+        *,
+        l1_offset: int,
+        l1_entries: int,
+        disk_size: int,
+        data_store: Store | None = None,
+        backing: Layer | None = None,
+        metadata: Sequence[tuple[str, Span]] = (),
+        salvage: SalvageLog | None = None,
+    ) -> None:
+        """`l1_entries` are declared, of which `l1_table` has those that the file holds; `metadata` names the places
+        that no L2 table may overlap; `data_store` is the external data file.
+        """
+        self.header = header
+        self.geometry = header.geometry
+        self.disk_size = disk_size
+        self.backing = backing
+        self.salvage = salvage
+        self.store = store
+        self.data_store = data_store or store
+        self.require_kept: Callable[[], None] = lambda: None  # Raises where the state can go away, and is gone.
+        self._l1 = l1_table
+        self._l1_entries = l1_entries
+        self._l1_offset = l1_offset
+        self.metadata = metadata
+        self._rules = l2_rules(self.geometry)
+        self.decompress = codecs.decompressor(header.compression_type)
+        self._l2_tables: dict[int, Table] = {}
+        self._words = self.geometry.l2_entry_words
+        self._cluster_bits = self.geometry.cluster_bits
+        self._l2_limit = max(2, L2_CACHE_BYTES >> self.geometry.cluster_bits)
+        self._clusters: dict[int, bytes | bytearray] = {}
+        self._clusters_limit = max(1, _CLUSTER_CACHE_BYTES >> self.geometry.cluster_bits)
+        self._lock = threading.Lock()
+        self._cluster_mask = self.geometry.cluster_size - 1
+        self._l2_mask = self.geometry.l2_entries - 1
+        self._every_entry_counts = self.geometry.extended_l2 or self.geometry.external_data
+        # A plain cluster has nothing but a cluster-aligned offset and the copied bit.
+        self._special = ~(L2_OFFSET & ~self._cluster_mask | L2_COPIED)
+        self.locate = self._locator()
+
+    @classmethod
+    def of_state(
+        cls, store: Store, header: Header, l1_offset: int, l1_entries: int, disk_size: int, **below: Any
+    ) -> Self:
+        """Return the reader of the state whose L1 table lies at `l1_offset`, as far as the file holds the table."""
+        data = store.pread(l1_entries * 8, l1_offset)
+        l1_table = layout.words(data)
+        return cls(store, header, l1_table, l1_offset=l1_offset, l1_entries=l1_entries, disk_size=disk_size, **below)
+
+    def state(self, l1_offset: int, l1_entries: int, disk_size: int) -> Reader:
+        """Return the reader of another state of the same image, over the same layers: a snapshot's."""
+        below = {
+            "data_store": self.data_store,
+            "backing": self.backing,
+            "metadata": self.metadata,
+            "salvage": self.salvage,
+        }
+        return Reader.of_state(self.store, self.header, l1_offset, l1_entries, disk_size, **below)
+
+    # --- mapping ---
+
+    @property
+    def l1_table(self) -> array[int]:
+        """The L1 entries that the file holds; not to be changed."""
+        return self._l1
+
+    @property
+    def l1_entries(self) -> int:
+        """How many L1 entries are declared."""
+        return self._l1_entries
+
+    def entry(self, guest_offset: int) -> int:
+        """Return the L2 descriptor of a guest cluster, not judged; 0 where there is none. Raises CorruptMetadata."""
+        table = self._table(guest_offset)
+        return 0 if table is None else table.words[(guest_offset >> self._cluster_bits & self._l2_mask) * self._words]
+
+    def _locator(self) -> Callable[[int, int], int]:
+        """Return `locate(guest_offset, length)`: where bytes within one plain data cluster are in the data store.
+
+        It is the way of small reads, with everything at hand and no object made. It returns -1 where the answer is
+        not so simple: a table that is not loaded, an entry with any unusual bit, a range over the cluster's end.
+        """
+        geometry = self.geometry
+        if geometry.extended_l2 or geometry.external_data or self.header.encrypted:
+            return lambda _guest_offset, _length: -1
+        cached = self._l2_tables.get
+        cluster_bits, coverage_bits, l2_mask = geometry.cluster_bits, geometry.l2_coverage_bits, self._l2_mask
+        cluster_size, cluster_mask = geometry.cluster_size, self._cluster_mask
+        special, plain_offset, disk_size = self._special, L2_OFFSET & ~self._cluster_mask, self.disk_size
+
+        def locate(guest_offset: int, length: int) -> int:
+            table = cached(guest_offset >> coverage_bits)
+            if table is None:
+                return -1
+            entry = table.words[guest_offset >> cluster_bits & l2_mask]
+            inside = guest_offset & cluster_mask
+            if entry & special or inside + length > cluster_size or guest_offset + length > disk_size:
+                return -1
+            host_offset = entry & plain_offset
+            return host_offset + inside if host_offset and length > 0 else -1
+
+        return locate
+
+    def runs(self, guest_offset: int, length: int) -> Iterator[Run]:
+        """Yield what `length` bytes at `guest_offset` are, in order and without gaps.
+
+        Raises CorruptMetadata, with both places, at the first entry that breaks a rule.
+        """
+        end = guest_offset + length
+        while guest_offset < end:
+            run = self.run_at(guest_offset, end - guest_offset)
+            yield run
+            guest_offset += run.length
+
+    def run_at(self, guest_offset: int, length: int) -> Run:
+        """Return the longest run at `guest_offset` within one L2 table, at most `length` bytes."""
+        geometry = self.geometry
+        coverage = 1 << geometry.l2_coverage_bits
+        length = min(length, coverage - (guest_offset & (coverage - 1)))
+        table = self._table(guest_offset)
+        if table is None:
+            return Run(Kind.UNALLOCATED, guest_offset, length, 0)
+        index = guest_offset >> geometry.cluster_bits & self._l2_mask
+        inside = guest_offset & self._cluster_mask
+        first = inside // geometry.subcluster_size
+        kind, count = self._subclusters(table, index, first, guest_offset)
+        found = (first + count) * geometry.subcluster_size - inside
+        host_offset = 0
+        if kind is Kind.COMPRESSED:
+            return Run(kind, guest_offset, min(found, length), table.words[index * self._words])
+        next_host = 0
+        if kind in HAS_HOST_CLUSTER:
+            host_offset = (table.words[index * self._words] & L2_OFFSET) + inside
+            next_host = host_offset - inside + geometry.cluster_size
+        if not self._every_entry_counts and found < length:
+            most = -(-(length - found) >> geometry.cluster_bits)
+            more = entries_alike(table.words, index, most, geometry.cluster_size, self._special)
+            index, found = index + more, found + (more << geometry.cluster_bits)
+            next_host += more << geometry.cluster_bits if next_host else 0
+        # Go on over whole clusters, as long as the last one ended with this kind.
+        while found < length and first + count == geometry.subclusters:
+            index, first = index + 1, 0
+            entry = table.words[index * self._words]
+            if next_host and entry & L2_OFFSET != next_host:
+                break
+            try:
+                following, count = self._subclusters(table, index, 0, guest_offset + found)
+            except CorruptMetadata:
+                break  # What is sound is not lost for what follows it: the next run begins there, and says so.
+            if following is not kind:
+                break
+            found += count * geometry.subcluster_size
+            next_host += geometry.cluster_size if next_host else 0
+        return Run(kind, guest_offset, min(found, length), host_offset)
+
+    def _subclusters(self, table: Table, index: int, first: int, guest_offset: int) -> tuple[Kind, int]:
+        """Return the kind of subcluster `first` of an entry, and how many from there on share it."""
+        entry = table.words[index * self._words]
+        geometry = self.geometry
+        if not geometry.extended_l2:
+            if entry & self._special or geometry.external_data:
+                self._judge(table, index, entry, 0, guest_offset)
+            elif entry & L2_OFFSET:
+                return Kind.DATA, 1
+            return kind_of(entry, 0, 0, geometry), 1
+        bitmap = table.words[index * 2 + 1]
+        self._judge(table, index, entry, bitmap, guest_offset)
+        kind = kind_of(entry, bitmap, first, geometry)
+        if kind is Kind.COMPRESSED:
+            return kind, geometry.subclusters - first
+        return kind, equal_subclusters(bitmap, first, kind)
+
+    def _judge(self, table: Table, index: int, entry: int, bitmap: int, guest_offset: int) -> None:
+        """Raise the first rule that an entry breaks."""
+        geometry = self.geometry
+        where = Span(table.host_offset + index * geometry.l2_entry_words * 8, geometry.l2_entry_words * 8)
+        guest = Span(guest_offset & ~self._cluster_mask, geometry.cluster_size)
+        for rule in broken_rules(self._rules, entry, bitmap, geometry):
+            raise CorruptMetadata(f"L2 entry {entry:#018x}: {rule.message}", where=where, guest=guest, spec=rule.spec)
+        if geometry.external_data and kind_of(entry, bitmap, 0, geometry) in HAS_HOST_CLUSTER:
+            host = entry & L2_OFFSET
+            if host != guest.offset:
+                message = f"L2 entry {entry:#018x}: offset {host:#x} in the external data file is not the guest's"
+                raise CorruptMetadata(message, where=where, guest=guest, spec="Header")
+
+    def _table(self, guest_offset: int) -> Table | None:
+        """Return the L2 table of a guest offset, from the cache or the file; None where there is none."""
+        l1_index = guest_offset >> self.geometry.l2_coverage_bits
+        table = self._l2_tables.get(l1_index)
+        if table is not None:
+            return table
+        if l1_index >= len(self._l1):
+            self._require_no_entry(l1_index)
+            return None
+        table = self._load_table(l1_index)
+        if table is None:
+            return None
+        self._keep(l1_index, table)
+        return table
+
+    def _keep(self, l1_index: int, table: Table) -> None:
+        """Cache a loaded table, in place of the oldest ones where there are too many."""
+        with self._lock:
+            while len(self._l2_tables) >= self._l2_limit:
+                del self._l2_tables[next(iter(self._l2_tables))]
+            self._l2_tables[l1_index] = table
+
+    def _require_no_entry(self, l1_index: int) -> None:
+        if l1_index < self._l1_entries:
+            guest = Span(l1_index << self.geometry.l2_coverage_bits, 1 << self.geometry.l2_coverage_bits)
+            message = f"L1 entry {l1_index} is past the end of the file at {self.store.size():#x}"
+            raise CorruptMetadata(message, where=Span(self._l1_offset + l1_index * 8, 8), guest=guest, spec="Header")
+
+    def _load_table(self, l1_index: int) -> Table | None:
+        entry, geometry = self._l1[l1_index], self.geometry
+        if not entry:
+            return None
+        at = entry & L1_OFFSET
+        where = Span(self._l1_offset + l1_index * 8, 8)
+        guest = Span(l1_index << geometry.l2_coverage_bits, 1 << geometry.l2_coverage_bits)
+        for rule in broken_rules(L1_RULES, entry, 0, geometry):
+            raise CorruptMetadata(f"L1 entry {entry:#018x}: {rule.message}", where=where, guest=guest, spec=rule.spec)
+        if not at:
+            return None
+        for name, span in self.metadata:
+            if at < span.end and span.offset < at + geometry.cluster_size:
+                message = f"L1 entry {entry:#018x}: the L2 table overlaps the {name}"
+                raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
+        data = self.store.pread(geometry.cluster_size, at)
+        if not data:
+            message = f"L1 entry {entry:#018x}: the L2 table is past the end of the file at {self.store.size():#x}"
+            raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
+        # The last cluster of a file may be cut short where the rest of it is zeros.
+        return Table(layout.words(data.ljust(geometry.cluster_size, b"\0")), at)
+
+    # --- reading ---
+
+    def read_into(self, buffer: memoryview, guest_offset: int) -> None:
+        """Fill `buffer` from the virtual disk, with zeros beyond its end.
+
+        Raises MissingKey, CorruptMetadata, CorruptData, StoreError; with a salvage log zeros what cannot be read.
+        """
+        inside = max(0, min(len(buffer), self.disk_size - guest_offset))
+        fill_zeros(buffer[inside:])
+        self.read_mapped(buffer[:inside], guest_offset)
+
+    def read_mapped(self, buffer: memoryview, guest_offset: int) -> None:
+        """Fill `buffer` with whatever is mapped at `guest_offset`, beyond the end of the disk too: the VM state.
+
+        Raises as `read_into`.
+        """
+        start = guest_offset
+        end = guest_offset + len(buffer)
+        if self.header.encrypted and buffer:
+            guest = Span(guest_offset, len(buffer))
+            raise MissingKey("the image is encrypted, and no key was given", guest=guest, spec="Data encryption")
+        while guest_offset < end:
+            remaining = end - guest_offset
+            try:
+                run = self.run_at(guest_offset, remaining)
+            except CorruptMetadata as exc:
+                run = self._salvaged_run(exc, guest_offset, remaining)
+            part = buffer[guest_offset - start : guest_offset - start + run.length]
+            self._fetch(part, run)
+            guest_offset += run.length
+
+    def _salvaged_run(self, exc: CorruptMetadata, guest_offset: int, remaining: int) -> Run:
+        """Return the unreadable guest range of an error as zeros, or raise the error again."""
+        if self.salvage is None or exc.guest is None:
+            raise exc
+        length = min(exc.guest.end - guest_offset, remaining)
+        self.salvage(Span(guest_offset, length), exc)
+        return Run(Kind.ZERO, guest_offset, length, 0)
+
+    def _fetch(self, buffer: memoryview, run: Run) -> None:
+        if run.kind in (Kind.ZERO, Kind.ZERO_ALLOCATED):
+            fill_zeros(buffer)
+        elif run.kind in (Kind.UNALLOCATED, Kind.UNALLOCATED_IN_CLUSTER):
+            if self.backing is None or run.guest_offset >= self.disk_size:
+                fill_zeros(buffer)
+            else:
+                self.backing.read_into(buffer, run.guest_offset)
+        elif run.kind is Kind.DATA:
+            self._fetch_data(buffer, run)
+        else:
+            self._fetch_compressed(buffer, run)
+
+    def _fetch_data(self, buffer: memoryview, run: Run) -> None:
+        done = self.data_store.readinto_at(buffer, run.host_offset)
+        if done == len(buffer):
+            return
+        # The last cluster of a file may be cut short, and then ends in zeros. One that begins past the end is lost.
+        size, cluster_size = self.data_store.size(), self.geometry.cluster_size
+        cluster_start = run.host_offset & ~self._cluster_mask
+        first_lost = max(cluster_start, self.geometry.clusters(size) * cluster_size)
+        kept = max(0, min(len(buffer), first_lost - run.host_offset))
+        fill_zeros(buffer[done:])
+        if kept < len(buffer):
+            guest = Span(run.guest_offset + kept, len(buffer) - kept)
+            where = Span(run.host_offset + kept, len(buffer) - kept)
+            message = f"the host cluster is past the end of the file at {size:#x}"
+            self._lose(CorruptData(message, where=where, guest=guest, spec="Cluster mapping"))
+
+    def _fetch_compressed(self, buffer: memoryview, run: Run) -> None:
+        entry = run.host_offset
+        cluster = self._clusters.get(entry)
+        if cluster is None:
+            cluster = self._decompressed(entry, run)
+            with self._lock:
+                while len(self._clusters) >= self._clusters_limit:
+                    del self._clusters[next(iter(self._clusters))]
+                if cluster:
+                    self._clusters[entry] = cluster
+        inside = run.guest_offset & self._cluster_mask
+        buffer[:] = cluster[inside : inside + len(buffer)] if cluster else bytes(len(buffer))
+
+    def _decompressed(self, entry: int, run: Run) -> bytes | bytearray:
+        """Return a decompressed cluster, or nothing where it is lost and a salvage log was told so."""
+        extent = compressed_extent(entry, self.geometry)
+        where = Span(extent.host_offset, extent.length)
+        data = self.store.pread(extent.length, extent.host_offset)
+        try:
+            if not data:
+                raise codecs.DecompressionError(f"it is past the end of the file at {self.store.size():#x}")
+            return self.decompress(data, self.geometry.cluster_size)
+        except codecs.DecompressionError as exc:
+            guest = Span(run.guest_offset & ~self._cluster_mask, self.geometry.cluster_size)
+            message = f"the compressed cluster cannot be read: {exc}"
+            self._lose(CorruptData(message, where=where, guest=guest, spec="Cluster mapping"), exc)
+            return b""
+
+    def _lose(self, error: CorruptData, cause: Exception | None = None) -> None:
+        if self.salvage is None or error.guest is None:
+            raise error from cause
+        self.salvage(error.guest, error)

@@ -1,0 +1,41 @@
+"""Room for bytes before they are written: how a file is extended. Knows no format."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Literal
+
+from qcow2c.errors import Qcow2Error
+from qcow2c.storage.sources import Store
+
+Preallocation = Literal["off", "metadata", "falloc", "full"]
+
+_FILL_BYTES = 4 << 20
+
+
+def _fill(store: Store, start: int, length: int) -> None:
+    """Write zeros, so that every byte has its space."""
+    block = bytes(min(length, _FILL_BYTES))
+    for offset in range(start, start + length, _FILL_BYTES):
+        store.pwrite(block[: min(_FILL_BYTES, start + length - offset)], offset)
+
+
+def extend(store: Store, start: int, end: int, preallocation: Preallocation) -> None:
+    """Let a store end at `end`, with zeros from `start` on, where nobody sees anything yet; it is durable then.
+
+    What fails is undone, so that space is not lost. Raises StoreError.
+    """
+    former = store.size()
+    if former > start:
+        store.truncate(start)
+    try:
+        store.truncate(end)
+        if preallocation in ("falloc", "full"):
+            store.allocate(start, end - start)
+        if preallocation == "full":
+            _fill(store, start, end - start)
+        store.flush()
+    except BaseException:
+        with suppress(Qcow2Error):
+            store.truncate(min(former, start))
+        raise

@@ -1,0 +1,205 @@
+"""Byte stores of every sort that a caller may hand in: a path, a seekable binary file object, bytes in memory.
+
+A store knows bytes and nothing of the format. It never follows a name out of an image, and is read-only unless the
+caller asks for more.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any, BinaryIO
+
+from qcow2c.errors import Span, StoreError, UsageError
+from qcow2c.storage.local_file import LocalFile
+from qcow2c.storage.store import Buffer, Store, no_space
+
+__all__ = ["FileObject", "LocalFile", "Memory", "Source", "Store", "WritableMemory", "open_store"]
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+
+class FileObject(Store):
+    """Any seekable binary file object; the caller keeps it open and closes it."""
+
+    def __init__(self, file: Any, *, writable: bool = False) -> None:
+        import threading  # Late: local files, which most are, do without it.
+
+        self._file = file
+        self._lock = threading.Lock()
+        self.name = str(getattr(file, "name", None) or f"<{type(file).__name__}>")
+        self.writable = writable
+        try:
+            if not file.seekable():
+                raise StoreError(f"{self.name!r} cannot seek")
+            self._pread_checked(0, 0)
+            if writable and not file.writable():
+                raise self.refusal(Span(0, 0))
+            if writable and "a" in str(getattr(file, "mode", "")):
+                raise StoreError(f"{self.name!r} is open for appending: nothing can be written elsewhere")
+        except (AttributeError, OSError, ValueError) as exc:
+            raise StoreError(f"{self.name!r} is no readable, seekable binary file: {exc}") from exc
+
+    def size(self) -> int:
+        with self._lock:
+            return int(self._file.seek(0, io.SEEK_END))
+
+    def pread(self, length: int, offset: int) -> bytes:
+        try:
+            return self._pread_checked(length, offset)
+        except OverflowError:
+            return b""
+        except (OSError, ValueError) as exc:
+            raise self.failure(exc, "read", Span(offset, length)) from exc
+
+    def _pread_checked(self, length: int, offset: int) -> bytes:
+        with self._lock:
+            try:
+                self._file.seek(offset)
+            except (OSError, ValueError, OverflowError):  # Some files refuse positions far beyond their end.
+                if offset < self._file.seek(0, io.SEEK_END):
+                    raise
+                return b""
+            parts = []
+            while True:
+                part = self._file.read(length)
+                if not isinstance(part, bytes):
+                    raise StoreError(f"{self.name!r} reads {type(part).__name__}, not bytes")
+                parts.append(part)
+                length -= len(part)
+                if not part or length <= 0:
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def identity(self) -> object:
+        return id(self._file)
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        where = Span(offset, len(data))
+        self.require_writable(where)
+        view = memoryview(data).cast("B")
+        try:
+            with self._lock:
+                self._file.seek(offset)
+                while view:
+                    count = self._file.write(view)
+                    if not count:
+                        raise no_space()
+                    view = view[count:]
+        except (OSError, ValueError, OverflowError, MemoryError) as exc:
+            raise self.failure(exc, "write", where) from exc
+
+    def flush(self) -> None:
+        """Flush the file object, and the file under it where there is one."""
+        self.require_writable(Span(0, 0))
+        try:
+            with self._lock:
+                self._file.flush()
+                fd = self._descriptor()
+                if fd is not None:
+                    os.fdatasync(fd)
+        except (OSError, ValueError) as exc:
+            raise self.flush_failure(exc) from exc
+
+    def _descriptor(self) -> int | None:
+        try:
+            return int(self._file.fileno())
+        except (AttributeError, OSError, ValueError):  # io.UnsupportedOperation is both of the latter.
+            return None
+
+    def truncate(self, size: int) -> None:
+        self.require_writable(Span(size, 0))
+        try:
+            with self._lock:
+                end = self._file.seek(0, io.SEEK_END)
+                if size > end:
+                    self._file.seek(size - 1)
+                    self._file.write(b"\0")
+                else:
+                    self._file.truncate(size)
+        except (OSError, ValueError, OverflowError, MemoryError) as exc:
+            raise self.failure(exc, "resize") from exc
+
+
+class Memory(Store):
+    """Bytes in memory; not copied."""
+
+    def __init__(self, data: bytes | bytearray | memoryview, name: str = "<bytes>") -> None:
+        self._data = memoryview(data).cast("B").toreadonly()
+        self.name = name
+
+    def size(self) -> int:
+        return len(self._data)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        return bytes(self._data[offset : offset + length])
+
+    def close(self) -> None:
+        """Let go of a bytearray, which can grow again; bytes can be read on."""
+        if isinstance(self._data.obj, bytearray):
+            self._data.release()
+
+
+class WritableMemory(Store):
+    """A bytearray of the caller's, which grows. Threads may share it."""
+
+    writable = True
+
+    def __init__(self, data: bytearray, name: str = "<bytearray>") -> None:
+        import threading
+
+        self._lock = threading.Lock()
+        self._data = data
+        self.name = name
+
+    def size(self) -> int:
+        return len(self._data)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        return bytes(self._data[offset : offset + length])
+
+    def identity(self) -> object:
+        return id(self._data)
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        self._grow(offset + len(data))
+        self._data[offset : offset + len(data)] = data
+
+    def flush(self) -> None:
+        """Memory is as durable as it gets."""
+
+    def truncate(self, size: int) -> None:
+        try:
+            del self._data[size:]
+        except BufferError as exc:
+            raise self.failure(exc, "resize") from exc
+        self._grow(size)
+
+    def _grow(self, size: int) -> None:
+        with self._lock:
+            if size > len(self._data):
+                try:
+                    self._data.extend(bytes(size - len(self._data)))
+                except (MemoryError, OverflowError, BufferError) as exc:
+                    raise self.failure(exc, "resize") from exc
+
+
+def open_store(source: Source | Store, *, writable: bool = False) -> Store:
+    """Return a store over a path, bytes, or a seekable binary file object. Raises StoreError, UsageError.
+
+    No lock is taken: see `Store.lock`.
+    """
+    if isinstance(source, Store):
+        if writable and not source.writable:
+            raise source.refusal(Span(0, 0))
+        return source
+    if isinstance(source, bytearray) and writable:
+        return WritableMemory(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        if writable:
+            raise UsageError(f"cannot write to an image in {type(source).__name__}: give a bytearray")
+        return Memory(source)
+    if isinstance(source, str | os.PathLike):
+        return LocalFile(source, writable=writable)
+    if hasattr(source, "read") and hasattr(source, "seek"):
+        return FileObject(source, writable=writable)
+    raise UsageError(f"cannot read an image from {type(source).__name__}: give a path, bytes, or a binary file")

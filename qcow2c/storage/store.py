@@ -1,0 +1,160 @@
+"""`Store`: bytes at offsets, as everything above sees a file. It knows nothing of the format.
+
+Reads past the end are short, never an error; writes are whole, or an error. Only `flush` makes anything durable.
+"""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from qcow2c.errors import Span, StoreError
+from qcow2c.storage.locks import Use
+
+Buffer = bytes | bytearray | memoryview
+"""What is written; a memoryview is one of single bytes."""
+
+_ZEROS = bytes(1 << 20)
+
+
+class Store(ABC):
+    """Bytes at offsets. `name` is for messages; `path` is set where the bytes are a local file.
+
+    What writes raises StoreError on a store that is not `writable`, and, but for reading, so does everything once a
+    flush has failed: the system may have dropped what it could not write, so that a later flush would succeed and
+    mean nothing.
+    """
+
+    name: str
+    path: str | None = None
+    writable: bool = False
+    _flush_failure: StoreError | None = None
+
+    @abstractmethod
+    def size(self) -> int:
+        """Return the length in bytes."""
+
+    @abstractmethod
+    def pread(self, length: int, offset: int) -> bytes:
+        """Return `length` bytes at `offset`, fewer only at the end of the store. Raises StoreError."""
+
+    def readinto_at(self, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from `offset`; return the bytes read, fewer only at the end of the store."""
+        data = self.pread(len(buffer), offset)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def allocated_size(self) -> int | None:
+        """Return the bytes that the store occupies on its medium, or None where nobody knows."""
+        return None
+
+    def extents(self, start: int, end: int) -> Iterator[tuple[Span, bool]]:
+        """Yield adjacent spans that cover `start` to `end` (within the size), each with whether it holds data.
+
+        A span without data is a hole and reads as zeros. Without knowledge all is data.
+        """
+        if end > start:
+            yield Span(start, end - start), True
+
+    def identity(self) -> object:
+        """Return a value that two stores share exactly when they are the same file."""
+        return id(self)
+
+    def lock(self, use: Use) -> None:
+        """Exclude other programs, as far as a use demands it. Raises ImageLocked."""
+        return None
+
+    # --- writing ---
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        """Write all bytes at `offset`; the store grows where they end behind its end. Raises StoreError."""
+        raise self.refusal(Span(offset, len(data)))
+
+    def pwritev(self, parts: Sequence[Buffer], offset: int) -> None:
+        """Write buffers one behind the other, as `pwrite`."""
+        for part in parts:
+            self.pwrite(part, offset)
+            offset += len(part)
+
+    def flush(self) -> None:
+        """Make everything written durable. Raises StoreError: then nobody knows what of it is."""
+        raise self.refusal(Span(0, 0))
+
+    def truncate(self, size: int) -> None:
+        """Cut the store off, or let it grow by zeros. Raises StoreError."""
+        raise self.refusal(Span(size, 0))
+
+    def allocate(self, offset: int, length: int) -> None:
+        """Reserve space, so that later writes there cannot fail for the lack of it; contents stay, the store grows.
+
+        Raises StoreError.
+        """
+        self.require_writable(Span(offset, length))
+        for start in range(max(self.size(), offset), offset + length, len(_ZEROS)):
+            self.pwrite(_ZEROS[: min(len(_ZEROS), offset + length - start)], start)
+
+    def reserve(self, offset: int, length: int) -> None:  # noqa: B027 - a hint, which few stores can take
+        """Expect bytes to be written soon: where the system can find their space faster at once, it does."""
+
+    def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:
+        """Share the space of bytes of another store, as a copy of them that nobody writes; tell whether that was done.
+
+        Where it was not, some of the bytes may be there all the same.
+        """
+        return False
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        """Make bytes read as zeros; the store grows where they end behind its end. Raises StoreError."""
+        self.require_writable(Span(offset, length))
+        for start in range(offset, offset + length, len(_ZEROS)):
+            self.pwrite(_ZEROS[: min(len(_ZEROS), offset + length - start)], start)
+
+    def punch(self, offset: int, length: int) -> None:
+        """Give back the space of bytes that nobody needs: what they read as from now on is undefined.
+
+        Where a store cannot, nothing happens. The store never grows. Raises StoreError.
+        """
+        self.require_writable(Span(offset, length))
+
+    def close(self) -> None:  # noqa: B027 - most stores hold nothing to release
+        """Release what this store opened itself; closing twice does nothing."""
+
+    # --- errors ---
+
+    def failure(self, exc: Exception, doing: str, where: Span | None = None) -> StoreError:
+        """Return the error of the tree for one of the system."""
+        error = StoreError(f"Could not {doing} {self.name!r}: {reason(exc)}", where=where)
+        error.errno = exc.errno if isinstance(exc, OSError) else None
+        return error
+
+    def flush_failure(self, exc: Exception) -> StoreError:
+        """Return the error for a flush that failed; from now on nothing is written."""
+        self._flush_failure = self.failure(exc, "flush")
+        return self._flush_failure
+
+    def require_writable(self, where: Span) -> None:
+        """Raise StoreError for a store that is read-only, or whose flush has failed."""
+        if not self.writable:
+            raise self.refusal(where)
+        if self._flush_failure is not None:
+            message = f"an earlier flush failed, so that nothing more is written: {self._flush_failure.message}"
+            error = StoreError(message, where=where if where.length else None)
+            error.errno = self._flush_failure.errno
+            raise error from self._flush_failure
+
+    def refusal(self, where: Span) -> StoreError:
+        """Return the error for writing to a store that is read-only."""
+        return StoreError(f"{self.name!r} is open for reading only", where=where if where.length else None)
+
+
+def reason(exc: Exception) -> str:
+    """Return why, in the words of the system, without its numbers."""
+    if isinstance(exc, MemoryError):
+        return "not enough memory"
+    return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
+
+
+def no_space() -> OSError:
+    """Return the error for a write that wrote nothing."""
+    return OSError(errno.ENOSPC, "nothing could be written")

@@ -1,0 +1,71 @@
+"""Changing the header of an image that exists: its fields, its extensions, the name of its backing file.
+
+What changes lies in one sector, which is never torn, at the moment that counts. The header's fields are in it in any
+case; where extensions or the backing file name reach beyond it, they are first written where nothing refers to them.
+Spec: "Header", "Header extensions".
+"""
+
+from __future__ import annotations
+
+from qcow2c.errors import UsageError
+from qcow2c.format.header import Header, aligned
+from qcow2c.format.header_writer import Extensions, HeaderChange, _assembled, _fields, extensions_of
+from qcow2c.storage.medium import Medium
+from qcow2c.structs import SECTOR_SIZE, ExtensionType, Limit
+
+
+def change_header(medium: Medium, header: Header, change: HeaderChange) -> Header:
+    """Change the header in the file, and return the new one.
+
+    Durable order: everything before; where the first sector does not hold it all, the backing file name at a place of
+    its own, then the first sector with what an image cannot do without (not the names of features), then the rest,
+    then the first sector in full. A crash leaves the old header or the new one, perhaps without the names of features.
+    Only where the extensions do not fit into the first sector without those names, all is written at once.
+    Raises UsageError where it does not fit into the first cluster, StoreError.
+    """
+    old = medium.store.pread(header.cluster_size, 0).ljust(header.cluster_size, b"\0")
+    name = header.backing_file or b"" if change.backing_file is None else change.backing_file
+    extensions = extensions_of(header) if change.extensions is None else list(change.extensions)
+    if len(name) > Limit.BACKING_FILE_NAME_BYTES:
+        raise UsageError(f"backing file name of {len(name)} bytes exceeds {Limit.BACKING_FILE_NAME_BYTES}")
+    head = _fields(header, old, change.fields)
+    whole = _assembled(head, extensions, name)
+    used = max(header.header_length, header.backing_file_offset + header.backing_file_size)
+    used = max([used, *(found.span.end for found in header.extensions)])
+    if len(whole) > header.cluster_size:
+        raise UsageError(f"header, extensions and backing file name of {len(whole)} bytes exceed the first cluster")
+    end = min(header.cluster_size, max(len(whole), used, SECTOR_SIZE))
+    final = whole.ljust(end, b"\0")
+    medium.flush()
+    if final[SECTOR_SIZE:] != old[SECTOR_SIZE:end] and len(whole) > SECTOR_SIZE:
+        _write_in_steps(medium, final, head, extensions, name, header.cluster_size)
+    else:
+        _write(medium, final[:SECTOR_SIZE], 0)
+        if end > SECTOR_SIZE:  # Nothing refers to it any more.
+            medium.write([final[SECTOR_SIZE:]], SECTOR_SIZE)
+    medium.flush()
+    return Header.load(medium.store)
+
+
+def _write_in_steps(
+    medium: Medium, final: bytes, head: bytes, extensions: Extensions, name: bytes, cluster_size: int
+) -> None:
+    """Write a header that the first sector does not hold, over another one that ends before `final` does."""
+    needed = [found for found in extensions if found[0] != ExtensionType.FEATURE_NAME_TABLE]
+    aside = aligned(len(final))
+    first = _assembled(head, needed, name, aside)
+    if len(first) > SECTOR_SIZE or aside + len(name) > cluster_size:
+        _write(medium, final, 0)
+        return
+    if name:
+        _write(medium, name, aside)
+    _write(medium, first.ljust(SECTOR_SIZE, b"\0"), 0)
+    _write(medium, final[SECTOR_SIZE:], SECTOR_SIZE)
+    _write(medium, final[:SECTOR_SIZE], 0)
+    if name:
+        medium.write([bytes(len(name))], aside)
+
+
+def _write(medium: Medium, data: bytes, offset: int) -> None:
+    medium.write([data], offset)
+    medium.flush()
