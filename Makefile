@@ -19,6 +19,7 @@ test: $(READY)
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
 
 types: $(READY)
 	@$(BIN)/mypy --no-error-summary

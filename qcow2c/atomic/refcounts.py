@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-
 class ReferenceDelta:
     """The change of each cluster's references; `counts` has shape (clusters,), dtype int32."""
 

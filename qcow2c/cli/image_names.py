@@ -207,9 +207,7 @@ def open_named(named: NamedImage, *, gate: str, **how: Any) -> AbstractContextMa
     """Open an image as its options say; `how` are arguments of `open_disk`. Raises as it, and UnsupportedFeature."""
     from qcow2c.disk.disk import open_disk
 
-    disk = open_disk(
-        named.filename, image_format=named.format, gate=gate, share=named.share, **named.options, **how
-    )
+    disk = open_disk(named.filename, image_format=named.format, gate=gate, share=named.share, **named.options, **how)
     return disk if named.backing_format is None else _with_backing(disk, named.backing_format)
 
 

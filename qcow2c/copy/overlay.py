@@ -42,9 +42,7 @@ def write_overlay(
     and as `differences`.
     """
     found = differences(before, after, exact=exact, progress=progress)
-    write_differences(
-        found, [before, after], target, compress=compress, compression_level=compression_level, **create
-    )
+    write_differences(found, [before, after], target, compress=compress, compression_level=compression_level, **create)
 
 
 def write_differences(

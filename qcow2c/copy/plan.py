@@ -177,9 +177,7 @@ def plan(
         yield slab()
 
 
-def _extents(
-    disks: Sequence[PlannedDisk], *, blind: bool
-) -> Iterator[tuple[int, int, PlannedDisk, int, int, int]]:
+def _extents(disks: Sequence[PlannedDisk], *, blind: bool) -> Iterator[tuple[int, int, PlannedDisk, int, int, int]]:
     """Yield start, end, disk, depth, flags and offset of the extents of adjacent disks."""
     for planned in disks:
         if blind:

@@ -126,9 +126,7 @@ class RawTarget(Target):
 class NewImageTarget(Target):
     """A new image that is built in one pass: data only, compressed where there is a compressor."""
 
-    def __init__(
-        self, builder: ImageBuilder, *, find_zeros: bool = True, compress: Compressor | None = None
-    ) -> None:
+    def __init__(self, builder: ImageBuilder, *, find_zeros: bool = True, compress: Compressor | None = None) -> None:
         self._cluster_size = builder.geometry.cluster_size
         unit = builder.geometry.subcluster_size if compress is None else self._cluster_size
         super().__init__(max(unit, SECTOR_SIZE) if find_zeros else 0)

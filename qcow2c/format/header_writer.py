@@ -90,6 +90,7 @@ def _extension(kind: int, data: bytes) -> bytes:
     head = layout.packed(EXTENSION_HEADER, {"type": kind, "length": len(data)})
     return head + data.ljust(aligned(len(data)), b"\0")
 
+
 Extensions = Sequence[tuple[int, bytes]]
 """Header extensions in order, as type and data, without the one that ends them."""
 

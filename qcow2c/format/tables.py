@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qcow2c.format.array_types import U64Array
+
     U8Array = NDArray[np.uint8]
 
 _L1 = layout.bits(L1_ENTRY)

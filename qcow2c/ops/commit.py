@@ -284,8 +284,7 @@ class _DecidedMap(DiskMap):
         """
         for found in super().columns(start, max_length):
             kept = [
-                flags & PRESENT or depth < self._last
-                for depth, flags in zip(found.depths, found.flags, strict=True)
+                flags & PRESENT or depth < self._last for depth, flags in zip(found.depths, found.flags, strict=True)
             ]
             if any(kept):
                 yield Columns(*(list(compress(column, kept)) for column in found))

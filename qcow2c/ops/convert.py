@@ -169,9 +169,7 @@ def judge(sources: int, output_format: str, how: How, create: dict[str, Any]) ->
     if how.target_is_zero and (has_backing or how.over_backing):
         raise UsageError("Cannot use --target-is-zero when the destination image has a backing file")
     if has_backing and sources > 1:
-        raise UsageError(
-            "Having a backing file for the target makes no sense when concatenating multiple input images"
-        )
+        raise UsageError("Having a backing file for the target makes no sense when concatenating multiple input images")
 
 
 def require_sparse_size(size: int) -> None:

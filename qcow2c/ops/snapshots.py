@@ -52,9 +52,7 @@ def delete(source: Source | Store, key: str, *, by: Keys = ("name", "id"), trust
         snapshots.delete(image, find(image.snapshots.records, key, by))
 
 
-def rename(
-    source: Source | Store, key: str, name: str, *, by: Keys = ("name", "id"), trust: bool = False
-) -> None:
+def rename(source: Source | Store, key: str, name: str, *, by: Keys = ("name", "id"), trust: bool = False) -> None:
     """Give a snapshot another name. `key` is a name or, where none matches, an ID. Raises as `apply`."""
     with changing(source, trust=trust) as image:
         snapshots.rename(image, find(image.snapshots.records, key, by), name)

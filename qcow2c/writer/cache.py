@@ -138,9 +138,7 @@ class MetadataCache:
         self._table_moved = True
         bits = self.geometry.cluster_bits
         self.release(old.host_offset >> bits, self.geometry.clusters(len(old.words) * 8))
-        self.set_header(
-            refcount_table_offset=host_offset, refcount_table_clusters=self.geometry.clusters(entries * 8)
-        )
+        self.set_header(refcount_table_offset=host_offset, refcount_table_clusters=self.geometry.clusters(entries * 8))
 
     def release(self, first: int, count: int = 1, *, discard: bool = False) -> None:
         """Take a reference away from each of `count` clusters, as soon as the change that does so is durable."""

@@ -37,8 +37,7 @@ class Watch:
         self.touched: list[tuple[str, str]] = []
         self.writing: list[str] = []
         self._own = tuple(
-            os.path.join(os.path.abspath(place), "")
-            for place in (sys.prefix, sys.base_prefix, str(PROJECT / "qcow2c"))
+            os.path.join(os.path.abspath(place), "") for place in (sys.prefix, sys.base_prefix, str(PROJECT / "qcow2c"))
         )
         self._searched = {os.path.abspath(place) for place in sys.path}
 
@@ -48,11 +47,7 @@ class Watch:
         what = arguments[0] if arguments else ""
         if what is None or isinstance(what, int):
             return
-        name = (
-            os.path.abspath(os.fsdecode(what))
-            if isinstance(what, str | bytes | os.PathLike)
-            else repr(arguments)
-        )
+        name = os.path.abspath(os.fsdecode(what)) if isinstance(what, str | bytes | os.PathLike) else repr(arguments)
         if (name + os.sep).startswith(self._own) or (event == "os.listdir" and name in self._searched):
             return
         self.touched.append((event, name))

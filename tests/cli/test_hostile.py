@@ -72,11 +72,7 @@ def worker() -> Iterator[Worker]:
 
 def controls(text: str) -> set[str]:
     """Return the control, format and undecodable characters of a text, apart from line ends and tabs."""
-    return {
-        hex(ord(char))
-        for char in set(text) - {"\n", "\t"}
-        if unicodedata.category(char) in ("Cc", "Cf", "Cs")
-    }
+    return {hex(ord(char)) for char in set(text) - {"\n", "\t"} if unicodedata.category(char) in ("Cc", "Cf", "Cs")}
 
 
 def assert_answer(command: str, output: str, status: int | None, out: str, err: str) -> None:

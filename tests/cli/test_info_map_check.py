@@ -55,9 +55,7 @@ def run(capfd: Capture, *words: str) -> tuple[int, str, str]:
 def test_info_as_text_and_json(sound: Path, capfd: Capture) -> None:
     status, out, err = run(capfd, "info", str(sound))
     assert (status, err) == (0, "")
-    assert out.startswith(
-        f"image: {sound}\nfile format: qcow2\nvirtual size: 1 MiB (1048576 bytes)\ndisk size: "
-    )
+    assert out.startswith(f"image: {sound}\nfile format: qcow2\nvirtual size: 1 MiB (1048576 bytes)\ndisk size: ")
     assert "\ncluster_size: 4096\nFormat specific information:\n    compat: 1.1\n" in out
     status, out, _ = run(capfd, "info", "--output=json", str(sound))
     assert json.loads(out)["format-specific"]["data"]["compat"] == "1.1"
@@ -70,9 +68,7 @@ def test_info_of_the_demo_shows_snapshots_and_the_chain(
     status, out, _ = run(capfd, "info", "-U", "--backing-chain", "demo.qcow2")
     assert status == 0
     assert "backing file: base.qcow2\nbacking file format: qcow2\nSnapshot list:\nID        TAG   " in out
-    assert (
-        "        [0]:\n            flags:\n                [0]: auto\n            name: since-monday\n" in out
-    )
+    assert "        [0]:\n            flags:\n                [0]: auto\n            name: since-monday\n" in out
     assert "\n\nimage: base.qcow2\n" in out
 
 
@@ -111,9 +107,7 @@ def test_map_as_text_has_no_words_for_compressed_clusters(tmp_path: Path, capfd:
 def test_check_of_a_sound_image(sound: Path, capfd: Capture) -> None:
     status, out, err = run(capfd, "check", str(sound))
     assert (status, err) == (0, "")
-    assert out.startswith(
-        "No errors were found on the image.\n1/256 = 0.39% allocated, 0.00% fragmented, 0.00% "
-    )
+    assert out.startswith("No errors were found on the image.\n1/256 = 0.39% allocated, 0.00% fragmented, 0.00% ")
     assert run(capfd, "check", "-q", str(sound)) == (0, "", "")
 
 
@@ -175,9 +169,7 @@ def test_the_process_answers_its_own_words(
     assert capfd.readouterr().out.startswith(f"image: {sound}\n")
 
 
-def test_output_into_a_closed_pipe_ends_quietly(
-    sound: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_output_into_a_closed_pipe_ends_quietly(sound: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     with open(write_end, "w") as nobody_reads:

@@ -126,9 +126,7 @@ def test_the_help_is_there_although_the_last_word_is_a_size(run: Run) -> None:
 def test_a_raw_file_that_nobody_calls_raw_gets_a_warning(run: Run) -> None:
     status, output, errors = run("disk.raw", "2000")
     assert (status, output) == (0, "Image resized.\n")
-    assert errors.splitlines()[0] == (
-        "WARNING: Image format was not specified for 'disk.raw' and probing guessed raw."
-    )
+    assert errors.splitlines()[0] == ("WARNING: Image format was not specified for 'disk.raw' and probing guessed raw.")
     assert len(errors.splitlines()) == 3
     assert run("-f", "raw", "disk.raw", "+48") == (0, "Image resized.\n", "")
     assert Path("disk.raw").read_bytes() == b"x" * 1000 + bytes(1096)

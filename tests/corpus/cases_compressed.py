@@ -52,9 +52,7 @@ EMPTY_FRAME = frame(raw_block(b"", last=True), declared=0)
 GOOD_FRAME = frame(raw_block(CONTENT, last=True), declared=4096)
 
 
-def stream(
-    name: str, data: bytes, *, zstd: bool = False, cluster_bits: int = 12, pad: int = 0
-) -> HostileCase:
+def stream(name: str, data: bytes, *, zstd: bool = False, cluster_bits: int = 12, pad: int = 0) -> HostileCase:
     """One image whose guest cluster 1 is this stream; guest clusters 0 and 2 are plain."""
 
     def make(folder: Path) -> Path:
@@ -83,9 +81,7 @@ DEFLATE_STREAMS = [
     stream("deflate-empty", deflate(b"")),
     stream("deflate-with-zlib-header", deflate(CONTENT, 15)),
     stream("deflate-two-streams", deflate(CONTENT[:2048]) + deflate(CONTENT[2048:])),
-    stream(
-        "deflate-far-distance", deflate(text(20000, 5) + text(20000, 5) + bytes(25536), -15), cluster_bits=16
-    ),
+    stream("deflate-far-distance", deflate(text(20000, 5) + text(20000, 5) + bytes(25536), -15), cluster_bits=16),
     stream("deflate-bomb-1-gib", zeros_bomb(1), cluster_bits=21),
     stream("deflate-endless-empty-blocks", b"\x00\x00\x00\xff\xff" * 20000, cluster_bits=16),
 ]
@@ -105,9 +101,7 @@ ZSTD_STREAMS = [
     stream("zstd-window-128-mib", frame(raw_block(CONTENT, last=True), window=17 << 3), zstd=True),
     stream(
         "zstd-four-frames",
-        b"".join(
-            frame(raw_block(CONTENT[at : at + 1024], last=True), declared=1024) for at in range(0, 4096, 1024)
-        ),
+        b"".join(frame(raw_block(CONTENT[at : at + 1024], last=True), declared=1024) for at in range(0, 4096, 1024)),
         zstd=True,
     ),
     stream(

@@ -45,10 +45,7 @@ VERSIONS = [
 ]
 
 CLUSTER_BITS = [
-    *(
-        error(f"cluster-bits-{bits}", "v3", field("cluster_bits", bits))
-        for bits in (0, 8, 22, 31, 32, 63, U32)
-    ),
+    *(error(f"cluster-bits-{bits}", "v3", field("cluster_bits", bits)) for bits in (0, 8, 22, 31, 32, 63, U32)),
     *(either(f"cluster-bits-{bits}-instead-of-12", "v3", field("cluster_bits", bits)) for bits in (9, 21)),
 ]
 
@@ -98,20 +95,12 @@ REFCOUNT_TABLE = [
     either("refcount-table-past-eof", "v3", field("refcount_table_offset", 2**32)),
     either("refcount-table-at-2^56", "v3", field("refcount_table_offset", 2**56)),
     either("refcount-table-is-the-l1", "v3", table_equal_to_l1),
-    HostileCase(
-        "refcount-table-clusters-0", patched("v3", field("refcount_table_clusters", 0)), expect="error"
-    ),
+    HostileCase("refcount-table-clusters-0", patched("v3", field("refcount_table_clusters", 0)), expect="error"),
     error("refcount-table-clusters-2049", "v3", field("refcount_table_clusters", 2049)),
     error("refcount-table-clusters-max", "v3", field("refcount_table_clusters", U32)),
     either("refcount-table-clusters-2048", "v3", field("refcount_table_clusters", 2048)),
-    *(
-        error(f"refcount-order-{order}", "v3", field("refcount_order", order))
-        for order in (7, 63, 2**31, U32)
-    ),
-    *(
-        either(f"refcount-order-{order}-instead-of-4", "v3", field("refcount_order", order))
-        for order in (0, 6)
-    ),
+    *(error(f"refcount-order-{order}", "v3", field("refcount_order", order)) for order in (7, 63, 2**31, U32)),
+    *(either(f"refcount-order-{order}-instead-of-4", "v3", field("refcount_order", order)) for order in (0, 6)),
 ]
 
 FEATURES = [
@@ -136,10 +125,7 @@ FEATURES = [
 ]
 
 HEADER_LENGTH = [
-    *(
-        error(f"header-length-{length}", "v3", longer_header(length))
-        for length in (0, 1, 72, 103, 4097, 4104, U32)
-    ),
+    *(error(f"header-length-{length}", "v3", longer_header(length)) for length in (0, 1, 72, 103, 4097, 4104, U32)),
     *(
         either(f"header-length-{length}-no-multiple-of-8", "v3", no_extensions, longer_header(length))
         for length in (105, 111, 113)
@@ -148,9 +134,7 @@ HEADER_LENGTH = [
     opens("header-length-104", "v3", longer_header(104)),
     opens("header-length-whole-cluster", "v3", longer_header(4096)),
     either("header-length-one-extension-short-of-cluster", "v3", longer_header(4088)),
-    opens(
-        "header-length-120-unknown-fields", "v3", longer_header(120), put_u64(112, U64), put(120, bytes(16))
-    ),
+    opens("header-length-120-unknown-fields", "v3", longer_header(120), put_u64(112, U64), put(120, bytes(16))),
 ]
 
 SNAPSHOT_FIELDS = [

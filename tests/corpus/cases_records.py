@@ -43,9 +43,7 @@ def snapshot_u64(offset: int, value: int) -> Edit:
 
 
 def record(extra: bytes, *, l1: tuple[int, int], ident: bytes = b"1", name: bytes = b"first") -> bytes:
-    body = (
-        struct.pack(">QIHHIIQII", *l1, len(ident), len(name), 0, 0, 0, 0, len(extra)) + extra + ident + name
-    )
+    body = struct.pack(">QIHHIIQII", *l1, len(ident), len(name), 0, 0, 0, 0, len(extra)) + extra + ident + name
     return body + bytes(-len(body) % 8)
 
 
@@ -55,9 +53,7 @@ def one_snapshot(extra: bytes, *, ident: bytes = b"1", name: bytes = b"first", c
     def edit(image: bytearray) -> None:
         at = get(image, "snapshots_offset")
         first = struct.unpack_from(">QI", image, at)
-        image[at : at + 4096] = (record(extra, l1=first, ident=ident, name=name) * copies).ljust(4096, b"\0")[
-            :4096
-        ]
+        image[at : at + 4096] = (record(extra, l1=first, ident=ident, name=name) * copies).ljust(4096, b"\0")[:4096]
         field("nb_snapshots", copies)(image)
 
     return edit
@@ -147,10 +143,7 @@ BITMAPS = [
     either("bitmap-name-length-0", "bitmaps", at_directory(18, word(">H", 0))),
     either("bitmap-name-escapes", "bitmaps", at_directory(24, b"\x1b[2J\r")),
     either("bitmap-extra-data-max", "bitmaps", at_directory(20, word(">I", U32))),
-    *(
-        either(f"bitmap-granularity-{bits}", "bitmaps", at_directory(17, bytes([bits])))
-        for bits in (0, 8, 32, 63, 255)
-    ),
+    *(either(f"bitmap-granularity-{bits}", "bitmaps", at_directory(17, bytes([bits]))) for bits in (0, 8, 32, 63, 255)),
     either("bitmap-flags-reserved", "bitmaps", at_directory(12, word(">I", 0xFFFFFFF8))),
     either("bitmap-type-0", "bitmaps", at_directory(16, b"\0")),
     either("bitmap-table-size-0", "bitmaps", at_directory(8, word(">I", 0))),

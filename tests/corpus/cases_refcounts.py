@@ -83,9 +83,7 @@ WRONG = [
     opens("count-1-bit-zero", "rc1", set_data_count(0), check="corrupt"),
     opens("count-64-bit-max", "rc64", set_data_count(2**64 - 1)),
     opens("count-64-bit-high-bit", "rc64", set_data_count(2**63)),
-    opens(
-        "count-compressed-zero", "zlib", *(refcount(cluster, 0) for cluster in range(5, 12)), check="corrupt"
-    ),
+    opens("count-compressed-zero", "zlib", *(refcount(cluster, 0) for cluster in range(5, 12)), check="corrupt"),
     opens("count-of-shared-too-low", "snapshots", set_data_count(1)),
 ]
 

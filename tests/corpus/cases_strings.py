@@ -47,9 +47,7 @@ EXTENSIONS = [
     error("extension-length-max", "v3", extension_area(extension(EXT_UNKNOWN, b"x", 2**32 - 1))),
     error("extension-length-max-minus-7", "v3", extension_area(extension(EXT_UNKNOWN, b"x", 2**32 - 8))),
     either("extensions-empty-without-end-marker", "v3", unending(EXT_UNKNOWN)),
-    either(
-        "extension-ends-at-cluster-end", "v3", extension_area(extension(EXT_UNKNOWN, bytes(4096 - 112 - 8)))
-    ),
+    either("extension-ends-at-cluster-end", "v3", extension_area(extension(EXT_UNKNOWN, bytes(4096 - 112 - 8)))),
     either(
         "extension-header-cut-by-cluster-end",
         "v3",
@@ -58,16 +56,10 @@ EXTENSIONS = [
     error(
         "extension-over-the-backing-name",
         "overlay",
-        lambda image: put(struct.unpack_from(">Q", image, 8)[0] - 24, struct.pack(">II", EXT_UNKNOWN, 64))(
-            image
-        ),
+        lambda image: put(struct.unpack_from(">Q", image, 8)[0] - 24, struct.pack(">II", EXT_UNKNOWN, 64))(image),
     ),
-    opens(
-        "extension-unknown-with-escapes", "v3", extension_area(extension(EXT_UNKNOWN, ESCAPES)), check="clean"
-    ),
-    either(
-        "extension-backing-format-15", "overlay", extension_area(extension(EXT_BACKING_FORMAT, b"q" * 15))
-    ),
+    opens("extension-unknown-with-escapes", "v3", extension_area(extension(EXT_UNKNOWN, ESCAPES)), check="clean"),
+    either("extension-backing-format-15", "overlay", extension_area(extension(EXT_BACKING_FORMAT, b"q" * 15))),
     error("extension-backing-format-16", "overlay", extension_area(extension(EXT_BACKING_FORMAT, b"q" * 16))),
     either(
         "extension-backing-format-escapes",
@@ -96,9 +88,7 @@ EXTENSIONS = [
     opens(
         "features-big-numbers",
         "v3",
-        features(
-            *(feature(kind, bit, b"big") for kind, bit in ((0, 64), (1, 255), (2, 128), (3, 0), (255, 255)))
-        ),
+        features(*(feature(kind, bit, b"big") for kind, bit in ((0, 64), (1, 255), (2, 128), (3, 0), (255, 255)))),
     ),
     error(
         "features-name-an-unknown-bit",
@@ -106,12 +96,8 @@ EXTENSIONS = [
         set_bits("incompatible", 1 << 40),
         features(feature(0, 40, b"teleport")),
     ),
-    error(
-        "features-name-full-46", "v3", set_bits("incompatible", 1 << 40), features(feature(0, 40, b"N" * 46))
-    ),
-    error(
-        "features-name-escapes", "v3", set_bits("incompatible", 1 << 40), features(feature(0, 40, ESCAPES))
-    ),
+    error("features-name-full-46", "v3", set_bits("incompatible", 1 << 40), features(feature(0, 40, b"N" * 46))),
+    error("features-name-escapes", "v3", set_bits("incompatible", 1 << 40), features(feature(0, 40, ESCAPES))),
     error(
         "features-name-bad-utf8",
         "v3",
@@ -238,18 +224,14 @@ BACKING = [
     HostileCase("backing-device", naming(b"/dev/zero"), expect="opens"),
     HostileCase("backing-proc", naming(b"/proc/self/mem"), expect="opens"),
     HostileCase("backing-etc-passwd", naming(b"/etc/passwd"), expect="opens"),
-    HostileCase(
-        "backing-json", naming(b'json:{"driver":"raw","file":{"driver":"file","filename":"/etc/passwd"}}')
-    ),
+    HostileCase("backing-json", naming(b'json:{"driver":"raw","file":{"driver":"file","filename":"/etc/passwd"}}')),
     HostileCase("backing-nbd", naming(b"nbd://127.0.0.1:10809/x")),
     HostileCase("backing-fat", naming(b"fat:rw:/etc")),
     HostileCase("backing-file-prefix", naming(b"file:/etc/passwd")),
     HostileCase("backing-file-url", naming(b"file:///etc/passwd")),
     HostileCase("backing-format-unknown", naming(b"base.qcow2", b"nosuch")),
     HostileCase("backing-itself", itself, expect="opens", askable=False, allowed=frozenset({"image.qcow2"})),
-    HostileCase(
-        "backing-two-cycle", two_cycle, expect="opens", askable=False, allowed=frozenset({"other.qcow2"})
-    ),
+    HostileCase("backing-two-cycle", two_cycle, expect="opens", askable=False, allowed=frozenset({"other.qcow2"})),
     HostileCase(
         "backing-cycle-through-symlink",
         cycle_through_symlink,
@@ -302,9 +284,7 @@ DATA_FILES = [
     data_file_case("data-file-json", data_name(b'json:{"driver":"null-co"}'), allowed=frozenset()),
     data_file_case("data-file-escapes", data_name(ESCAPES), allowed=frozenset()),
     data_file_case("data-file-is-the-image", data_name(b"image.qcow2"), allowed=frozenset({"image.qcow2"})),
-    data_file_case(
-        "data-file-with-backing", backing_name(b"datafile.data", b"raw"), set_bits("autoclear", 2)
-    ),
+    data_file_case("data-file-with-backing", backing_name(b"datafile.data", b"raw"), set_bits("autoclear", 2)),
     HostileCase("data-file-fifo", data_fifo, askable=False),
     HostileCase("data-file-short", data_short, allowed=frozenset({"datafile.data"})),
 ]

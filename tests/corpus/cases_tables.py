@@ -155,9 +155,7 @@ def big_l1(
             file.seek(first_l1)
             for start in range(0, entries, 65536):
                 count = min(65536, entries - start)
-                file.write(
-                    struct.pack(f">{count}Q", *(l1_word(start + index, l2_at) for index in range(count)))
-                )
+                file.write(struct.pack(f">{count}Q", *(l1_word(start + index, l2_at) for index in range(count))))
             file.truncate(max(first_l1 + entries * 8, file_clusters * cluster))
         return path
 
@@ -193,9 +191,7 @@ HEAVY = [
         big_l1(12, in_holes, empty(12), file_clusters=5 + ENTRIES * 8 // 4096 + ENTRIES),
         heavy=True,
     ),
-    HostileCase(
-        "l1-4m-entries-past-eof", big_l1(16, lambda index, _: 2**50 + index * 65536, empty(16)), heavy=True
-    ),
+    HostileCase("l1-4m-entries-past-eof", big_l1(16, lambda index, _: 2**50 + index * 65536, empty(16)), heavy=True),
     HostileCase(
         "l1-64k-entries-naming-4096-extents",
         big_l1(16, lambda _, at: at, alternating(16), entries=65536),

@@ -202,9 +202,7 @@ def luks(folder: Path) -> None:
 
 def legacy_aes(folder: Path) -> None:
     path = folder / "aes.qcow2"
-    create(
-        path, "256k", "cluster_size=4096,encrypt.format=aes,encrypt.key-secret=s", "--object", SECRET_OBJECT
-    )
+    create(path, "256k", "cluster_size=4096,encrypt.format=aes,encrypt.key-secret=s", "--object", SECRET_OBJECT)
     io(
         path,
         "write -P 0xb1 0 8k",

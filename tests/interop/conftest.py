@@ -57,9 +57,7 @@ def run_qemu_img(folder: Path, *words: str) -> Outcome:
 
 
 @pytest.fixture
-def run_ours(
-    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Outcome]:
+def run_ours(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Return a function that runs qcow2c's command line in this process, in a folder."""
 
     def run(folder: Path, *words: str) -> Outcome:

@@ -76,10 +76,7 @@ def compressed(options: str, size: int, *, then: bool = False) -> Build:
     """Convert with -c; afterwards, if asked, overwrite some clusters and compress into others."""
 
     def build(shop: Workshop) -> None:
-        pieces = [
-            (at, text(length, at))
-            for at, length in ((0, 90_000), (size // 2, 140_000), (size - 70_000, 70_000))
-        ]
+        pieces = [(at, text(length, at)) for at, length in ((0, 90_000), (size // 2, 140_000), (size - 70_000, 70_000))]
         shop.raw("source.raw", size, *pieces, (size // 4, shop.noise(70_000)))
         shop.img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, "source.raw", IMAGE)
         (shop.folder / "source.raw").unlink()
@@ -89,9 +86,7 @@ def compressed(options: str, size: int, *, then: bool = False) -> Build:
     return build
 
 
-def overlay(
-    options: str, size: int, grain: int, backing_size: int, backing: str = "qcow2", *edits: Edit
-) -> Build:
+def overlay(options: str, size: int, grain: int, backing_size: int, backing: str = "qcow2", *edits: Edit) -> Build:
     """An image over one backing file of another size."""
 
     def build(shop: Workshop) -> None:

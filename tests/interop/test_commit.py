@@ -175,9 +175,7 @@ def require_same_disks(names: list[str], ours: Path, theirs: Path) -> None:
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_any_base_holds_the_same(
-    base: str, twice: Callable[..., tuple[list[str], Path, Path]], run_ours: Ours
-) -> None:
+def test_any_base_holds_the_same(base: str, twice: Callable[..., tuple[list[str], Path, Path]], run_ours: Ours) -> None:
     names, ours, theirs = twice(BASES[base], Layer("cluster_size=4k"))
     shown, old = disk(ours, names[0]), BASES[base].snapshot and snapshot(ours, names[1])
     commit_both(run_ours, ours, theirs, names[0])
@@ -376,9 +374,7 @@ def test_a_raw_file_that_nobody_calls_raw_stays_one(
     assert (ours / names[1]).read_bytes() == (theirs / names[1]).read_bytes()
 
 
-def test_random_chains_hold_the_same(
-    twice: Callable[..., tuple[list[str], Path, Path]], run_ours: Ours
-) -> None:
+def test_random_chains_hold_the_same(twice: Callable[..., tuple[list[str], Path, Path]], run_ours: Ours) -> None:
     """The one program commits, writes go on, the other commits."""
     chooser = random.Random(8)
     kinds = ("cluster_size=4k", "compat=0.10", "extended_l2=on,cluster_size=16k", "cluster_size=512")

@@ -100,17 +100,16 @@ def test_a_compact_copy_of_a_real_image_is_clean_and_the_same_in_each_state(imag
             if image.recipe.name == "snapshots-refcount-2":  # One reference more than it can count.
                 continue
             qemu_img(image.folder, "snapshot", "-a", snapshot, COPY)
-            assert digest(image.folder, "-f", "qcow2", COPY) == hashlib.sha256(
-                image.applied_snapshot(snapshot)
-            ).hexdigest()
+            assert (
+                digest(image.folder, "-f", "qcow2", COPY)
+                == hashlib.sha256(image.applied_snapshot(snapshot)).hexdigest()
+            )
             qemu_img(image.folder, "check", "-q", COPY)
     finally:
         copy.unlink(missing_ok=True)
 
 
-COMPRESSED = [
-    name for name in NAMES if not name.startswith(("external", "aes", "empty", "huge", "header", "unknown"))
-]
+COMPRESSED = [name for name in NAMES if not name.startswith(("external", "aes", "empty", "huge", "header", "unknown"))]
 
 
 @pytest.mark.parametrize("image", COMPRESSED[::3], indirect=True)

@@ -477,5 +477,3 @@ def test_clean_bitmaps_stay_where_they_are() -> None:
     before = bitmaps(data)[0].record
     resize(data, 2 * MIB)
     assert bitmaps(data)[0].record == before
-
-

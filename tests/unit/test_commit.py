@@ -199,9 +199,7 @@ NAMES: dict[str, Callable[[Path], str]] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_layer_is_found_by_any_name_of_its_file(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_layer_is_found_by_any_name_of_its_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     paths = chain(folder, MIB, MIB, MIB)

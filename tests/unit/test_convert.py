@@ -241,9 +241,7 @@ def test_a_data_file_takes_the_guest_data(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_image_that_is_there_keeps_nothing_of_what_it_held(options: dict[str, Any], sparse_size: int) -> None:
     for compressed in (False, True):
         target = bytearray(made(b"old!" * (len(DISK) // 4), **options))
-        convert(
-            made(), target, output_format="qcow2", existing=True, sparse_size=sparse_size, compressed=compressed
-        )
+        convert(made(), target, output_format="qcow2", existing=True, sparse_size=sparse_size, compressed=compressed)
         assert disk_of(target) == DISK
         assert_sound(target)
 

@@ -160,7 +160,7 @@ def stream_of(first: Any, second: Any = None, **how: Any) -> bytes:
 def test_the_stream_is_what_its_description_says() -> None:
     stream = stream_of(two_states(), from_snapshot="one")
     data = noise(22, SIZE - 512)
-    head = b"qcow2c-diff 1 from 262144 to 262144\n" b"data 8704 3584\n" + data + b"zero 12288 4096\n"
+    head = b"qcow2c-diff 1 from 262144 to 262144\ndata 8704 3584\n" + data + b"zero 12288 4096\n"
     assert stream.startswith(head + b"end 2 ") and len(stream) == len(head) + 7 - 1 + 64 + 1
     reader = DiffReader(BytesIO(stream))
     assert (reader.before_size, reader.after_size) == (64 * SIZE, 64 * SIZE)

@@ -218,8 +218,10 @@ def test_space_is_given_back() -> None:
 def test_an_image_with_an_external_data_file_cannot_have_snapshots() -> None:
     data = bytearray(Builder(4096, incompatible=4, extensions=[]).build())
     for act in ("create", "apply", "delete"):
-        with pytest.raises(UnsupportedFeature, match="external data file") if act != "delete" else pytest.raises(
-            NoSuchSnapshot
+        with (
+            pytest.raises(UnsupportedFeature, match="external data file")
+            if act != "delete"
+            else pytest.raises(NoSuchSnapshot)
         ):
             getattr(qcow2c.snapshots, act)(data, "x")
 

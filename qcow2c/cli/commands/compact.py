@@ -33,9 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--in-place", action="store_true", help="put the result in the place of IMAGE")
     parser.add_argument("--dry-run", action="store_true", help="write nothing, and tell what would be saved")
     parser.add_argument("-c", "--compress", action="store_true", help="compress clusters, by the image's method")
-    parser.add_argument(
-        "--compression-level", metavar="N", type=int, help="with -c: 1 to 9 for zlib, 1 to 22 for zstd"
-    )
+    parser.add_argument("--compression-level", metavar="N", type=int, help="with -c: 1 to 9 for zlib, 1 to 22 for zstd")
     parser.add_argument("-p", "--progress", action="store_true", help="show progress")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     arguments.add_output(parser)

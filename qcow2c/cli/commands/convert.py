@@ -35,9 +35,7 @@ _STREAM = "-"
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the sources: qcow2, raw (default: detected)")
-    parser.add_argument(
-        "-O", "--output-format", metavar="FMT", help="format of the target: qcow2, or raw (default)"
-    )
+    parser.add_argument("-O", "--output-format", metavar="FMT", help="format of the target: qcow2, or raw (default)")
     parser.add_argument("-B", "--backing", metavar="FILE", help="backing file of the target, which holds the rest")
     parser.add_argument("-F", "--backing-format", metavar="FMT", help="format of that backing file")
     parser.add_argument("-c", "--compress", action="store_true", help="compress the target's clusters")

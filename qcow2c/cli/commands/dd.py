@@ -27,7 +27,6 @@ _NUMBERS = {"bs": (1, (1 << 31) - 1), "count": (0, _LARGEST), "skip": (0, _LARGE
 """Operands that are numbers, and their bounds."""
 
 
-
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 or raw (default: detected)")
     parser.add_argument("-O", "--output-format", metavar="FMT", default="raw", help="format of the copy: qcow2 or raw")
