@@ -205,10 +205,7 @@ def _into_image(
             )
         )
         if bitmaps:
-            from qcow2c.writer.session import WrittenLayer  # Late: only what is written in place needs it.
-
-            assert isinstance(image.layer, WrittenLayer), "it was opened to be written"
-            with image.layer.changing_bitmaps() as edit:
+            with image.engine.changing_bitmaps() as edit:
                 problem = _add_bitmaps(edit, bitmaps, copy.size)
             if problem is not None:
                 raise problem

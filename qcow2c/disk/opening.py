@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Literal
+from threading import RLock
+from typing import TYPE_CHECKING, Literal
 
 from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
 from qcow2c.format import rules
@@ -21,6 +22,8 @@ from qcow2c.image import Image
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage
+from qcow2c.layers.state import active_state
+from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.gate import Gate, GateRequest, full_name, gate_for
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, open_store
@@ -70,11 +73,10 @@ def open_image(
         store = opener.open_store(source, writable=writable)
         opener.lock(store, Use.WRITABLE_IMAGE if writable else Use.IMAGE)
         header, notices, table = opener.load(store)
-        below = opener.below(store, header, backing, data_file, (store,), writable=writable)
-        engine = _engine(store, header, table, below, trust=trust) if writable else None
-        layer = engine or _reader(store, header, below)
+        reader = opener.reader(store, header, backing, data_file, (store,), writable=writable)
+        engine = _engine(reader, table, trust=trust) if writable else None
         image = Image(
-            layer, name=store.name, opened=stack.pop_all(), notices=notices, snapshots=table.records, engine=engine
+            reader, name=store.name, opened=stack.pop_all(), notices=notices, snapshots=table.records, engine=engine
         )
     return image
 
@@ -98,18 +100,12 @@ def named_file(header: Header, image: Store, gate: Gate, role: str, name: bytes)
     return shown if Path(shown) == Path(allowed) else allowed
 
 
-def _reader(store: Store, header: Header, below: dict[str, Any]) -> Reader:
-    return Reader.of_state(store, header, header.l1_table_offset, header.l1_size, header.size, **below)
-
-
-def _engine(store: Store, header: Header, table: SnapshotTable, below: dict[str, Any], *, trust: bool) -> Engine:
-    """Return the layer of an image that may be written. Raises CorruptMetadata, MissingKey."""
+def _engine(reader: Reader, table: SnapshotTable, *, trust: bool) -> Engine:
+    """Return the engine of an image that may be written. Raises CorruptMetadata, MissingKey."""
     from qcow2c.engine import Engine
     from qcow2c.references.admission import admit, trusted  # Late: readers do without what writers need.
 
-    admission = (trusted if trust else admit)(store, header, table)
-    state = header.l1_table_offset, header.l1_size, header.size
-    return Engine.of_state(store, header, *state, **below, admission=admission)
+    return Engine(reader, (trusted if trust else admit)(reader.store, reader.header, table))
 
 
 class _Opener:
@@ -141,7 +137,7 @@ class _Opener:
             notices += raise_first([table.broken], self._refused_from)
         return header, tuple(notices), table
 
-    def below(
+    def reader(
         self,
         store: Store,
         header: Header,
@@ -150,14 +146,19 @@ class _Opener:
         chain: tuple[Store, ...],
         *,
         writable: bool = False,
-    ) -> dict[str, Any]:
-        """Return what a loaded image lies on, as arguments of its layer."""
-        return {
-            "data_store": self._data_store(store, header, data_file, writable=writable),
-            "backing": self._backing_layer(store, header, backing, chain),
-            "metadata": tuple(rules.metadata_spans(header)),
-            "salvage": self._salvage,
-        }
+    ) -> Reader:
+        """Return the reader of the active state of a loaded image, over what it lies on."""
+        data_store = self._data_store(store, header, data_file, writable=writable)
+        below = self._backing_layer(store, header, backing, chain)
+        return Reader(
+            store,
+            active_state(store, header),
+            data_store=data_store,
+            backing=below,
+            metadata=tuple(rules.metadata_spans(header)),
+            salvage=self._salvage,
+            turn=RLock() if writable else AT_ONCE,
+        )
 
     def _data_store(
         self, store: Store, header: Header, data_file: Source | Store | None, *, writable: bool
@@ -215,4 +216,4 @@ class _Opener:
         except Qcow2Error as exc:
             exc.message = f"backing file {store.name!r}: {exc.message}"
             raise
-        return _reader(store, header, self.below(store, header, None, None, chain))
+        return self.reader(store, header, None, None, chain)

@@ -57,6 +57,6 @@ def _read_together(reader: Reader, buffer: memoryview, guest_offset: int, extent
     for start, where in zip(range(0, len(buffer), size), extents, strict=True):
         part, inside = buffer[start : start + size], where.host_offset - low
         try:
-            part[:] = reader.decompress(data[inside : inside + where.length], size)
+            part[:] = reader.decompressed.decompress(data[inside : inside + where.length], size)
         except DecompressionError:
             reader.read_into(part, guest_offset + start)  # Which says what is wrong, or salvages.

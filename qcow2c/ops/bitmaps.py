@@ -18,7 +18,6 @@ from qcow2c.errors import UnsupportedFeature, UsageError
 from qcow2c.format.detection import detect_format
 from qcow2c.image import Image
 from qcow2c.storage.sources import Source, Store, open_store
-from qcow2c.writer.session import WrittenLayer
 
 __all__ = ["add", "clear", "dirty_ranges", "disable", "enable", "merge", "remove"]
 
@@ -116,9 +115,8 @@ def change(
             others, size = (Bitmaps(), 0) if other is None else (other.bitmaps, other.size())
         if target is None:
             raise _failed(actions[0], name, _without_bitmaps(actions[0], name, image))
-        assert isinstance(target.layer, WrittenLayer), "it was opened to be written"
         problem = None
-        with target.layer.changing_bitmaps() as edit:
+        with target.engine.changing_bitmaps() as edit:
             if edit.stale and warn is not None:
                 warn(STALE)
             for action in actions:

@@ -164,13 +164,11 @@ def rebase_overlay(
             return
         from qcow2c.copy.from_backing import keep_disks
         from qcow2c.disk.disk import Disk
-        from qcow2c.engine import Engine
 
-        layer = overlay.image.layer
-        assert isinstance(layer, Engine), "it was opened for writing"
+        engine = overlay.image.engine
         snapshots = [snapshot.record for snapshot in overlay.image.snapshots.list()]
-        keep_disks(layer, snapshots, disk or Disk(RawLayer(Memory(b"")), ""), progress)
-        layer.change_header(change)
+        keep_disks(engine, snapshots, disk or Disk(RawLayer(Memory(b"")), ""), progress)
+        engine.change_header(change)
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from qcow2c.format.header import Header, field_span
 from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, stored_block
 from qcow2c.format.tables import Table
 from qcow2c.storage.medium import Medium
-from qcow2c.storage.store import Store
 from qcow2c.structs import SECTOR_SIZE
 
 BLOCK_CACHE_BYTES = 32 << 20
@@ -45,11 +44,17 @@ class Release(NamedTuple):
 class MetadataCache:
     """Header fields, L1 and L2 tables, refcount table and blocks of one image, with what the file lacks of them."""
 
-    def __init__(self, store: Store, data_store: Store, header: Header, l1_table: Table, l2: dict[int, Table]) -> None:
-        """`l1_table` and the loaded tables `l2`, by their L1 index, are shared with the reader."""
+    def __init__(
+        self, medium: Medium, data_medium: Medium, header: Header, l1_table: Table, l2: dict[int, Table]
+    ) -> None:
+        """`l1_table` and the loaded tables `l2`, by their L1 index, are shared with the reader.
+
+        Guest data is written to `data_medium`: the same one, or that of an external data file.
+        """
+        store = medium.store
         self.geometry: Geometry = header.geometry
-        self.medium = Medium(store)
-        self.data_medium = self.medium if data_store is store else Medium(data_store)
+        self.medium = medium
+        self.data_medium = data_medium
         self.l1 = l1_table
         self.l2 = l2
         table_size = header.refcount_table_clusters << header.cluster_bits

@@ -109,7 +109,7 @@ def full_refcount_table() -> bytes:
 
 def with_bitmaps() -> bytes:
     data = bytearray(made(64 * KIB, cluster_size=4096))
-    with qcow2c.open(data, "r+") as image, image.layer.changing_bitmaps() as edit:  # type: ignore[attr-defined]
+    with qcow2c.open(data, "r+") as image, image.engine.changing_bitmaps() as edit:
         edit.add("bits", 4096, enabled=True)
     with qcow2c.open(data, "r+") as image:
         image.pwrite(b"noted" * 100, 9000)
@@ -393,6 +393,7 @@ class Failing(WritableMemory):
         self.lasting = lasting
         self.calls = 0
         self.armed = True
+        self.flush_has_failed = False
 
     def _count(self) -> None:
         self.calls += self.armed
@@ -415,6 +416,7 @@ class Failing(WritableMemory):
         try:
             self._count()
         except StoreError as error:
+            self.flush_has_failed = True
             raise self.flush_failure(error) from error
         super().flush()
 

@@ -16,6 +16,7 @@ from qcow2c.format import layout
 from qcow2c.format.header import Header, field_span
 from qcow2c.format.tables import Kind
 from qcow2c.storage.sources import Memory, WritableMemory
+from qcow2c.writer.mapping import Mapping
 from tests.building import Builder, deflate
 
 KIB = 1024
@@ -440,13 +441,13 @@ def test_there_is_an_end_to_growing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_little_memory_is_enough() -> None:
     data = made(4 << 20, cluster_size=512)
     with qcow2c.open(data, "r+") as image:
-        image.layer._l2_limit = 2
-        image.layer.cache._block_limit = 2
+        image.layer.l2_tables_limit = 2
+        image.engine.cache._block_limit = 2
         for start in range(0, 4 << 20, 40_960):
             image.pwrite(start.to_bytes(8, "big") * 3, start)
         for start in range(0, 4 << 20, 40_960):
             assert image.pread(8, start) == start.to_bytes(8, "big")
-        assert len(image.layer._l2_tables) <= 4
+        assert len(image.layer.l2_tables) <= 4
     assert clean(data)
 
 
@@ -570,3 +571,34 @@ def test_a_large_range_over_a_backing_file_is_zeroed_at_once(extended: bool) -> 
         image.write_zeroes(32 << 20, 2 << 20)
         assert image.pread(8, 33 << 20) == bytes(8)
     assert clean(over)
+
+
+def test_an_interrupt_between_two_steps_of_a_change_ends_all_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    data = made(1 << 20, cluster_size=4096)
+    with pytest.raises(KeyboardInterrupt) as raised, qcow2c.open(data, "r+") as image:
+        image.pwrite(b"kept" * 1024, 0)
+        image.snapshots.create("before")
+        monkeypatch.setattr(Mapping, "release", interrupted)
+        image.pwrite(b"lost" * 1024, 0)
+    assert "what was not flushed before is not in the image" in raised.value.__notes__[0]
+    assert qcow2c.check(bytes(data)).exit_code in (0, 3)
+    with qcow2c.open(bytes(data)) as image:
+        assert image.pread(4096, 0) == b"kept" * 1024
+
+
+def test_after_an_interrupt_each_later_call_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    image = qcow2c.open(made(1 << 20, cluster_size=4096), "r+")
+    monkeypatch.setattr(Mapping, "point", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        image.pwrite(b"lost", 0)
+    monkeypatch.undo()
+    for call in (lambda: image.pwrite(b"x", 0), image.flush, lambda: image.snapshots.create("s"), image.close):
+        with pytest.raises(StoreError, match=r"was interrupted, so that nothing more is written.*KeyboardInterrupt"):
+            call()
+    assert image.closed

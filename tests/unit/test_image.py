@@ -101,7 +101,7 @@ def test_a_closed_image_reads_nothing(built: tuple[bytes, bytes]) -> None:
 def test_many_threads_read_at_once(built: tuple[bytes, bytes]) -> None:
     image_bytes, content = built
     with qcow2c.open(io.BytesIO(image_bytes)) as image:
-        image.layer._l2_limit = 2
+        image.layer.l2_tables_limit = 2
 
         def reads(seed: int) -> bool:
             chosen = random.Random(seed)

@@ -229,7 +229,7 @@ def test_an_image_with_an_external_data_file_cannot_have_snapshots() -> None:
 def with_bitmap() -> bytearray:
     data = made()
     qcow2c.snapshots.create(data, "one")
-    with qcow2c.open(data, "r+") as image, image.layer.changing_bitmaps() as edit:  # type: ignore[attr-defined]
+    with qcow2c.open(data, "r+") as image, image.engine.changing_bitmaps() as edit:
         edit.add("bits", 4096, enabled=True)
     return data
 
