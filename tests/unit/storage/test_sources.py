@@ -1,4 +1,4 @@
-"""Stores: what is opened, what is refused, and reads at every edge. What writes is in test_store_writing.py."""
+"""Stores: what is opened, what is refused, and reads at every edge. What writes is in test_local_file.py."""
 
 from __future__ import annotations
 
