@@ -184,6 +184,29 @@ class Builder:
         record = {"header": header, "extra_data": extra, "id_str": id_str, "name": name}
         self.snapshots.append(structs.SNAPSHOT_RECORD.build(record))
 
+    def one_bitmap(self, entry: int, **changes: int) -> None:
+        """Add a consistent bitmap named b whose table has one entry; `changes` replace fields of its record."""
+        self.fields["autoclear_features"] = 1
+        header = {
+            "bitmap_table_offset": self.put(entry.to_bytes(8, "big")),
+            "bitmap_table_size": 1,
+            "flags": 0,
+            "type": 1,
+            "granularity_bits": 16,
+            "name_size": 1,
+            "extra_data_size": 0,
+            **changes,
+        }
+        record = structs.BITMAP_DIRECTORY_RECORD.build({"header": header, "extra_data": b"", "name": b"b"})
+        record += bytes(-len(record) % 8)
+        fields = {
+            "nb_bitmaps": 1,
+            "reserved": 0,
+            "bitmap_directory_size": len(record),
+            "bitmap_directory_offset": self.put(record),
+        }
+        self.extensions.append(extension(ExtensionType.BITMAPS, structs.BITMAPS_EXTENSION.build(fields)))
+
     def _share(self, table: list[int]) -> None:
         step = 2 if self.extended else 1
         for index in range(0, len(table), step):

@@ -125,6 +125,7 @@ class Memory(Store):
 
     def __init__(self, data: bytes | bytearray | memoryview, name: str = "<bytes>") -> None:
         self._data = memoryview(data).cast("B").toreadonly()
+        self._holds_bytearray = isinstance(self._data.obj, bytearray)
         self.name = name
 
     def size(self) -> int:
@@ -135,7 +136,7 @@ class Memory(Store):
 
     def close(self) -> None:
         """Let go of a bytearray, which can grow again; bytes can be read on."""
-        if isinstance(self._data.obj, bytearray):
+        if self._holds_bytearray:
             self._data.release()
 
 
@@ -161,6 +162,8 @@ class WritableMemory(Store):
         return id(self._data)
 
     def pwrite(self, data: Buffer, offset: int) -> None:
+        if not data:
+            return  # As in a file: a write of nothing does not reach anywhere.
         self._grow(offset + len(data))
         self._data[offset : offset + len(data)] = data
 

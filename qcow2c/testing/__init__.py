@@ -1,8 +1,8 @@
-"""Property-testing of programs that read or write qcow2: Hypothesis strategies and a state machine.
+"""Property-testing of programs that read or write qcow2: Hypothesis strategies, a state machine, a contract of stores.
 
 `from_schema` makes values of any structure that `qcow2c.structs` declares; `image_options`, `operations` and
 `write_histories` draw whole images and what is done to them, `images` makes such images; `ImageMachine` holds a writer
-against a model. It needs Hypothesis: the extra `qcow2c[testing]`.
+against a model, and `StoreContract` a store. It needs Hypothesis: the extra `qcow2c[testing]`.
 
 May import: ops.
 """
@@ -25,13 +25,17 @@ from qcow2c.testing.schemas import (
     l2_entries,
     stored,
 )
+from qcow2c.testing.stores import Made, StoreContract, WritableStoreContract
 
 __all__ = [
     "Action",
     "Backing",
     "ImageMachine",
     "ImageOptions",
+    "Made",
     "Operation",
+    "StoreContract",
+    "WritableStoreContract",
     "bitmap_table_entries",
     "extended_l2_entries",
     "from_schema",

@@ -134,7 +134,7 @@ def test_what_cannot_be_is_said_and_changes_nothing(case: str, run: Run) -> None
 
 
 def test_there_is_no_room_for_a_snapshot_too_many(run: Run) -> None:
-    from tests.unit.test_snapshots import records
+    from tests.ops.test_snapshots import records
 
     Path("full.qcow2").write_bytes(records(1024, name=b"n" * 64871, extra=b"e" * 600))
     assert run("-c", "n" * 255, "full.qcow2") == (

@@ -11,10 +11,9 @@ import qcow2c
 from qcow2c import structs
 from qcow2c.dump import SECTIONS, Dump, chain
 from qcow2c.errors import ChainError, GateRefused, NotQcow2, Span, StoreError, UsageError
-from qcow2c.forensic.nodes import Node, in_words, printable, size_text, text_of
+from qcow2c.forensic.nodes import Node
 from qcow2c.forensic.render_json import document, json_lines
 from qcow2c.forensic.render_text import Style, lines
-from qcow2c.forensic.table_nodes import runs
 from qcow2c.format import layout
 from qcow2c.format.findings import Severity
 from qcow2c.format.tables import native
@@ -430,21 +429,6 @@ def test_thousands_of_extensions_and_of_bitmaps_with_one_table_are_dumped_once_e
     assert len(extensions) == 2000
     assert len(list(extensions[0].children)) == 3 and not list(extensions[-1].children)
     assert [finding.rule for finding in extensions[-1].findings] == ["extension.duplicate"]
-
-
-def test_runs_cover_all_entries_in_order() -> None:
-    words = native(b"".join(word.to_bytes(8, "big") for word in (0, 0, 4096, 8192, 12288, 12288, 7, 7, 7, 1)))
-    assert list(runs(words, None, 4096)) == [(0, 2, 0), (2, 3, 4096), (5, 1, 0), (6, 3, 0), (9, 1, 0)]
-    assert list(runs(words[:1], None, 4096)) == [(0, 1, 0)]
-    assert list(runs(words[:0], None, 4096)) == []
-
-
-def test_words_for_sizes_and_names() -> None:
-    assert [size_text(size) for size in (0, 1023, 1536, 1 << 60)] == ["0 B", "1023 B", "1.5 KiB", "1 EiB"]
-    assert in_words(100, "bytes") == "" and in_words(3, "entries") == "3 entries"
-    assert printable("a\x1b\u202e") == "a\\x1b\\u202e"
-    assert text_of(b"plain") == ("plain", "")
-    assert text_of(b"\xff") == ("\\xff", "ff")
 
 
 def test_snapshot_records_past_the_end_are_one_node() -> None:

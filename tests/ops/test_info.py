@@ -13,7 +13,7 @@ from qcow2c.errors import ChainError, CorruptMetadata, GateRefused, UnsupportedF
 from qcow2c.ops.info import info
 from qcow2c.storage.gate import full_name
 from tests.building import Builder, extension
-from tests.unit.test_crypto import luks
+from tests.unit.format.test_luks import luks
 
 
 def one(source: Any, **options: Any) -> dict[str, Any]:

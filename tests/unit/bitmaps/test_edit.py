@@ -9,9 +9,8 @@ import pytest
 
 import qcow2c
 from qcow2c.bitmaps.edit import BitmapEdit, Runs, resized
-from qcow2c.bitmaps.stored import Bitmap, Bitmaps, load_bitmaps, store_clusters, without_rest
-from qcow2c.errors import CorruptMetadata, Span, StoreError, UsageError
-from qcow2c.format import layout
+from qcow2c.bitmaps.stored import store_clusters
+from qcow2c.errors import CorruptMetadata, StoreError, UsageError
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange
 from qcow2c.format.records import BitmapRecord
@@ -19,83 +18,7 @@ from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
 from qcow2c.storage.sources import Memory, WritableMemory
 from qcow2c.storage.store import Buffer
 from qcow2c.structs import Limit
-
-KIB, MIB = 1024, 1 << 20
-
-
-def new_image(size: int = MIB, **options: object) -> bytearray:
-    data = bytearray()
-    qcow2c.create(data, size, **{"cluster_size": 4096, **options})
-    return data
-
-
-def change(data: bytearray, *acts: Callable[[BitmapEdit], object]) -> None:
-    with qcow2c.open(data, "r+") as image, image.engine.changing_bitmaps() as edit:
-        for act in acts:
-            act(edit)
-    assert qcow2c.check(bytes(data)).exit_code == 0
-
-
-def bitmaps(data: bytearray) -> Bitmaps:
-    store = Memory(bytes(data))
-    return load_bitmaps(store, Header.load(store))
-
-
-def dirty(data: bytearray, name: str) -> list[tuple[int, int]]:
-    return list(bitmaps(data).find(name).ranges())
-
-
-def with_writes(data: bytearray, *writes: tuple[int, int]) -> None:
-    with qcow2c.open(data, "r+") as image:
-        for offset, length in writes:
-            image.pwrite(b"x" * length, offset)
-
-
-def patched(data: bytearray, record: BitmapRecord, index: int, entry: int) -> bytearray:
-    """Return an image with another entry in the table of a bitmap."""
-    at = record.bitmap_table_offset + index * 8
-    image = bytearray(data)
-    image[at : at + 8] = layout.stored_integer(entry, 8)
-    return image
-
-
-def marked(data: bytearray, name: str) -> bytearray:
-    """Return an image in which a bitmap is in use."""
-    image = bytearray(data)
-    span = bitmaps(data).find(name).record.span
-    image[span.offset + 15] |= 1
-    return image
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
-def test_writes_are_dirty_ranges_in_units_of_the_granularity() -> None:
-    data = new_image()
-    change(data, lambda edit: edit.add("fine", 512), lambda edit: edit.add("usual"))
-    with_writes(data, (1000, 100), (10_000, 50_000), (60_000, 1), (MIB - 1, 1))
-    assert dirty(data, "fine") == [(512, 1024), (9728, 50688), (MIB - 512, 512)]
-    assert dirty(data, "usual") == [(0, 4096), (8192, 53248), (MIB - 4096, 4096)]
-    fine, usual = bitmaps(data)
-    assert (fine.granularity, usual.granularity, repr(fine)) == (512, 4096, "<Bitmap 'fine'>")
-    assert fine.enabled and not fine.inconsistent
-    assert bitmaps(data)[:1][0].name == "fine" and len(bitmaps(data)) == 2
-
-
-def test_the_last_range_ends_with_the_disk() -> None:
-    data = new_image(MIB + 512)
-    change(data, lambda edit: edit.add("a", 64 * KIB))
-    with_writes(data, (MIB, 512))
-    assert dirty(data, "a") == [(MIB, 512)]
-
-
-def test_ranges_go_over_clusters_of_the_bitmap_in_one() -> None:
-    data = new_image(16 * MIB, cluster_size=512)
-    change(data, lambda edit: edit.add("a", 512))
-    with_writes(data, (MIB, 8 * MIB), (10 * MIB, 512))
-    assert dirty(data, "a") == [(MIB, 8 * MIB), (10 * MIB, 512)]
-    entries = bitmaps(data).find("a").table
-    assert len(entries) == 8 and entries[6] == entries[7] == 0
+from tests.unit.bitmaps.images import KIB, MIB, bitmaps, change, dirty, marked, new_image, patched, with_writes
 
 
 def test_a_cluster_of_ones_needs_no_data() -> None:
@@ -109,51 +32,6 @@ def test_a_cluster_of_ones_needs_no_data() -> None:
     with_writes(data, (2 * MIB, 512), (MIB, 512))
     assert dirty(data, "b") == [(MIB, 512), (2 * MIB, 4 * MIB)]
     assert 1 in bitmaps(data).find("b").table
-
-
-def test_bits_behind_the_disk_are_not_read() -> None:
-    data = new_image(MIB + 512)
-    change(data, lambda edit: edit.add("a", 64 * KIB))
-    record = bitmaps(data)[0].record
-    ones = patched(data, record, 0, BITMAP_ALL_ONES)
-    assert dirty(ones, "a") == [(0, MIB + 512)]
-    assert bitmaps(ones)[0].read(0, 4096) == b"\xff\xff\x01".ljust(4096, b"\0")
-    assert without_rest(b"\xff\xff", -5) == bytes(2)
-
-
-BROKEN_ENTRIES = {
-    "a reserved bit": (1 << 60, "reserved bits"),
-    "misaligned data": (512 + 4096, "not cluster-aligned"),
-    "data past the end": (1 << 40, "leaves the file"),
-}
-
-
-@pytest.mark.parametrize(("entry", "complaint"), BROKEN_ENTRIES.values(), ids=BROKEN_ENTRIES)
-def test_a_broken_entry_is_told(entry: int, complaint: str) -> None:
-    data = new_image()
-    change(data, lambda edit: edit.add("a"))
-    broken = patched(data, bitmaps(data)[0].record, 0, entry)
-    with pytest.raises(CorruptMetadata, match=complaint) as raised:
-        dirty(broken, "a")
-    assert raised.value.where is not None
-
-
-def test_a_table_past_the_end_is_told() -> None:
-    data = new_image()
-    change(data, lambda edit: edit.add("a"))
-    store = Memory(bytes(data))
-    bitmap = Bitmap(store, Header.load(store), BitmapRecord(Span(0, 0), 1 << 30, 1, 2, 1, 16, b"a", b""))
-    with pytest.raises(CorruptMetadata, match="table of bitmap 'a' leaves the file"):
-        list(bitmap.ranges())
-
-
-def test_an_inconsistent_bitmap_has_no_ranges() -> None:
-    data = new_image()
-    change(data, lambda edit: edit.add("a"))
-    broken = marked(data, "a")
-    assert bitmaps(broken)[0].inconsistent
-    with pytest.raises(UsageError, match="Bitmap 'a' is inconsistent and cannot be used"):
-        dirty(broken, "a")
 
 
 def test_stale_bitmaps_are_gone_and_said_to_be() -> None:
@@ -185,9 +63,6 @@ def test_a_broken_directory_is_refused_and_left_as_it_is() -> None:
     torn[span.offset + 18] = 255
     with pytest.raises(CorruptMetadata, match="leaves the directory"):
         bitmaps(torn)
-
-
-# --- changing -------------------------------------------------------------------------------------------------------
 
 
 def test_actions_change_one_bitmap_and_leave_the_others() -> None:

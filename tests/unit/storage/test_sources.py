@@ -1,4 +1,4 @@
-"""Stores: what is opened, what is refused, and reads at every edge. What writes is in test_store_writing.py."""
+"""Sources of every kind: what is opened as a store, what is refused, and what the kinds do differently."""
 
 from __future__ import annotations
 
@@ -36,19 +36,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return open_store(chosen)
 
 
-def test_every_store_reads_the_same(store: Store) -> None:
+def test_every_source_is_opened(store: Store) -> None:
     assert store.size() == len(CONTENT)
-    for length, offset in ((10, 0), (100, 5000), (1, 5119), (0, 7), (50, 5100), (5, 5120), (5, 1 << 62)):
-        assert store.pread(length, offset) == CONTENT[offset : offset + length]
-        buffer = bytearray(b"?" * length)
-        count = store.readinto_at(memoryview(buffer), offset)
-        assert bytes(buffer) == CONTENT[offset : offset + length].ljust(length, b"?")
-        assert count == len(CONTENT[offset : offset + length])
-    assert store.pread(5, 1 << 64) == b""
-    assert store.readinto_at(memoryview(bytearray(5)), 1 << 64) == 0
-    assert b"".join(store.pread(s.length, s.offset) for s, _ in store.extents(3, 5120)) == CONTENT[3:]
-    assert store.identity() == store.identity()
-    assert list(store.extents(5, 5)) == []
+    assert store.pread(len(CONTENT) + 1, 0) == CONTENT
     store.close()
 
 

@@ -13,7 +13,6 @@ from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.records import read_snapshots
 from qcow2c.references.admission import admit, trusted
-from qcow2c.references.cluster_set import ClusterSet
 from qcow2c.storage.sources import Memory
 from tests.building import L2_COPIED, Builder, deflate, packed_words
 
@@ -174,15 +173,6 @@ def test_trust_knows_where_metadata_is() -> None:
     assert 0 in clusters and builder.fields["l1_table_offset"] // 4096 in clusters
     assert builder.data(9, b"9" * 4096) // 4096 not in clusters
     assert "0" not in clusters
-
-
-def test_a_set_of_clusters() -> None:
-    clusters = ClusterSet([(5, 7), (1, 3), (2, 4), (20, 30)])
-    clusters.add(40)
-    assert [cluster for cluster in range(50) if cluster in clusters] == [1, 2, 3, 5, 6, *range(20, 30), 40]
-    assert list(clusters.within(0, 6)) == [(1, 4), (5, 6)]
-    assert list(clusters.within(25, 45)) == [(25, 30), (40, 41)]
-    assert list(clusters.within(8, 20)) == []
 
 
 def test_more_references_than_a_refcount_can_be_is_an_error() -> None:

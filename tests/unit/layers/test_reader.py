@@ -14,12 +14,9 @@ from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.tables import Kind
-from qcow2c.layers.layer import RawLayer
 from qcow2c.layers.reader import Reader
-from qcow2c.layers.salvage import Salvage
 from qcow2c.layers.state import load_state
 from qcow2c.storage.sources import Memory
-from qcow2c.storage.zeros import fill_zeros
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate
 
 EXTENDED_L2 = layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask
@@ -281,27 +278,6 @@ def test_compressed_data_past_the_end_is_an_error() -> None:
         image.pread(1, 0)
 
 
-def test_salvage_zeroes_only_what_is_lost_and_lists_it() -> None:
-    builder = Builder(cluster_bits=12)
-    good = pattern(1, 4096)
-    builder.data(0, good)
-    builder.entry(1, 1 << 57 | 4096)
-    builder.compressed(2, b"\xff" * 100)
-    builder.entry(3, 4096 * 1000)
-    builder.entry(4, 4096 * 1001)
-    builder.data(5, good)
-    with qcow2c.open(builder.build(), on_error="zero") as image:
-        assert image.pread(6 * 4096, 0) == good + bytes(4 * 4096) + good
-        assert [salvaged.guest for salvaged in image.salvaged] == [
-            Span(4096, 4096),
-            Span(2 * 4096, 4096),
-            Span(3 * 4096, 2 * 4096),
-        ]
-        again = image.salvaged
-        assert image.pread(4096, 2 * 4096) == bytes(4096)
-        assert image.salvaged[: len(again)] == again
-
-
 def test_encrypted_data_says_that_the_key_is_missing() -> None:
     builder = Builder(cluster_bits=12, crypt_method=1)
     builder.data(0, b"secret")
@@ -338,27 +314,3 @@ def test_a_store_that_ends_within_an_l2_table_has_zeros_behind_it() -> None:
     reader = Reader(store, load_state(store, header, 4096, 1, 1 << 20))
     assert reader.run_at(0, 4096).kind is Kind.ZERO
     assert reader.run_at(4096 * 100, 4096).kind is Kind.UNALLOCATED
-
-
-def test_a_raw_layer_has_zeros_beyond_its_end() -> None:
-    layer = RawLayer(Memory(b"abc"))
-    buffer = bytearray(b"?" * 5)
-    layer.read_into(memoryview(buffer), 1)
-    assert bytes(buffer) == b"bc\0\0\0"
-    assert layer.disk_size == 3
-
-
-def test_fill_zeros_fills_more_than_one_block() -> None:
-    buffer = bytearray(b"x" * (3 << 20))
-    fill_zeros(memoryview(buffer)[1:-1])
-    assert bytes(buffer) == b"x" + bytes((3 << 20) - 2) + b"x"
-
-
-def test_an_error_without_a_guest_range_is_never_salvaged() -> None:
-    builder = Builder(cluster_bits=12)
-    header = Header.load(Memory(builder.build()))
-    store = Memory(builder.build())
-    reader = Reader(store, load_state(store, header, 4096, 1, 1 << 20), salvage=Salvage())
-    error = CorruptMetadata("nowhere")
-    with pytest.raises(CorruptMetadata, match="nowhere"):
-        reader._salvaged_run(error, 0, 10)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -12,13 +10,10 @@ from typing import Any
 import pytest
 
 from qcow2c.copy import plan as slabs
-from qcow2c.copy.buffers import SLAB_BYTES, Buffers, Closed
-from qcow2c.copy.plan import Piece, PlannedDisk, Slab, plan
-from qcow2c.copy.targets import Release, Target
-from qcow2c.copy.transfer import Copying, DiskCopy, StreamCopy
-from qcow2c.copy.zero_detection import data_ranges
+from qcow2c.copy.buffers import SLAB_BYTES
+from qcow2c.copy.plan import PlannedDisk, Slab, plan
 from qcow2c.disk.disk import open_disk
-from qcow2c.errors import CorruptData, MissingKey, StoreError
+from qcow2c.errors import CorruptData, MissingKey
 from qcow2c.storage.sources import Memory
 from tests.building import L2_COPIED, L2_ZERO, Builder, deflate
 
@@ -175,183 +170,4 @@ def test_what_lies_below_is_read_between_pieces_if_asked() -> None:
 # --- zeros ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "unit", "expected"),
-    [
-        ("xxxx", 8, [(0, 32)]),
-        ("....", 8, []),
-        ("x..x", 8, [(0, 8), (24, 32)]),
-        (".x..", 8, [(8, 16)]),
-        (".x..", 16, [(0, 16)]),
-        (".x...", 16, [(0, 16)]),
-        ("....x", 16, [(32, 40)]),
-        ("..x..", 1024, [(0, 40)]),
-        (".....", 1024, []),
-        (".x.x.x..", 24, [(0, 48)]),
-    ],
-)
-def test_ranges_with_data(words: str, unit: int, expected: list[tuple[int, int]]) -> None:
-    """Each letter is eight bytes; only the last one of them is ever set."""
-    buffer = b"".join(b"\0\0\0\0\0\0\0\1" if word == "x" else bytes(8) for word in words)
-    assert data_ranges(memoryview(buffer), unit) == expected
-
-
 # --- the copy -------------------------------------------------------------------------------------------------------
-
-
-class Collected(Target):
-    """Keeps what it takes."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.disk = bytearray()
-        self.finished = -1
-        self.fails_in = ""
-
-    def prepare(self, slab: Slab, buffer: memoryview) -> bytes:
-        if self.fails_in == "prepare" and slab.start:
-            raise StoreError("prepare fails")
-        return bytes(buffer[: slab.end - slab.start])
-
-    def take(self, slab: Slab, buffer: memoryview, prepared: bytes, release: Release) -> None:
-        if self.fails_in == "take" and slab.start:
-            raise StoreError("take fails")
-        self.disk[len(self.disk) :] = bytes(slab.start - len(self.disk))
-        self.disk += prepared
-        release()
-
-    def finish(self, size: int) -> None:
-        self.finished = size
-
-
-class Fails(Memory):
-    def readinto_at(self, buffer: memoryview, offset: int) -> int:
-        if offset:
-            raise StoreError("reading fails")
-        return super().readinto_at(buffer, offset)
-
-
-CONTENT = b"".join(bytes([1 + number]) * SLAB_BYTES for number in range(12)) + b"end".ljust(512, b"\0")
-
-
-def copied(copy: Copying) -> Collected:
-    target = Collected()
-    copy.run(target)
-    return target
-
-
-@pytest.mark.parametrize("threads", [1, 2, 16, None])
-def test_slabs_reach_the_target_in_order(threads: int | None) -> None:
-    before = threading.active_count()
-    with planned(CONTENT) as disks:
-        target = copied(DiskCopy(disks, threads=threads))
-    assert target.finished == len(CONTENT)
-    assert target.disk == CONTENT
-    assert threading.active_count() == before
-
-
-@pytest.mark.parametrize("threads", [1, 16])
-def test_an_error_anywhere_ends_a_copy_and_all_of_its_threads(threads: int) -> None:
-    before = threading.active_count()
-    for fails_in in ("prepare", "take", "read"):
-        source = Fails(CONTENT) if fails_in == "read" else Memory(CONTENT)
-        target = Collected()
-        target.fails_in = fails_in
-        with planned(source) as disks, pytest.raises(StoreError, match="fails"):
-            DiskCopy(disks, threads=threads).run(target)
-        assert target.finished == -1
-        assert threading.active_count() == before
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_who_is_told_of_progress_may_end_the_copy(error: type[BaseException]) -> None:
-    def progress(done: int, size: int) -> None:
-        raise error("enough")
-
-    before = threading.active_count()
-    target = Collected()
-    with planned(CONTENT) as disks, pytest.raises(error, match="enough"):
-        DiskCopy(disks, progress=progress).run(target)
-    assert threading.active_count() == before
-
-
-def test_a_stream_is_copied_up_to_its_end() -> None:
-    """In parts of any size; its last sector is filled up."""
-    for length in (0, 1, 512, SLAB_BYTES - 1, SLAB_BYTES, SLAB_BYTES + 1, 3 * SLAB_BYTES):
-        copy = StreamCopy(Trickle(CONTENT[:length]))
-        target = copied(copy)
-        assert copy.size == target.finished == -(-length // 512) * 512
-        assert target.disk == CONTENT[:length].ljust(copy.size, b"\0")
-
-
-class Trickle:
-    """A file that gives a part of what it is asked for, and fails at its end if it should."""
-
-    def __init__(self, data: bytes, error: OSError | None = None) -> None:
-        self._data = memoryview(data)
-        self._error = error
-
-    def readinto(self, buffer: memoryview) -> int:
-        if self._error is not None and not self._data:
-            raise self._error
-        count = min(len(buffer), len(self._data), 1_000_000)
-        buffer[:count] = self._data[:count]
-        self._data = self._data[count:]
-        return count
-
-
-def test_a_stream_that_cannot_be_read_on_is_an_error() -> None:
-    for length in (0, 100, SLAB_BYTES):
-        broken = Trickle(bytes(length), OSError(5, "Input/output error"))
-        with pytest.raises(StoreError, match="Could not read the source: Input/output error"):
-            copied(StreamCopy(broken))
-
-
-def test_a_pipe_that_does_not_wait_is_waited_for() -> None:
-    """Whoever has the other end of standard input may have made it so; nothing is no end."""
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-
-    def write() -> None:
-        for part in (b"a" * 512, b"b" * 512):
-            waiting.wait(0.05)
-            os.write(writing, part)
-        os.close(writing)
-
-    waiting = threading.Event()
-    writer = threading.Thread(target=write)
-    with open(reading, "rb", buffering=0) as file:
-        writer.start()
-        assert copied(StreamCopy(file)).disk == b"a" * 512 + b"b" * 512
-    writer.join()
-
-
-def test_a_stream_has_no_slab_that_is_yet_to_be_read() -> None:
-    slab = Slab(0, 512, [Piece(0, 512, None, 0, -1)], ())
-    with pytest.raises(AssertionError):
-        StreamCopy(Trickle(b"")).read(slab, memoryview(bytearray(512)))
-
-
-def test_buffers_are_used_again_and_nobody_waits_for_one_for_ever() -> None:
-    buffers = Buffers(2)
-    first, second = buffers.take(), buffers.take()
-    assert first is not second and len(first) == len(second) == SLAB_BYTES
-    got: list[memoryview] = []
-    waiting = threading.Thread(target=lambda: got.append(buffers.take()))
-    waiting.start()
-    buffers.give(first)
-    waiting.join(20)
-    assert got[0] is first
-    outcome: list[bool] = []
-
-    def wait() -> None:
-        try:
-            buffers.take()
-        except Closed:
-            outcome.append(True)
-
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    buffers.close()
-    waiting.join(20)
-    assert outcome == [True]

@@ -219,18 +219,6 @@ def test_other_formats_are_not_taken_for_raw(offset: int, signature: bytes, name
         qcow2c.open(overlay(b"x").build(), backing=start)
 
 
-def test_formats_are_detected_by_their_first_bytes() -> None:
-    assert detect_format(Memory(Builder().build())) == "qcow2"
-    assert detect_format(Memory(b"")) == "raw"
-
-
-def test_the_public_names_resolve_and_others_do_not() -> None:
-    assert qcow2c.Image.__name__ == "Image"
-    assert issubclass(qcow2c.Qcow2Error, Exception)
-    with pytest.raises(AttributeError, match="nothing"):
-        qcow2c.nothing  # noqa: B018
-
-
 def test_a_data_file_is_found_where_qemu_would_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "disks").mkdir()

@@ -8,19 +8,11 @@ from dataclasses import replace
 import pytest
 
 from qcow2c import structs
-from qcow2c.errors import CorruptMetadata, LimitExceeded, Span, UnsupportedFeature
+from qcow2c.errors import Span, UnsupportedFeature
 from qcow2c.format import layout, rules
-from qcow2c.format.findings import Finding, Severity, raise_first
+from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.header import Header
 from qcow2c.format.records import BitmapRecord, SnapshotRecord
-from qcow2c.format.table_rules import (
-    BITMAP_TABLE_RULES,
-    L1_RULES,
-    REFCOUNT_TABLE_RULES,
-    broken_rules,
-    l2_rules,
-    suspects,
-)
 from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType, Limit
 from tests.building import Builder, extension
@@ -176,15 +168,6 @@ def test_unknown_features_are_called_by_their_name() -> None:
     assert found.error is UnsupportedFeature
 
 
-def test_the_first_severe_finding_is_raised_and_the_others_returned() -> None:
-    notes = [Finding("a", NOTE, "a"), Finding("b", ERROR, "b", Span(1, 2), "Header", LimitExceeded)]
-    assert raise_first(notes[:1], ERROR) == notes[:1]
-    assert raise_first(notes, FATAL) == notes
-    with pytest.raises(LimitExceeded, match="b") as caught:
-        raise_first(notes, ERROR)
-    assert caught.value.where == Span(1, 2) and caught.value.spec == "Header"
-
-
 HEADER = Header.load(Memory(Builder(cluster_bits=12).build()))
 SNAPSHOT = SnapshotRecord(Span(0, 64), 4096, 1, b"1", b"name", 1, 2, 3, 0, 1 << 20, None, bytes(16))
 BITMAP = BitmapRecord(Span(0, 32), 4096, 1, 0, 1, 16, b"name", b"")
@@ -239,32 +222,3 @@ def test_a_bitmap_too_small_for_the_disk_is_told() -> None:
 def test_neighbours_that_share_bytes_overlap() -> None:
     spans = [("a", Span(0, 10)), ("b", Span(9, 1)), ("c", Span(10, 5))]
     assert list(rules.overlap(spans)) == [("a", "b", Span(9, 1))]
-
-
-@pytest.mark.parametrize("table", [L1_RULES, REFCOUNT_TABLE_RULES, BITMAP_TABLE_RULES, l2_rules(HEADER.geometry)])
-def test_a_table_is_passed_at_a_glance_where_no_rule_can_be_broken(table: tuple[object, ...]) -> None:
-    assert suspects(table, 1 << 12, HEADER.geometry) == ()  # type: ignore[arg-type]
-    assert list(broken_rules(table, 1 << 12, 0, HEADER.geometry)) == []  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("table", "entry", "rule"),
-    [
-        (L1_RULES, 1, "l1.reserved"),
-        (L1_RULES, 512, "l1.misaligned"),
-        (REFCOUNT_TABLE_RULES, 1, "refcount_table.reserved"),
-        (REFCOUNT_TABLE_RULES, 512, "refcount_table.misaligned"),
-        (BITMAP_TABLE_RULES, 2, "bitmap_table.reserved"),
-        (BITMAP_TABLE_RULES, 4097, "bitmap_table.reserved"),
-        (BITMAP_TABLE_RULES, 512, "bitmap_table.misaligned"),
-    ],
-)
-def test_each_entry_rule_is_broken_by_its_entry(table: tuple[object, ...], entry: int, rule: str) -> None:
-    assert [found.rule for found in broken_rules(table, entry, 0, HEADER.geometry)] == [rule]  # type: ignore[arg-type]
-    assert rule in [found.rule for found in suspects(table, entry, HEADER.geometry)]  # type: ignore[arg-type]
-
-
-def test_errors_say_where_in_words() -> None:
-    error = CorruptMetadata("wrong", where=Span(16, 8), guest=Span(4096, 1))
-    assert str(error) == "wrong (file bytes 0x10..0x17, guest bytes 0x1000..0x1000)"
-    assert str(CorruptMetadata("wrong")) == "wrong"

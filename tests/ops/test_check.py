@@ -10,10 +10,8 @@ import qcow2c
 from qcow2c import structs
 from qcow2c.errors import CorruptMetadata, NotQcow2
 from qcow2c.format import layout
-from qcow2c.format.header import Header
 from qcow2c.references.check_result import Mismatch
-from qcow2c.references.walk import ACTIVE, Owner, Walk
-from qcow2c.storage.sources import LocalFile, Memory
+from qcow2c.references.walk import Owner
 from qcow2c.structs import ExtensionType
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, Builder, deflate, extension
 
@@ -203,27 +201,7 @@ def test_snapshots_share_clusters_cleanly() -> None:
 
 def with_bitmap(entry: int, **changes: int) -> Builder:
     builder = good()
-    builder.fields["autoclear_features"] = 1
-    table = builder.put(entry.to_bytes(8, "big"))
-    header = {
-        "bitmap_table_offset": table,
-        "bitmap_table_size": 1,
-        "flags": 0,
-        "type": 1,
-        "granularity_bits": 16,
-        "name_size": 1,
-        "extra_data_size": 0,
-        **changes,
-    }
-    record = structs.BITMAP_DIRECTORY_RECORD.build({"header": header, "extra_data": b"", "name": b"b"})
-    record += bytes(-len(record) % 8)
-    fields = {
-        "nb_bitmaps": 1,
-        "reserved": 0,
-        "bitmap_directory_size": len(record),
-        "bitmap_directory_offset": builder.put(record),
-    }
-    builder.extensions.append(extension(ExtensionType.BITMAPS, structs.BITMAPS_EXTENSION.build(fields)))
+    builder.one_bitmap(entry, **changes)
     return builder
 
 
@@ -267,46 +245,3 @@ def test_an_image_that_cannot_be_believed_is_an_error() -> None:
     builder.fields["l1_table_offset"] = 77
     with pytest.raises(CorruptMetadata):
         qcow2c.check(builder.build())
-
-
-def test_the_walk_names_every_owner() -> None:
-    builder = with_bitmap(0)
-    builder.snapshot(b"a")
-    builder.data(100, b"new")
-    store = Memory(builder.build())
-    walk = Walk(store, Header.load(store))
-    owners = {references.owner for references in walk if len(references.offsets)}
-    assert owners == {
-        Owner.HEADER,
-        Owner.L1_TABLE,
-        Owner.SNAPSHOT_L1_TABLE,
-        Owner.SNAPSHOT_TABLE,
-        Owner.REFCOUNT_TABLE,
-        Owner.REFCOUNT_BLOCK,
-        Owner.BITMAP_DIRECTORY,
-        Owner.BITMAP_TABLE,
-        Owner.L2_TABLE,
-        Owner.SNAPSHOT_L2_TABLE,
-        Owner.DATA,
-        Owner.COMPRESSED,
-        Owner.SNAPSHOT_DATA,
-        Owner.SNAPSHOT_COMPRESSED,
-    }
-    assert [state.index for state in walk.states()] == [ACTIVE, 0]
-
-
-def test_l2_tables_in_holes_of_the_file_are_not_read(tmp_path: Path) -> None:
-    builder = Builder(1 << 40, cluster_bits=16)
-    builder.data(0, b"x")
-    base = builder.end + (100 << 16)
-    for index in range(1, 500):
-        builder.l1[index] = base + index * 65536
-    path = tmp_path / "sparse"
-    path.write_bytes(builder.build())
-    with path.open("r+b") as file:
-        file.truncate(base + 600 * 65536)
-    store = LocalFile(path)
-    walk = Walk(store, Header.load(store))
-    assert len(walk.l2_tables().offsets) == 500
-    assert len(walk.stored_tables().offsets) == 1
-    store.close()
