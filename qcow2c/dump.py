@@ -7,13 +7,11 @@ goes on. It opens one file, reads it in pieces of bounded size, and prints nothi
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 from qcow2c.errors import (
     ChainError,
@@ -363,20 +361,3 @@ def _bounded(header: Header) -> Header:
         nb_snapshots=min(header.nb_snapshots, Limit.SNAPSHOTS),
         refcount_table_clusters=min(header.refcount_table_clusters, Limit.REFCOUNT_TABLE_BYTES >> header.cluster_bits),
     )
-
-
-class _CallableModule(ModuleType):
-    """Importing this module puts it where the public function `qcow2c.dump` was: so it answers to the same call."""
-
-    def __call__(
-        self,
-        source: Source | Store,
-        sections: Iterable[str] | None = None,
-        *,
-        verify: bool = False,
-        share: bool = False,
-    ) -> Dump:
-        return dump(source, sections, verify=verify, share=share)
-
-
-sys.modules[__name__].__class__ = _CallableModule
