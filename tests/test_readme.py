@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
@@ -148,6 +149,12 @@ def test_files_and_headings_that_a_document_points_to_exist(document: Path) -> N
         target = document.parent / link if link else document
         assert target.exists(), link
         assert not heading or heading in anchors(target), f"{link}#{heading}"
+
+
+def test_the_hooks_before_a_commit_are_those_of_the_makefile() -> None:
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [hook["entry"] for hook in local["hooks"]] == ["make lint", "make types"]
+    assert {"lint", "types"} <= makefile_targets()
 
 
 def test_the_console_script_names_a_function() -> None:
