@@ -293,7 +293,7 @@ class Engine:
         except BaseException:
             self.allocator.abandon_bytes(at, len(packed))
             raise
-        self.mapping.pack(table, guest_offset, at, len(packed))
+        self.mapping.point_compressed(table, guest_offset, at, len(packed))
 
     # --- what is not guest data ---
 

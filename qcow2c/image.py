@@ -36,8 +36,8 @@ class Image(PositionedFile):
     It is read-only unless it was opened with "r+"; then what is written is durable after `flush` or `close`, and lower
     layers and snapshots are never changed.
 
-    `size()` is the virtual disk size in bytes. `read`, `readinto`, `seek` and `tell` share one position, as with any
-    file; `pread`, `pwrite` and the like have none, and may be called from several threads.
+    `size()` is the virtual disk size in bytes: a method, as of `mmap.mmap`; fsspec and dissect have an attribute.
+    `read`, `readinto`, `seek` and `tell` share one position, as with any file; `pread`, `pwrite` and others have none.
     """
 
     def __init__(

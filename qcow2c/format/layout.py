@@ -29,7 +29,7 @@ class Field(NamedTuple):
     """One field: `offset` and `size` in bytes from the start of its structure.
 
     `names` maps the values of an enumeration to their names; `schema` is set where the field is a structure or an
-    array itself. `doc` is a `structs.Doc`.
+    array itself. `doc` is a `schema.Doc`.
     """
 
     name: str

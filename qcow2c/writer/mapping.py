@@ -201,7 +201,7 @@ class Mapping:
         for entry in replaced:
             self.release(entry)
 
-    def pack(self, table: Table, guest_offset: int, host_offset: int, length: int) -> None:
+    def point_compressed(self, table: Table, guest_offset: int, host_offset: int, length: int) -> None:
         """Let the entry of a guest cluster name compressed data, and release what it named."""
         index, replaced = self.index(guest_offset), self.entry(table, guest_offset)
         table.set(index * self._words, compressed_entry(host_offset, length, self._geometry))
