@@ -30,7 +30,7 @@ from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import ACTIVE, BATCH_BYTES, L2Batch, L2Tables, State, Walk, distinct_tables
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer
 from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, SECTOR_SIZE, Limit, Version
 from qcow2c.writer.header_update import change_header
@@ -50,18 +50,13 @@ def changing(source: Source | Store, *, trust: bool = False) -> Iterator[Success
 
     Backing files and data files are not opened. Raises as `qcow2c.open` with "r+".
     """
-    store = open_store(source, writable=True)
-    try:
-        store.lock(Use.WRITABLE_IMAGE)
+    with opened(source, Use.WRITABLE_IMAGE) as store:
         header = Header.load(store)
         raise_first(rules.header_findings(header), Severity.ERROR)
         snapshots = read_snapshots(store, header)
         if snapshots.broken is not None:
             raise_first([snapshots.broken], Severity.ERROR)
         yield Successor(Medium(store), header, snapshots, (trusted if trust else admit)(store, header, snapshots))
-    finally:
-        if store is not source:
-            store.close()
 
 
 class Successor:

@@ -23,7 +23,7 @@ from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage
 from qcow2c.storage.gate import Gate, GateRequest, full_name, gate_for
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import Limit
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def open_image(
         raise UsageError(f'on_error={on_error!r} is neither "raise" nor "zero"')
     with ExitStack() as stack:
         opener = _Opener(gate_for(gate), Salvage() if on_error == "zero" else None, stack, share=share)
-        store = opener.open_store(source, writable=writable)
-        opener.lock(store, Use.WRITABLE_IMAGE if writable else Use.IMAGE)
+        use = Use.WRITABLE_IMAGE if writable else Use.of_reader(share=share)
+        store = stack.enter_context(opened(source, use))
         header, notices, table = opener.load(store)
         below = opener.below(store, header, backing, data_file, (store,), writable=writable)
         engine = _engine(store, header, table, below, trust=trust) if writable else None
@@ -122,12 +122,6 @@ class _Opener:
         self._stack = stack
         self._refused_from = Severity.FATAL if salvage is not None else Severity.ERROR
 
-    def open_store(self, source: Source | Store, *, writable: bool = False) -> Store:
-        store = open_store(source, writable=writable)
-        if store is not source:
-            self._stack.callback(store.close)
-        return store
-
     def lock(self, store: Store, use: Use) -> None:
         """Exclude other programs, unless the file is to be shared with them. Raises ImageLocked."""
         store.lock(Use.SHARED if self._share else use)
@@ -170,7 +164,7 @@ class _Opener:
             if not header.data_file:
                 raise UsageError(f"{store.name!r} does not name its external data file: give it (data_file=)")
             data_file = self._named_data_file(store, header, header.data_file)
-        data_store = self.open_store(data_file, writable=writable)
+        data_store = self._stack.enter_context(opened(data_file, writable=writable))
         if data_store.identity() == store.identity():
             raise ChainError(f"{store.name!r} names itself as its external data file")
         self.lock(data_store, Use.WRITABLE_DATA_FILE if writable else Use.DATA_FILE)
@@ -196,7 +190,7 @@ class _Opener:
             if not header.backing_file:
                 return None
             backing = named_file(header, store, self._gate, "backing file", header.backing_file)
-        below = self.open_store(backing)
+        below = self._stack.enter_context(opened(backing))
         if any(below.identity() == above.identity() for above in chain):
             raise ChainError(f"backing file {below.name!r} of {store.name!r} creates a loop")
         if len(chain) > Limit.BACKING_CHAIN_DEPTH:

@@ -14,7 +14,7 @@ from qcow2c.format.records import read_bitmaps, read_snapshots
 from qcow2c.references.check_result import CheckResult
 from qcow2c.references.small_check import proved_clean
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import SECTOR_SIZE, Limit
 
 _REFUSED = ("header.crypt_method", "extension.bitmaps")
@@ -28,13 +28,8 @@ def check(source: Source | Store, *, share: bool = False) -> CheckResult:
     Raises NotQcow2, UnsupportedFeature, CorruptMetadata, LimitExceeded where the header cannot be believed, StoreError,
     ImageLocked.
     """
-    store = open_store(source)
-    try:
-        store.lock(Use.of_reader(share=share))
+    with opened(source, Use.of_reader(share=share)) as store:
         return _check(store)
-    finally:
-        if store is not source:
-            store.close()
 
 
 def _check(store: Store) -> CheckResult:

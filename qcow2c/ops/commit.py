@@ -30,7 +30,7 @@ from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
 from qcow2c.storage.gate import Gate, full_name
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Memory, Store, open_store
+from qcow2c.storage.sources import Memory, Store, opened
 from qcow2c.structs import SECTOR_SIZE
 
 FileName = str | os.PathLike[str]
@@ -132,9 +132,7 @@ def open_chain(
 
     `name` is what errors call the image.
     """
-    top = open_store(path, writable=True)
-    try:
-        top.lock(Use.WRITABLE_IMAGE)
+    with opened(path, Use.WRITABLE_IMAGE) as top:
         found = image_format or detect_format(top)
         if found not in ("qcow2", "raw"):
             raise UnsupportedFeature(f"image {top.name!r} has format {found!r}, not qcow2 or raw")
@@ -147,8 +145,6 @@ def open_chain(
                 if image.header.external_data and not image.header.data_file_raw and not len(image.snapshots):
                     own = image.layer.data_store.path
         yield Chain(name or top.name, top, links, gate, data_file, own)
-    finally:
-        top.close()
 
 
 def _links(layer: Layer, *, named: bool) -> Iterator[Link]:
@@ -231,10 +227,7 @@ def _own_data_file(chain: Chain, stack: ExitStack) -> Store | None:
     """Open the data file of the top image for writing, where nothing but its active disk uses it."""
     if chain.own_data_file is None:
         return None
-    store = open_store(chain.own_data_file, writable=True)
-    stack.callback(store.close)
-    store.lock(Use.WRITABLE_DATA_FILE)
-    return store
+    return stack.enter_context(opened(chain.own_data_file, Use.WRITABLE_DATA_FILE))
 
 
 def _disk(chain: Chain, depth: int, data_store: Store | None, stack: ExitStack) -> Disk:

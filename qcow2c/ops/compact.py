@@ -23,7 +23,7 @@ from qcow2c.references.admission import admit
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, replacement
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer
 from qcow2c.structs import CryptMethod
 
@@ -66,17 +66,12 @@ def compact(
     """
     if isinstance(target, str | os.PathLike) and os.path.lexists(target):
         raise UsageError(f"{os.fsdecode(target)!r} exists already: a compact copy is a new file")
-    store = open_store(source)
-    try:
-        store.lock(Use.IMAGE)
+    with opened(source, Use.IMAGE) as store:
         made = _compaction(store, compress, compression_level, progress)
         if target is None:
             return _report(store, made, made.write(_Nowhere()))
         with complete_file(target, Use.WRITABLE_IMAGE) as file:
             return _report(store, made, made.write(file))
-    finally:
-        if store is not source:
-            store.close()
 
 
 def compact_in_place(

@@ -15,7 +15,7 @@ from qcow2c.format.detection import detect_format
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import Header
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
 
 if TYPE_CHECKING:
@@ -100,14 +100,10 @@ def info(
     Raises NotQcow2, UnsupportedFeature, CorruptMetadata, StoreError, ImageLocked; with `backing_chain` GateRefused,
     ChainError.
     """
-    store = open_store(source)
-    try:
-        use = Use.of_reader(share=share)
+    use = Use.of_reader(share=share)
+    with opened(source) as store:
         top, header = _describe(store, store.name, image_format, use)
         return [top, *_below(store, top, header, gate, use)] if backing_chain else top
-    finally:
-        if store is not source:
-            store.close()
 
 
 def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, use: Use) -> Iterator[Facts]:
@@ -119,8 +115,7 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, 
     seen, path = {store.identity()}, store.path
     while header is not None and "backing-filename" in facts:
         request = GateRequest("backing file", os.fsdecode(_c_string(header.backing_file)), Path(path) if path else None)
-        below = open_store(gate_for(gate)(request))
-        try:
+        with opened(gate_for(gate)(request)) as below:
             if below.identity() in seen:
                 raise ChainError(f"Backing file {below.name!r} creates an infinite loop")
             if len(seen) > Limit.BACKING_CHAIN_DEPTH:
@@ -129,8 +124,6 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, 
             seen.add(below.identity())
             name, path = facts["full-backing-filename"], below.path
             facts, header = _describe(below, name, facts.get("backing-filename-format"), use)
-        finally:
-            below.close()
         yield facts
 
 

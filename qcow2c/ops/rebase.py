@@ -23,7 +23,7 @@ from qcow2c.layers.layer import RawLayer
 from qcow2c.storage.gate import Gate, GateRequest, any_file
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
-from qcow2c.storage.sources import Memory, Source, Store, open_store
+from qcow2c.storage.sources import Memory, Source, Store, opened
 from qcow2c.structs import AUTOCLEAR_FEATURES, ExtensionType, Limit, Version
 from qcow2c.writer.header_update import change_header
 
@@ -113,8 +113,7 @@ def open_overlay(
 
     Raises as `open_image` with "r+"; if `unsafe`, refcounts are not looked at, because no cluster is given out.
     """
-    store = open_store(source, writable=True)
-    try:
+    with opened(source, writable=True) as store:
         found = image_format or detect_format(store)
         if found == "raw":
             store.lock(Use.WRITABLE_IMAGE)
@@ -134,9 +133,6 @@ def open_overlay(
 
             with open_image(store, "r+", gate=gate, backing=backing, data_file=data_file) as image:
                 yield Overlay(store, image.header, image)
-    finally:
-        if store is not source:
-            store.close()
 
 
 def rebase_overlay(

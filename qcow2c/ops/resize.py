@@ -23,7 +23,7 @@ from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.preallocation import Preallocation, extend
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import SECTOR_SIZE
 
 __all__ = ["resize"]
@@ -153,8 +153,7 @@ def open_resizable(
     trust: bool = False,
 ) -> Iterator[Resizable]:
     """Open an image of a given or detected format for writing, alone. Raises as `open_image`."""
-    store = open_store(source, writable=True)
-    try:
+    with opened(source, writable=True) as store:
         found = image_format or detect_format(store)
         if found == "raw":
             store.lock(Use.WRITABLE_IMAGE)
@@ -166,6 +165,3 @@ def open_resizable(
                 yield _Qcow2(image)
         else:
             raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
-    finally:
-        if store is not source:
-            store.close()
