@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
 from qcow2c.format import rules
 from qcow2c.format.detection import detect_format
-from qcow2c.format.findings import Finding, Severity, raise_first
+from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
-from qcow2c.format.records import SnapshotTable, read_snapshots
+from qcow2c.format.loaded_image import LoadedImage, load_image
 from qcow2c.image import Image
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
@@ -69,14 +69,17 @@ def open_image(
         opener = _Opener(gate_for(gate), Salvage() if on_error == "zero" else None, stack, share=share)
         use = Use.WRITABLE_IMAGE if writable else Use.of_reader(share=share)
         store = stack.enter_context(opened(source, use))
-        header, notices, table = opener.load(store)
-        below = opener.below(store, header, backing, data_file, (store,), writable=writable)
-        engine = _engine(store, header, table, below, trust=trust) if writable else None
-        layer = engine or _reader(store, header, below)
-        image = Image(
-            layer, name=store.name, opened=stack.pop_all(), notices=notices, snapshots=table.records, engine=engine
+        loaded = load_image(store, opener.refused_from)
+        below = opener.below(store, loaded.header, backing, data_file, (store,), writable=writable)
+        engine = _engine(store, loaded, below, trust=trust) if writable else None
+        return Image(
+            engine or _reader(store, loaded.header, below),
+            name=store.name,
+            opened=stack.pop_all(),
+            notices=loaded.notices,
+            snapshots=loaded.snapshots.records,
+            engine=engine,
         )
-    return image
 
 
 def backing_format(header: Header, store: Store) -> str:
@@ -102,12 +105,13 @@ def _reader(store: Store, header: Header, below: dict[str, Any]) -> Reader:
     return Reader.of_state(store, header, header.l1_table_offset, header.l1_size, header.size, **below)
 
 
-def _engine(store: Store, header: Header, table: SnapshotTable, below: dict[str, Any], *, trust: bool) -> Engine:
+def _engine(store: Store, loaded: LoadedImage, below: dict[str, Any], *, trust: bool) -> Engine:
     """Return the layer of an image that may be written. Raises CorruptMetadata, MissingKey."""
     from qcow2c.engine import Engine
     from qcow2c.references.admission import admit, trusted  # Late: readers do without what writers need.
 
-    admission = (trusted if trust else admit)(store, header, table)
+    header = loaded.header
+    admission = (trusted if trust else admit)(store, header, loaded.snapshots)
     state = header.l1_table_offset, header.l1_size, header.size
     return Engine.of_state(store, header, *state, **below, admission=admission)
 
@@ -120,20 +124,11 @@ class _Opener:
         self._share = share
         self._salvage = salvage
         self._stack = stack
-        self._refused_from = Severity.FATAL if salvage is not None else Severity.ERROR
+        self.refused_from = Severity.FATAL if salvage is not None else Severity.ERROR
 
     def lock(self, store: Store, use: Use) -> None:
         """Exclude other programs, unless the file is to be shared with them. Raises ImageLocked."""
         store.lock(Use.SHARED if self._share else use)
-
-    def load(self, store: Store) -> tuple[Header, tuple[Finding, ...], SnapshotTable]:
-        """Return the header and the snapshot table, judged, and what the rules tolerate."""
-        header = Header.load(store)
-        notices = raise_first(rules.header_findings(header), self._refused_from)
-        table = read_snapshots(store, header)
-        if table.broken is not None:
-            notices += raise_first([table.broken], self._refused_from)
-        return header, tuple(notices), table
 
     def below(
         self,
@@ -205,7 +200,7 @@ class _Opener:
             raise UnsupportedFeature(f"backing file {store.name!r} has format {image_format!r}, not qcow2 or raw")
         self.lock(store, Use.IMAGE)
         try:
-            header, _notices, _table = self.load(store)
+            header = load_image(store, self.refused_from).header
         except Qcow2Error as exc:
             exc.message = f"backing file {store.name!r}: {exc.message}"
             raise

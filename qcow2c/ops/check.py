@@ -7,9 +7,8 @@ counted by `references/full_check.py`.
 from __future__ import annotations
 
 from qcow2c.errors import LimitExceeded
-from qcow2c.format import rules
-from qcow2c.format.findings import Severity, raise_first
-from qcow2c.format.header import Header
+from qcow2c.format.findings import Severity
+from qcow2c.format.loaded_image import load_header
 from qcow2c.format.records import read_bitmaps, read_snapshots
 from qcow2c.references.check_result import CheckResult
 from qcow2c.references.small_check import proved_clean
@@ -33,8 +32,7 @@ def check(source: Source | Store, *, share: bool = False) -> CheckResult:
 
 
 def _check(store: Store) -> CheckResult:
-    header = Header.load(store)
-    raise_first(rules.header_findings(header), Severity.FATAL, _REFUSED)
+    header, _notices = load_header(store, Severity.FATAL, _REFUSED)
     result = CheckResult(filename=store.name)
     snapshots, bitmaps = read_snapshots(store, header), read_bitmaps(store, header)
     if snapshots.broken is not None:

@@ -22,9 +22,9 @@ from qcow2c.copy.transfer import DiskCopy, Progress
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import PRESENT, Columns, DiskMap
 from qcow2c.disk.opening import open_image
-from qcow2c.errors import ChainError, CorruptMetadata, MissingKey, UnsupportedFeature, UsageError
+from qcow2c.errors import ChainError, MissingKey, UnsupportedFeature, UsageError
 from qcow2c.format.detection import detect_format
-from qcow2c.format.header import field_span
+from qcow2c.format.loaded_image import require_not_corrupt
 from qcow2c.image import Image
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
@@ -140,7 +140,7 @@ def open_chain(
         own = None
         if found == "qcow2":
             with open_image(top, backing=backing, data_file=data_file, gate=gate, share=True) as image:
-                _require_sound(image)
+                require_not_corrupt(image.header)
                 links = tuple(_links(image.layer, named=backing is None))
                 if image.header.external_data and not image.header.data_file_raw and not len(image.snapshots):
                     own = image.layer.data_store.path
@@ -155,13 +155,6 @@ def _links(layer: Layer, *, named: bool) -> Iterator[Link]:
         path = below.store.path or below.store.name
         yield Link(path, image_format, layer.store.name, stored, not layer.header.backing_format)
         layer, named = below, True
-
-
-def _require_sound(image: Image) -> None:
-    """Raise CorruptMetadata for an image that must not be written, as QEMU, even where it is only read."""
-    if image.header.corrupt:
-        message = "the image is marked corrupt, so that it must not be written: run check -r first"
-        raise CorruptMetadata(message, where=field_span("incompatible_features"), spec="Header")
 
 
 def _names(wanted: str, link: Link) -> bool:

@@ -14,6 +14,7 @@ from qcow2c.format import rules
 from qcow2c.format.detection import detect_format
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import Header
+from qcow2c.format.loaded_image import load_header
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
@@ -137,8 +138,7 @@ def _describe(store: Store, name: str, image_format: str | None, use: Use) -> tu
     if image_format != "qcow2":
         raise UnsupportedFeature(f"image {store.name!r} has format {image_format!r}, not qcow2 or raw")
     store.lock(use)
-    header = Header.load(store)
-    raise_first(rules.header_findings(header), Severity.FATAL, _REFUSED)
+    header, _notices = load_header(store, Severity.FATAL, _REFUSED)
     return _qcow2_facts(store, name, header), header
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qcow2c.errors import ChainError, CorruptMetadata, Qcow2Error, UnsupportedFeature, UsageError
-from qcow2c.format import layout, rules
+from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
+from qcow2c.format import layout
 from qcow2c.format.detection import detect_format
-from qcow2c.format.findings import Severity, raise_first
-from qcow2c.format.header import Header, field_span
+from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, changed_header, with_extension
+from qcow2c.format.loaded_image import load_header, require_not_corrupt
 from qcow2c.layers.layer import RawLayer
 from qcow2c.storage.gate import Gate, GateRequest, any_file
 from qcow2c.storage.locks import Use
@@ -122,11 +122,8 @@ def open_overlay(
             raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2")
         elif unsafe:
             store.lock(Use.WRITABLE_IMAGE)
-            header = Header.load(store)
-            raise_first(rules.header_findings(header), Severity.ERROR)
-            if header.corrupt:
-                message = "the image is marked corrupt, so that it must not be written: run check -r first"
-                raise CorruptMetadata(message, where=field_span("incompatible_features"), spec="Header")
+            header, _notices = load_header(store)
+            require_not_corrupt(header)
             yield Overlay(store, header)
         else:
             from qcow2c.disk.opening import open_image

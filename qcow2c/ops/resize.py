@@ -14,10 +14,9 @@ from qcow2c.atomic.header_growth import grow_by_header
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.opening import Backing, open_image
 from qcow2c.errors import UnsupportedFeature, UsageError
-from qcow2c.format import rules
 from qcow2c.format.detection import detect_format
-from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import Header
+from qcow2c.format.loaded_image import load_header
 from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
@@ -137,8 +136,7 @@ def require_wanted(disk: Resizable, size: int, *, shrink: bool, preallocation: s
 def _alone(store: Store) -> Header | None:
     """Lock an image, and return its header if it has no other files. Raises as `open_image`."""
     store.lock(Use.WRITABLE_IMAGE)
-    header = Header.load(store)
-    raise_first(rules.header_findings(header), Severity.ERROR)
+    header, _notices = load_header(store)
     return None if header.backing_file or header.external_data else header
 
 
