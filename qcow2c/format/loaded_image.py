@@ -1,6 +1,6 @@
-"""A loaded image: its header and its snapshot table, read and believed. Work on a sound image begins here.
+"""A loaded image: its header, its snapshot table and its bitmaps' records, read and believed, or refused.
 
-What looks at damage, too (check, repair, dump) reads the parts one by one. Reads only, and follows no other reference.
+What looks at damage, too (check, repair, dump), reads them unjudged: see `records.py`. Writes nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qcow2c.format.header import Header, field_span
 from qcow2c.storage.store import Store
 
 if TYPE_CHECKING:
-    from qcow2c.format.records import SnapshotTable
+    from qcow2c.format.records import BitmapRecord, SnapshotTable
 
 
 class LoadedImage(NamedTuple):
@@ -29,16 +29,10 @@ class LoadedImage(NamedTuple):
 def load_image(store: Store, refused_from: Severity = Severity.ERROR) -> LoadedImage:
     """Return an image whose header breaks no rule that is so severe, and whose snapshot table can be read.
 
-    Raises as `load_header`, and CorruptMetadata, LimitExceeded for the snapshot table.
-    Spec: "Header", "Snapshots".
+    Raises as `load_header` and `load_snapshots`.
     """
-    from qcow2c.format.records import read_snapshots  # Late: a header is judged without it.
-
     header, notices = load_header(store, refused_from)
-    snapshots = read_snapshots(store, header)
-    if snapshots.broken is not None:
-        raise snapshots.broken.exception()
-    return LoadedImage(header, snapshots, notices)
+    return LoadedImage(header, load_snapshots(store, header), notices)
 
 
 def load_header(
@@ -51,6 +45,31 @@ def load_header(
     """
     header = Header.load(store)
     return header, tuple(raise_first(rules.header_findings(header), refused_from, also))
+
+
+def load_snapshots(store: Store, header: Header) -> SnapshotTable:
+    """Return a snapshot table that is whole. Raises CorruptMetadata, LimitExceeded, StoreError. Spec: "Snapshots"."""
+    from qcow2c.format.records import read_snapshots  # Late: a header is judged without it.
+
+    table = read_snapshots(store, header)
+    if table.broken is not None:
+        raise table.broken.exception()
+    return table
+
+
+def load_bitmap_records(store: Store, header: Header) -> tuple[BitmapRecord, ...]:
+    """Return the records of all bitmaps: as for QEMU, none can be used where one breaks a rule.
+
+    Raises CorruptMetadata, StoreError. Spec: "Bitmap directory".
+    """
+    from qcow2c.format.records import read_bitmaps
+
+    directory = read_bitmaps(store, header)
+    if directory.broken is not None:
+        raise directory.broken.exception()
+    for record in directory.records:
+        raise_first(rules.bitmap_findings(header, record), Severity.WARNING)
+    return directory.records
 
 
 def require_not_corrupt(header: Header) -> None:

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from qcow2c.errors import ChainError, UnsupportedFeature
-from qcow2c.format import rules
 from qcow2c.format.detection import detect_format
-from qcow2c.format.findings import Severity, raise_first
+from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
-from qcow2c.format.loaded_image import load_header
+from qcow2c.format.loaded_image import load_bitmap_records, load_header, load_snapshots
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
@@ -237,12 +236,7 @@ def _encryption(store: Store, header: Header) -> Facts | None:
 def _snapshots(store: Store, header: Header) -> list[Facts]:
     if not header.nb_snapshots:
         return []
-    from qcow2c.format.records import read_snapshots
-
-    table = read_snapshots(store, header)
-    if table.broken is not None:
-        raise table.broken.exception()
-    return [_snapshot(record) for record in table.records]
+    return [_snapshot(record) for record in load_snapshots(store, header).records]
 
 
 def _snapshot(record: SnapshotRecord) -> Facts:
@@ -265,14 +259,8 @@ def _bitmaps(store: Store, header: Header) -> list[Facts]:
     """Return the bitmaps. Raises CorruptMetadata where one breaks a rule, as there is no answer then."""
     if header.bitmaps is None or not header.bitmaps_consistent:
         return []
-    from qcow2c.format.records import read_bitmaps
-
-    directory = read_bitmaps(store, header)
-    if directory.broken is not None:
-        raise directory.broken.exception()
     found = []
-    for record in directory.records:
-        raise_first(rules.bitmap_findings(header, record), Severity.WARNING)
+    for record in load_bitmap_records(store, header):
         flags = [name for name, is_set in (("in-use", record.in_use), ("auto", record.auto)) if is_set]
         facts = {"flags": flags, "name": _text(record.name), "granularity": 1 << record.granularity_bits}
         found.append(_ordered(facts, BITMAP_KEYS))
