@@ -44,7 +44,7 @@ from qcow2c.references.ownership import Use, extents
 from qcow2c.references.walk import Walk
 from qcow2c.storage import locks
 from qcow2c.storage.gate import GateRequest, gate_for
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import MAGIC, Limit
 
 SECTIONS = (
@@ -76,18 +76,15 @@ class Dump:
             if section not in SECTIONS:
                 raise UsageError(f"unknown section {section!r}, not one of {', '.join(SECTIONS)}")
         self.sections = [section for section in SECTIONS if section in chosen]
-        self.store = open_store(source)
-        self._owned = self.store is not source
         self._verify = verify
         self._summary: dict[str, list[Finding]] = {}
         self._counts: dict[str, int] = {}
         self.worst = Severity.NOTE
         """The gravest finding of all nodes that were walked so far."""
         with ExitStack() as stack:
-            stack.callback(self.close)
-            self.store.lock(locks.Use.of_reader(share=share))
+            self.store = stack.enter_context(opened(source, locks.Use.of_reader(share=share)))
             self._load()
-            stack.pop_all()
+            self._opened = stack.pop_all()
 
     def __repr__(self) -> str:
         return f"<Dump of {self.store.name!r}>"
@@ -100,8 +97,7 @@ class Dump:
 
     def close(self) -> None:
         """Close the file, if this dump opened it."""
-        if self._owned:
-            self.store.close()
+        self._opened.close()
 
     def _load(self) -> None:
         self.header: Header | None = None
@@ -317,8 +313,7 @@ def chain(path: str, gate: str) -> Iterator[Store]:
     seen: list[object] = []
     image, policy = path, gate_for(gate)
     while True:
-        store = open_store(image)
-        try:
+        with opened(image) as store:
             if store.identity() in seen:
                 raise ChainError(f"backing file {store.name!r} creates a loop")
             if len(seen) > Limit.BACKING_CHAIN_DEPTH:
@@ -334,8 +329,6 @@ def chain(path: str, gate: str) -> Iterator[Store]:
             if not name:
                 return
             image = os.fspath(policy(GateRequest("backing file", os.fsdecode(name), Path(store.name))))
-        finally:
-            store.close()
 
 
 def _has_geometry(header: Header) -> bool:

@@ -17,12 +17,12 @@ import numpy as np
 from qcow2c.atomic.free_space import FreeSpace
 from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta, block_of
 from qcow2c.errors import LimitExceeded
-from qcow2c.format import layout, rules, tables
-from qcow2c.format.findings import Severity, raise_first
+from qcow2c.format import layout, tables
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header, field_span
 from qcow2c.format.header_writer import Extensions, HeaderChange
-from qcow2c.format.records import SnapshotTable, read_snapshots
+from qcow2c.format.loaded_image import load_image
+from qcow2c.format.records import SnapshotTable
 from qcow2c.references.admission import Admission, admit, trusted
 from qcow2c.references.batches import batches
 from qcow2c.references.cluster_set import ClusterSet
@@ -30,7 +30,7 @@ from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import ACTIVE, BATCH_BYTES, L2Batch, L2Tables, State, Walk, distinct_tables
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer
 from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, SECTOR_SIZE, Limit, Version
 from qcow2c.writer.header_update import change_header
@@ -50,18 +50,9 @@ def changing(source: Source | Store, *, trust: bool = False) -> Iterator[Success
 
     Backing files and data files are not opened. Raises as `qcow2c.open` with "r+".
     """
-    store = open_store(source, writable=True)
-    try:
-        store.lock(Use.WRITABLE_IMAGE)
-        header = Header.load(store)
-        raise_first(rules.header_findings(header), Severity.ERROR)
-        snapshots = read_snapshots(store, header)
-        if snapshots.broken is not None:
-            raise_first([snapshots.broken], Severity.ERROR)
+    with opened(source, Use.WRITABLE_IMAGE) as store:
+        header, snapshots, _notices = load_image(store)
         yield Successor(Medium(store), header, snapshots, (trusted if trust else admit)(store, header, snapshots))
-    finally:
-        if store is not source:
-            store.close()
 
 
 class Successor:

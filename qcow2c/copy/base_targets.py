@@ -16,7 +16,7 @@ from qcow2c.disk.opening import open_image
 from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import SECTOR_SIZE
 
 
@@ -127,13 +127,8 @@ def open_base(source: Source | Store, image_format: str, gate: str | Gate) -> It
         with open_image(source, "r+", gate=gate) as image:
             yield ImageBase(image)
         return
-    store = open_store(source, writable=True)
-    try:
-        store.lock(Use.WRITABLE_IMAGE)
+    with opened(source, Use.WRITABLE_IMAGE) as store:
         yield RawBase(store)
-    finally:
-        if store is not source:
-            store.close()
 
 
 def _asked(slab: Slab) -> Iterator[tuple[int, int]]:

@@ -26,7 +26,7 @@ from qcow2c.storage.gate import Gate, any_file, gate_for
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, new_file
-from qcow2c.storage.sources import Store, open_store
+from qcow2c.storage.sources import Store, opened
 from qcow2c.structs import Version
 
 if TYPE_CHECKING:
@@ -81,16 +81,11 @@ def _to_raw(copy: Copying, target: Any, how: How, create: dict[str, Any]) -> Non
     wipe = how.existing and not how.target_is_zero
     copy.with_zeros, copy.top_only = wipe or not how.sparse_size, how.over_backing
     if how.existing:
-        store = open_store(target, writable=True)
-        try:
-            store.lock(Use.WRITABLE_DATA_FILE)
+        with opened(target, Use.WRITABLE_DATA_FILE) as store:
             if store.size() < copy.size:
                 raise UsageError("output file is smaller than input file")
             _without_writeback(store, how)
             copy.run(RawTarget(store, unit=how.sparse_size, wipe=wipe, durable=how.durable))
-        finally:
-            if store is not target:
-                store.close()
         return
     preallocation = create.get("preallocation", "off")
     require_raw_preallocation(preallocation)
@@ -157,16 +152,12 @@ def _to_pipe(
         # Nobody knows where bitmaps and compressed clusters lie before all is there.
         from tempfile import TemporaryFile
 
-        with TemporaryFile() as kept:
-            store = open_store(f"/proc/self/fd/{kept.fileno()}", writable=True)
-            try:
-                kept_how = replace(how, durable=False)
-                options, compress = _options(copy.size, create), _compressor(how, create)
-                _to_new_image(copy, store, kept_how, options, compress, bitmaps)
-                for start in range(0, store.size(), SLAB_BYTES):
-                    pipe.write(memoryview(store.pread(SLAB_BYTES, start)))
-            finally:
-                store.close()
+        with TemporaryFile() as kept, opened(f"/proc/self/fd/{kept.fileno()}", writable=True) as store:
+            kept_how = replace(how, durable=False)
+            options, compress = _options(copy.size, create), _compressor(how, create)
+            _to_new_image(copy, store, kept_how, options, compress, bitmaps)
+            for start in range(0, store.size(), SLAB_BYTES):
+                pipe.write(memoryview(store.pread(SLAB_BYTES, start)))
     else:
         raise UsageError("standard output takes a new image without backing file, data file or preallocation")
 

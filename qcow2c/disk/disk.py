@@ -16,7 +16,7 @@ from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 
 
 class Disk:
@@ -73,8 +73,7 @@ def open_disk(
     `snapshot` is the ID or, where no ID matches, the name of the internal snapshot to read. Raises UsageError where
     there is none, and UnsupportedFeature for other formats.
     """
-    store = open_store(source)
-    try:
+    with opened(source) as store:
         found = image_format or detect_format(store)
         if found == "raw":
             if snapshot is not None:
@@ -92,9 +91,6 @@ def open_disk(
                     yield Disk(_state(image, snapshot), store.name, image)
         else:
             raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
-    finally:
-        if store is not source:
-            store.close()
 
 
 def _state(image: Image, snapshot: str | SnapshotKey) -> Reader:

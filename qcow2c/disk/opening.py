@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
 from qcow2c.format import rules
 from qcow2c.format.detection import detect_format
-from qcow2c.format.findings import Finding, Severity, raise_first
+from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
-from qcow2c.format.records import SnapshotTable, read_snapshots
+from qcow2c.format.loaded_image import load_image
 from qcow2c.image import Image
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
@@ -26,7 +26,7 @@ from qcow2c.layers.state import active_state
 from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.gate import Gate, GateRequest, full_name, gate_for
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import Limit
 
 if TYPE_CHECKING:
@@ -70,15 +70,19 @@ def open_image(
         raise UsageError(f'on_error={on_error!r} is neither "raise" nor "zero"')
     with ExitStack() as stack:
         opener = _Opener(gate_for(gate), Salvage() if on_error == "zero" else None, stack, share=share)
-        store = opener.open_store(source, writable=writable)
-        opener.lock(store, Use.WRITABLE_IMAGE if writable else Use.IMAGE)
-        header, notices, table = opener.load(store)
-        reader = opener.reader(store, header, backing, data_file, (store,), writable=writable)
-        engine = _engine(reader, table, trust=trust) if writable else None
-        image = Image(
-            reader, name=store.name, opened=stack.pop_all(), notices=notices, snapshots=table.records, engine=engine
+        use = Use.WRITABLE_IMAGE if writable else Use.of_reader(share=share)
+        store = stack.enter_context(opened(source, use))
+        loaded = load_image(store, opener.refused_from)
+        reader = opener.reader(store, loaded.header, backing, data_file, (store,), writable=writable)
+        engine = _engine(reader, loaded, trust=trust) if writable else None
+        return Image(
+            reader,
+            name=store.name,
+            opened=stack.pop_all(),
+            notices=loaded.notices,
+            snapshots=loaded.snapshots.records,
+            engine=engine,
         )
-    return image
 
 
 def backing_format(header: Header, store: Store) -> str:
@@ -100,12 +104,12 @@ def named_file(header: Header, image: Store, gate: Gate, role: str, name: bytes)
     return shown if Path(shown) == Path(allowed) else allowed
 
 
-def _engine(reader: Reader, table: SnapshotTable, *, trust: bool) -> Engine:
+def _engine(reader: Reader, loaded: LoadedImage, *, trust: bool) -> Engine:
     """Return the engine of an image that may be written. Raises CorruptMetadata, MissingKey."""
     from qcow2c.engine import Engine
     from qcow2c.references.admission import admit, trusted  # Late: readers do without what writers need.
 
-    return Engine(reader, (trusted if trust else admit)(reader.store, reader.header, table))
+    return Engine(reader, (trusted if trust else admit)(reader.store, loaded.header, loaded.snapshots))
 
 
 class _Opener:
@@ -116,26 +120,11 @@ class _Opener:
         self._share = share
         self._salvage = salvage
         self._stack = stack
-        self._refused_from = Severity.FATAL if salvage is not None else Severity.ERROR
-
-    def open_store(self, source: Source | Store, *, writable: bool = False) -> Store:
-        store = open_store(source, writable=writable)
-        if store is not source:
-            self._stack.callback(store.close)
-        return store
+        self.refused_from = Severity.FATAL if salvage is not None else Severity.ERROR
 
     def lock(self, store: Store, use: Use) -> None:
         """Exclude other programs, unless the file is to be shared with them. Raises ImageLocked."""
         store.lock(Use.SHARED if self._share else use)
-
-    def load(self, store: Store) -> tuple[Header, tuple[Finding, ...], SnapshotTable]:
-        """Return the header and the snapshot table, judged, and what the rules tolerate."""
-        header = Header.load(store)
-        notices = raise_first(rules.header_findings(header), self._refused_from)
-        table = read_snapshots(store, header)
-        if table.broken is not None:
-            notices += raise_first([table.broken], self._refused_from)
-        return header, tuple(notices), table
 
     def reader(
         self,
@@ -171,7 +160,7 @@ class _Opener:
             if not header.data_file:
                 raise UsageError(f"{store.name!r} does not name its external data file: give it (data_file=)")
             data_file = self._named_data_file(store, header, header.data_file)
-        data_store = self.open_store(data_file, writable=writable)
+        data_store = self._stack.enter_context(opened(data_file, writable=writable))
         if data_store.identity() == store.identity():
             raise ChainError(f"{store.name!r} names itself as its external data file")
         self.lock(data_store, Use.WRITABLE_DATA_FILE if writable else Use.DATA_FILE)
@@ -197,7 +186,7 @@ class _Opener:
             if not header.backing_file:
                 return None
             backing = named_file(header, store, self._gate, "backing file", header.backing_file)
-        below = self.open_store(backing)
+        below = self._stack.enter_context(opened(backing))
         if any(below.identity() == above.identity() for above in chain):
             raise ChainError(f"backing file {below.name!r} of {store.name!r} creates a loop")
         if len(chain) > Limit.BACKING_CHAIN_DEPTH:
@@ -212,7 +201,7 @@ class _Opener:
             raise UnsupportedFeature(f"backing file {store.name!r} has format {image_format!r}, not qcow2 or raw")
         self.lock(store, Use.IMAGE)
         try:
-            header, _notices, _table = self.load(store)
+            header = load_image(store, self.refused_from).header
         except Qcow2Error as exc:
             exc.message = f"backing file {store.name!r}: {exc.message}"
             raise

@@ -26,7 +26,7 @@ from qcow2c.format.header_writer import HeaderChange, extensions_of, feature_nam
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import (
     AUTOCLEAR_FEATURES,
     COMPATIBLE_FEATURES,
@@ -88,21 +88,16 @@ def amend(
     unknown = options.keys() - Amendment.__dataclass_fields__.keys()
     if unknown:
         raise UsageError(f"Invalid parameter {sorted(unknown)[0]!r}")
-    with opened(source, image_format=image_format) as store:
+    with open_amendable(source, image_format=image_format) as store:
         amend_store(store, Amendment(**options), gate=gate, backing=backing, data_file=data)
 
 
 @contextmanager
-def opened(source: Source | Store, *, image_format: str | None = None) -> Iterator[Store]:
+def open_amendable(source: Source | Store, *, image_format: str | None = None) -> Iterator[Store]:
     """Open a file that is to be amended, so that nobody else uses it. Raises StoreError, ImageLocked, UsageError."""
-    store = open_store(source, writable=True)
-    try:
-        store.lock(Use.WRITABLE_IMAGE)
+    with opened(source, Use.WRITABLE_IMAGE) as store:
         require_amendable(image_format or detect_format(store))
         yield store
-    finally:
-        if store is not source:
-            store.close()
 
 
 def require_amendable(image_format: str) -> None:

@@ -22,15 +22,15 @@ from qcow2c.copy.transfer import DiskCopy, Progress
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import PRESENT, Columns, DiskMap
 from qcow2c.disk.opening import open_image
-from qcow2c.errors import ChainError, CorruptMetadata, MissingKey, UnsupportedFeature, UsageError
+from qcow2c.errors import ChainError, MissingKey, UnsupportedFeature, UsageError
 from qcow2c.format.detection import detect_format
-from qcow2c.format.header import field_span
+from qcow2c.format.loaded_image import require_not_corrupt
 from qcow2c.image import Image
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
 from qcow2c.storage.gate import Gate, full_name
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Memory, Store, open_store
+from qcow2c.storage.sources import Memory, Store, opened
 from qcow2c.structs import SECTOR_SIZE
 
 FileName = str | os.PathLike[str]
@@ -132,9 +132,7 @@ def open_chain(
 
     `name` is what errors call the image.
     """
-    top = open_store(path, writable=True)
-    try:
-        top.lock(Use.WRITABLE_IMAGE)
+    with opened(path, Use.WRITABLE_IMAGE) as top:
         found = image_format or detect_format(top)
         if found not in ("qcow2", "raw"):
             raise UnsupportedFeature(f"image {top.name!r} has format {found!r}, not qcow2 or raw")
@@ -142,13 +140,11 @@ def open_chain(
         own = None
         if found == "qcow2":
             with open_image(top, backing=backing, data_file=data_file, gate=gate, share=True) as image:
-                _require_sound(image)
+                require_not_corrupt(image.header)
                 links = tuple(_links(image.layer, named=backing is None))
                 if image.header.external_data and not image.header.data_file_raw and not len(image.snapshots):
                     own = image.layer.data_store.path
         yield Chain(name or top.name, top, links, gate, data_file, own)
-    finally:
-        top.close()
 
 
 def _links(layer: Layer, *, named: bool) -> Iterator[Link]:
@@ -159,13 +155,6 @@ def _links(layer: Layer, *, named: bool) -> Iterator[Link]:
         path = below.store.path or below.store.name
         yield Link(path, image_format, layer.store.name, stored, not layer.header.backing_format)
         layer, named = below, True
-
-
-def _require_sound(image: Image) -> None:
-    """Raise CorruptMetadata for an image that must not be written, as QEMU, even where it is only read."""
-    if image.header.corrupt:
-        message = "the image is marked corrupt, so that it must not be written: run check -r first"
-        raise CorruptMetadata(message, where=field_span("incompatible_features"), spec="Header")
 
 
 def _names(wanted: str, link: Link) -> bool:
@@ -231,10 +220,7 @@ def _own_data_file(chain: Chain, stack: ExitStack) -> Store | None:
     """Open the data file of the top image for writing, where nothing but its active disk uses it."""
     if chain.own_data_file is None:
         return None
-    store = open_store(chain.own_data_file, writable=True)
-    stack.callback(store.close)
-    store.lock(Use.WRITABLE_DATA_FILE)
-    return store
+    return stack.enter_context(opened(chain.own_data_file, Use.WRITABLE_DATA_FILE))
 
 
 def _disk(chain: Chain, depth: int, data_store: Store | None, stack: ExitStack) -> Disk:

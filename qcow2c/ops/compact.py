@@ -15,15 +15,13 @@ from typing import Any
 
 from qcow2c.builder.compaction import Compaction, Progress
 from qcow2c.errors import StoreError, UnsupportedFeature, UsageError
-from qcow2c.format import codecs, rules
-from qcow2c.format.findings import Severity, raise_first
-from qcow2c.format.header import Header
-from qcow2c.format.records import read_snapshots
+from qcow2c.format import codecs
+from qcow2c.format.loaded_image import load_image
 from qcow2c.references.admission import admit
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, replacement
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer
 from qcow2c.structs import CryptMethod
 
@@ -66,17 +64,12 @@ def compact(
     """
     if isinstance(target, str | os.PathLike) and os.path.lexists(target):
         raise UsageError(f"{os.fsdecode(target)!r} exists already: a compact copy is a new file")
-    store = open_store(source)
-    try:
-        store.lock(Use.IMAGE)
+    with opened(source, Use.IMAGE) as store:
         made = _compaction(store, compress, compression_level, progress)
         if target is None:
             return _report(store, made, made.write(_Nowhere()))
         with complete_file(target, Use.WRITABLE_IMAGE) as file:
             return _report(store, made, made.write(file))
-    finally:
-        if store is not source:
-            store.close()
 
 
 def compact_in_place(
@@ -119,11 +112,7 @@ def _exclusively(path: str | os.PathLike[str]) -> Iterator[LocalFile]:
 
 def _compaction(store: Store, compress: bool, level: int | None, progress: Progress | None) -> Compaction:
     """Return the copy of an image that is sound and that can be copied. Raises as `compact`."""
-    header = Header.load(store)
-    raise_first(rules.header_findings(header), Severity.ERROR)
-    snapshots = read_snapshots(store, header)
-    if snapshots.broken is not None:
-        raise_first([snapshots.broken], Severity.ERROR)
+    header, snapshots, _notices = load_image(store)
     if header.crypt_method == CryptMethod.LUKS:
         message = "the image is encrypted with LUKS, which binds data to its place in the file: it cannot be moved"
         raise UnsupportedFeature(message, spec="Data encryption")

@@ -22,7 +22,7 @@ from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.format.detection import detect_format
 from qcow2c.storage.gate import Gate
-from qcow2c.storage.sources import Memory, Source, Store, open_store
+from qcow2c.storage.sources import Memory, Source, Store, opened
 from qcow2c.structs import FORMAT_PROBE_BYTES, SECTOR_SIZE, Version
 
 MAX_SPARSE_SIZE = 16 << 20
@@ -184,9 +184,5 @@ def require_sparse_size(size: int) -> None:
 
 def format_of(target: Any) -> str:
     """Return the format of a file that is there, by its first bytes. Raises StoreError."""
-    store = open_store(target)
-    try:
+    with opened(target) as store:
         return detect_format(store)
-    finally:
-        if store is not target:
-            store.close()

@@ -14,11 +14,10 @@ from qcow2c.builder.options import PREALLOCATIONS, CreateOptions
 from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.disk.map import DATA, OFFSET, ZERO, Columns
 from qcow2c.errors import UsageError
-from qcow2c.format import rules
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import aligned
-from qcow2c.format.records import read_bitmaps
+from qcow2c.format.loaded_image import load_bitmap_records
 from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
@@ -180,12 +179,8 @@ def _bitmaps_size(image: Image, disk_size: int, geometry: Geometry) -> int:
     Raises CorruptMetadata where a bitmap breaks a rule: QEMU does not open such an image.
     """
     raise_first(image.notices, Severity.ERROR, also=("extension.bitmaps",))
-    directory = read_bitmaps(image.layer.store, image.header)
-    if directory.broken is not None:
-        raise directory.broken.exception()
     clusters = directory_size = 0
-    for record in directory.records:
-        raise_first(rules.bitmap_findings(image.header, record), Severity.WARNING)
+    for record in load_bitmap_records(image.layer.store, image.header):
         bits = -(-disk_size >> record.granularity_bits)
         data = geometry.clusters(-(-bits // 8))
         clusters += data + -(-data // geometry.words_per_cluster)

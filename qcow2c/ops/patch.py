@@ -15,7 +15,7 @@ from qcow2c.errors import StoreError, UnsupportedFeature, UsageError
 from qcow2c.format.detection import detect_format
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import reason
 from qcow2c.structs import SECTOR_SIZE
 
@@ -86,8 +86,7 @@ def _opened(
     target: Source | Store, image_format: str | None, stream: DiffReader, gate: str | Gate
 ) -> Iterator[_Writers]:
     """Open an image to be written, of the right size; what was written is durable afterwards."""
-    store = open_store(target, writable=True)
-    try:
+    with opened(target, writable=True) as store:
         found = image_format or detect_format(store)
         if found == "qcow2":
             with open_image(store, "r+", gate=gate) as image:
@@ -105,6 +104,3 @@ def _opened(
             store.flush()
         else:
             raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
-    finally:
-        if store is not target:
-            store.close()

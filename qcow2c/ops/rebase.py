@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qcow2c.errors import ChainError, CorruptMetadata, Qcow2Error, UnsupportedFeature, UsageError
-from qcow2c.format import layout, rules
+from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
+from qcow2c.format import layout
 from qcow2c.format.detection import detect_format
-from qcow2c.format.findings import Severity, raise_first
-from qcow2c.format.header import Header, field_span
+from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, changed_header, with_extension
+from qcow2c.format.loaded_image import load_header, require_not_corrupt
 from qcow2c.layers.layer import RawLayer
 from qcow2c.storage.gate import Gate, GateRequest, any_file
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
-from qcow2c.storage.sources import Memory, Source, Store, open_store
+from qcow2c.storage.sources import Memory, Source, Store, opened
 from qcow2c.structs import AUTOCLEAR_FEATURES, ExtensionType, Limit, Version
 from qcow2c.writer.header_update import change_header
 
@@ -113,8 +113,7 @@ def open_overlay(
 
     Raises as `open_image` with "r+"; if `unsafe`, refcounts are not looked at, because no cluster is given out.
     """
-    store = open_store(source, writable=True)
-    try:
+    with opened(source, writable=True) as store:
         found = image_format or detect_format(store)
         if found == "raw":
             store.lock(Use.WRITABLE_IMAGE)
@@ -123,20 +122,14 @@ def open_overlay(
             raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2")
         elif unsafe:
             store.lock(Use.WRITABLE_IMAGE)
-            header = Header.load(store)
-            raise_first(rules.header_findings(header), Severity.ERROR)
-            if header.corrupt:
-                message = "the image is marked corrupt, so that it must not be written: run check -r first"
-                raise CorruptMetadata(message, where=field_span("incompatible_features"), spec="Header")
+            header, _notices = load_header(store)
+            require_not_corrupt(header)
             yield Overlay(store, header)
         else:
             from qcow2c.disk.opening import open_image
 
             with open_image(store, "r+", gate=gate, backing=backing, data_file=data_file) as image:
                 yield Overlay(store, image.header, image)
-    finally:
-        if store is not source:
-            store.close()
 
 
 def rebase_overlay(

@@ -63,6 +63,10 @@ class Use(enum.Enum):
     def unshared(self) -> frozenset[Permission]:
         return self.value[1]
 
+    @property
+    def writes(self) -> bool:
+        return Permission.WRITE in self.used
+
 
 _FLOCK = struct.Struct("hhqqi4x")
 """`struct flock` of the operating system: type, whence, start, length, process."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any, BinaryIO
 
 from qcow2c.errors import Span, StoreError, UsageError
 from qcow2c.storage.local_file import LocalFile
+from qcow2c.storage.locks import Use
 from qcow2c.storage.store import Buffer, Store, no_space
 
-__all__ = ["FileObject", "LocalFile", "Memory", "Source", "Store", "WritableMemory", "open_store"]
+__all__ = ["FileObject", "LocalFile", "Memory", "Source", "Store", "WritableMemory", "open_store", "opened"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
@@ -206,3 +208,19 @@ def open_store(source: Source | Store, *, writable: bool = False) -> Store:
     if hasattr(source, "read") and hasattr(source, "seek"):
         return FileObject(source, writable=writable)
     raise UsageError(f"cannot read an image from {type(source).__name__}: give a path, bytes, or a binary file")
+
+
+def opened(source: Source | Store, use: Use | None = None, *, writable: bool = False) -> AbstractContextManager[Store]:
+    """Open a source for `use` and lock it for that; the context manager gives out the store, and closes it in the end.
+
+    A store of the caller's stays open. Without a use nothing is locked, and `writable` says how to open: the lock comes
+    later where the format decides about it. Raises StoreError, UsageError, ImageLocked.
+    """
+    store = open_store(source, writable=writable if use is None else use.writes)
+    held: AbstractContextManager[Store] = nullcontext(store) if store is source else closing(store)
+    with ExitStack() as unlocked:
+        unlocked.push(held)
+        if use is not None:
+            store.lock(use)
+        unlocked.pop_all()
+    return held

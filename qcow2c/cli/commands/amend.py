@@ -64,14 +64,14 @@ def _run(chosen: Namespace) -> int:
     named = image_names.named_image(word, image_opts=chosen.image_opts, image_format=chosen.format)
     if named.share:
         raise UsageError(f"Could not open {word!r}: force-share=on can only be used with read-only images")
-    from qcow2c.ops.amend import Amendment, amend_store, opened
+    from qcow2c.ops.amend import Amendment, amend_store, open_amendable
 
     chosen.image = word
     with ExitStack() as stack:
         stack.enter_context(interrupts.handled())
         # The line of the progress ends before an error is told.
         stack.enter_context(progress.shown(wanted=chosen.progress and not chosen.quiet))
-        store = stack.enter_context(opened(named.filename, image_format=named.format))
+        store = stack.enter_context(open_amendable(named.filename, image_format=named.format))
         if option_list.asks_for_help(chosen.options):
             return _help("qcow2")
         wish = Amendment(**_options(chosen.options))

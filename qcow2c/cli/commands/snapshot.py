@@ -88,18 +88,15 @@ def run(chosen: Namespace) -> int:
     if named.share and verb != "list":
         chosen.image = ""
         raise UsageError(f"Could not open {word!r}: force-share=on can only be used with read-only images")
-    from qcow2c.storage.sources import open_store
+    from qcow2c.storage.sources import opened
 
-    store = open_store(named.filename, writable=verb != "list")
-    try:
+    with opened(named.filename, writable=verb != "list") as store:
         if verb in ("list", ""):
             found = _snapshots(store, named)
             if verb:
                 _show(found, chosen.output)
             return 0
         return _change(store, named.format, verb, *words)
-    finally:
-        store.close()
 
 
 def _snapshots(store: Store, named: NamedImage) -> list[dict[str, Any]]:
