@@ -15,7 +15,7 @@ from qcow2c.builder.appender import WRITE_BYTES, Appender
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
-from qcow2c.format.refcounts import stored_block, word_code
+from qcow2c.format.refcounts import refcount_room, require_table, stored_block, word_code
 from qcow2c.format.tables import compressed_entry, compressed_masks
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import zeros
@@ -79,26 +79,18 @@ class ClusterFile:
         Nothing can be appended after that. Raises LimitExceeded, StoreError.
         """
         geometry = self.geometry
-        blocks = table_clusters = 0
-        while True:
-            total = self.clusters + blocks + table_clusters
-            wanted = -(-total >> geometry.refcount_block_bits)
-            if blocks == wanted and table_clusters == geometry.clusters(wanted * 8):
-                break
-            blocks, table_clusters = wanted, geometry.clusters(wanted * 8)
-        if table_clusters << geometry.cluster_bits > Limit.REFCOUNT_TABLE_BYTES:
-            message = f"the image would need a refcount table of more than {Limit.REFCOUNT_TABLE_BYTES} bytes"
-            raise LimitExceeded(message, spec=_SPEC)
+        room = refcount_room(geometry, self.clusters)
+        require_table(room.entries)
         table = self.length
-        first = table + (table_clusters << geometry.cluster_bits)
-        entries = array("Q", range(first, first + (blocks << geometry.cluster_bits), geometry.cluster_size))
-        counts = [*self._counts, np.ones(blocks + table_clusters, dtype=np.uint8)]
-        self.append(layout.stored(entries).ljust(table_clusters << geometry.cluster_bits, b"\0"))
+        first = table + (room.table_clusters << geometry.cluster_bits)
+        entries = array("Q", range(first, first + (room.blocks << geometry.cluster_bits), geometry.cluster_size))
+        counts = [*self._counts, np.ones(room.clusters, dtype=np.uint8)]
+        self.append(layout.stored(entries).ljust(room.table_clusters << geometry.cluster_bits, b"\0"))
         at_once = max(1, _REFCOUNTS_AT_ONCE >> geometry.refcount_block_bits) << geometry.refcount_block_bits
         code = word_code(geometry.refcount_order)
-        for part in _pieces(counts, blocks << geometry.refcount_block_bits, at_once, code):
+        for part in _pieces(counts, room.blocks << geometry.refcount_block_bits, at_once, code):
             self.append(stored_block(array(code, part.tobytes()), geometry.refcount_order))
-        return table, table_clusters
+        return table, room.table_clusters
 
     def finish(self, header: bytes) -> None:
         """Write everything that is left, then the header; the image is complete then. Raises StoreError."""
