@@ -16,17 +16,15 @@ from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.refcounts import refcount_room, require_table, stored_block, word_code
-from qcow2c.format.tables import compressed_entry, compressed_masks
+from qcow2c.format.tables import compressed_entry, require_nameable
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import zeros
-from qcow2c.structs import MAGIC, SECTOR_SIZE, Limit
+from qcow2c.structs import MAGIC, SECTOR_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Counts = NDArray[np.unsignedinteger[Any]]
-
-_SPEC = "Host cluster management"
 
 _REFCOUNTS_AT_ONCE = 1 << 20
 """How many refcounts are put into blocks at a time, unless one block has more."""
@@ -63,7 +61,7 @@ class ClusterFile:
         counts = np.ones(clusters, dtype=np.uint8) if counts is None else counts
         if len(counts) and int(counts.max()) > self.geometry.refcount_max:
             message = f"{int(counts.max())} references to a cluster, more than {self.geometry.refcount_max}"
-            raise LimitExceeded(message, spec=_SPEC)
+            raise LimitExceeded(message, spec="Host cluster management")
         offset = self.length
         self._out.append(memoryview(data))
         padding = (clusters << self.geometry.cluster_bits) - len(data)
@@ -159,13 +157,7 @@ class Packer:
         if not self._waiting:
             return
         base = self._file.append(bytes(self._data), np.array(self._counts, dtype=np.uint64))
-        require_nameable(self._file.length, self._geometry)
+        require_nameable(base, self._file.length - base, self._geometry)
         for index, at, length in self._waiting:
             self._entries[index] = compressed_entry(base + at, length, self._geometry)
         self._data, self._waiting, self._counts = bytearray(), [], []
-
-
-def require_nameable(end: int, geometry: Geometry) -> None:
-    """Raise LimitExceeded where compressed data ends behind all that a descriptor can name."""
-    if end > min(compressed_masks(geometry.cluster_bits)[0], Limit.HOST_OFFSET_END - SECTOR_SIZE):
-        raise LimitExceeded(f"no entry can name compressed data up to {end:#x}", spec="Cluster mapping")

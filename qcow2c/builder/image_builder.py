@@ -14,7 +14,6 @@ from dataclasses import replace
 from qcow2c.builder.appender import WRITE_BYTES, Appender, Done
 from qcow2c.builder.options import CreateOptions, Places, header_of
 from qcow2c.builder.plan import l1_entries_of
-from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
 from qcow2c.format.refcounts import refcount_room, require_table, stored_block, word_code
 from qcow2c.format.tables import (
@@ -24,11 +23,11 @@ from qcow2c.format.tables import (
     SUBCLUSTERS_ALLOCATED,
     SUBCLUSTERS_ZERO_SHIFT,
     compressed_entry,
-    compressed_masks,
+    require_nameable,
 )
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import zeros
-from qcow2c.structs import MAGIC, SECTOR_SIZE, Limit
+from qcow2c.structs import MAGIC, SECTOR_SIZE
 
 _DATA_ALIGNMENT = 2 << 20
 """Where guest data begins in an image that holds much of it; tables have room before it."""
@@ -146,8 +145,7 @@ class ImageBuilder:
         self._refcounts.set_ones(self._clusters, self._clusters + more)
         self._clusters += more
         self._room = self._clusters * size - at - len(packed)
-        if at + len(packed) > min(compressed_masks(self.geometry.cluster_bits)[0], Limit.HOST_OFFSET_END - SECTOR_SIZE):
-            raise LimitExceeded(f"no entry can name compressed data at {at:#x}", spec="Cluster mapping")
+        require_nameable(at, len(packed), self.geometry)
         self._out.append(memoryview(packed))
         self._map(guest_offset, array("Q", [compressed_entry(at, len(packed), self.geometry)]), array("Q", [0]))
         self._write_complete()

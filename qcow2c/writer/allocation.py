@@ -14,9 +14,9 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from qcow2c.errors import LimitExceeded
-from qcow2c.format import tables
 from qcow2c.format.refcounts import RefcountRoom, refcount_room, require_table
-from qcow2c.structs import SECTOR_SIZE, Limit
+from qcow2c.format.tables import require_nameable
+from qcow2c.structs import Limit
 from qcow2c.writer.cache import MetadataCache
 
 _LOOK_AHEAD = 32
@@ -230,10 +230,11 @@ class Allocator:
                 cache.set_refcounts(first - 1, first, cache.refcount(first - 1) + 1)
             else:
                 at = first << geometry.cluster_bits
-        offset_mask, _, _ = tables.compressed_masks(geometry.cluster_bits)
-        if at + length > min(offset_mask, Limit.HOST_OFFSET_END - SECTOR_SIZE):
+        try:
+            require_nameable(at, length, geometry)
+        except LimitExceeded:
             self.abandon_bytes(at, length)
-            raise LimitExceeded(f"no entry can name compressed data at {at:#x}", spec="Cluster mapping")
+            raise
         end = at + length
         self._packing = end if end % size else 0
         return at
