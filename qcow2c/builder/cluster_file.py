@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcow2c.builder.appender import WRITE_BYTES, Appender
+from qcow2c.builder.final_header import write_final_header
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
@@ -19,7 +20,6 @@ from qcow2c.format.refcounts import refcount_room, require_table, stored_block, 
 from qcow2c.format.tables import compressed_entry, require_nameable
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import zeros
-from qcow2c.structs import MAGIC, SECTOR_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,8 +36,7 @@ _PACK_CLUSTERS = 64
 class ClusterFile:
     """Clusters appended to an empty store, behind room for the header.
 
-    Durable order: everything but the header; the header, first without its magic value. A crash before leaves a file
-    that is no image.
+    Durable order: everything but the header; then the header, as `write_final_header` does it.
     """
 
     def __init__(self, store: Store, geometry: Geometry) -> None:
@@ -93,11 +92,7 @@ class ClusterFile:
     def finish(self, header: bytes) -> None:
         """Write everything that is left, then the header; the image is complete then. Raises StoreError."""
         self._out.flush()
-        header = header.ljust(self.geometry.cluster_size, b"\0")
-        self._store.pwrite(bytes(len(MAGIC)) + header[len(MAGIC) :], 0)
-        self._store.flush()
-        self._store.pwrite(header[:SECTOR_SIZE], 0)
-        self._store.flush()
+        write_final_header(self._store, header.ljust(self.geometry.cluster_size, b"\0"))
 
 
 def _pieces(parts: Sequence[Counts], length: int, size: int, code: str) -> Iterator[Counts]:

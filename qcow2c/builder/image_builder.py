@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qcow2c.builder.appender import WRITE_BYTES, Appender, Done
+from qcow2c.builder.final_header import write_final_header
 from qcow2c.builder.options import CreateOptions, Places, header_of
 from qcow2c.builder.plan import l1_entries_of
 from qcow2c.format import layout
@@ -27,7 +28,6 @@ from qcow2c.format.tables import (
 )
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import zeros
-from qcow2c.structs import MAGIC, SECTOR_SIZE
 
 _DATA_ALIGNMENT = 2 << 20
 """Where guest data begins in an image that holds much of it; tables have room before it."""
@@ -266,12 +266,7 @@ class ImageBuilder:
         self._store.truncate(self._clusters * self._size)
         places = Places(l1_table, len(self._l1), table, table_clusters)
         header = header_of(self.options, places, self._bitmaps)
-        self._store.pwrite(bytes(len(MAGIC)) + header[len(MAGIC) :], 0)
-        if self._durable:
-            self._store.flush()
-        self._store.pwrite(header[:SECTOR_SIZE], 0)
-        if self._durable:
-            self._store.flush()
+        write_final_header(self._store, header, durable=self._durable)
 
     def _finish_refcounts(self) -> tuple[int, int]:
         """Place the last refcount blocks and the refcount table, which count themselves; return the table's place."""
