@@ -23,6 +23,7 @@ from qcow2c.format.header import Header, field_span
 from qcow2c.format.header_writer import Extensions, HeaderChange
 from qcow2c.format.loaded_image import load_image
 from qcow2c.format.records import SnapshotTable
+from qcow2c.format.refcounts import require_table
 from qcow2c.references.admission import Admission, admit, trusted
 from qcow2c.references.batches import batches
 from qcow2c.references.cluster_set import ClusterSet
@@ -236,9 +237,11 @@ class Successor:
     # --- refcounts ---
 
     def _build_refcounts(self) -> None:
-        """Place the refcount blocks that change, and a refcount table that names them: they count themselves, too."""
-        geometry = self.geometry
-        anew = self._renewed or self._new.order != geometry.refcount_order
+        """Place the refcount blocks that change, and a refcount table that names them: they count themselves, too.
+
+        Which blocks change depends on which clusters are free, so that their number is known only when all are placed.
+        """
+        anew = self._renewed or self._new.order != self.geometry.refcount_order
         table = np.zeros(0, dtype=np.uint64) if anew else self._present.table.copy()
         self._drop_blocks(self._present.table if anew else table[:0])
         self.count(self.header.refcount_table_offset, self.header.refcount_table_clusters << self._bits, -1)
@@ -247,32 +250,38 @@ class Successor:
         while True:
             needed = self._new.changed_blocks(anew=anew)
             lacking = [index for index in needed if index not in places]
-            reach = max(len(table), needed[-1] + 1 if needed else 1)
-            if not lacking and reach * 8 <= table_clusters << self._bits:
+            entries = max(len(table), needed[-1] + 1 if needed else 1)
+            is_short = entries > table_clusters * self.geometry.words_per_cluster
+            if not lacking and not is_short:
                 break
-            if reach * 8 > table_clusters << self._bits:
-                if table_clusters:
-                    self._delta.add_run(table_at, table_clusters, -1)
-                table_clusters = geometry.clusters((reach + 1) * 8)
-                if table_clusters << self._bits > Limit.REFCOUNT_TABLE_BYTES:
-                    message = f"the image would need a refcount table of more than {Limit.REFCOUNT_TABLE_BYTES} bytes"
-                    raise LimitExceeded(message, spec="Host cluster management")
-                table_at = self._free.take(table_clusters)
-                self._delta.add_run(table_at, table_clusters, 1)
-            done = 0
-            while done < len(lacking):
-                first, count = self._free.take_some(len(lacking) - done)
-                self._delta.add_run(first, count, 1)
-                for number, index in enumerate(lacking[done : done + count]):
-                    places[index] = first + number
-                    if index < len(table):
-                        self._drop_blocks(table[index : index + 1])
-                done += count
+            if is_short:
+                self._delta.add_run(table_at, table_clusters, -1)
+                table_at, table_clusters = self._place_table(entries + 1)
+            for index, cluster in self._place_blocks(lacking):
+                places[index] = cluster
+                self._drop_blocks(table[index : index + 1])
         table = np.concatenate((table, np.zeros((table_clusters << self._bits) // 8 - len(table), dtype=np.uint64)))
         self._write_blocks(places)
         table[list(places)] = np.array(list(places.values()), dtype=np.uint64) << np.uint64(self._bits)
         self._write([stored_words(table)], table_at)
         self._fields |= {"refcount_table_offset": table_at << self._bits, "refcount_table_clusters": table_clusters}
+
+    def _place_table(self, entries: int) -> tuple[int, int]:
+        """Take room for a refcount table; return its first cluster and their number. Raises LimitExceeded."""
+        require_table(entries)
+        clusters = self.geometry.clusters(entries * 8)
+        first = self._free.take(clusters)
+        self._delta.add_run(first, clusters, 1)
+        return first, clusters
+
+    def _place_blocks(self, indexes: list[int]) -> Iterator[tuple[int, int]]:
+        """Take room for refcount blocks; yield index and cluster of each."""
+        done = 0
+        while done < len(indexes):
+            first, count = self._free.take_some(len(indexes) - done)
+            self._delta.add_run(first, count, 1)
+            yield from zip(indexes[done : done + count], range(first, first + count), strict=True)
+            done += count
 
     def _drop_blocks(self, offsets: U64Array) -> None:
         for offset in offsets[offsets != 0].tolist():

@@ -17,7 +17,7 @@ from qcow2c.format import rules
 from qcow2c.format.detection import detect_format
 from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
-from qcow2c.format.loaded_image import load_image
+from qcow2c.format.loaded_image import LoadedImage, load_image
 from qcow2c.image import Image
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader

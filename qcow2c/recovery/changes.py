@@ -19,7 +19,7 @@ from qcow2c.errors import Span
 from qcow2c.format import layout, tables
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import field_span
-from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, stored_block, word_code
+from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, refcount_room, stored_block, word_code
 from qcow2c.format.table_rules import L1_RULES, EntryRule, l2_rules
 from qcow2c.recovery.journal import Journal
 from qcow2c.recovery.plan import Action, Kind, Plan, Refcounts
@@ -153,14 +153,11 @@ class Changes:
         for first, count in survey.chunks():
             used = np.flatnonzero(self._refcounts.of(first, count)[1])
             needed.update(np.unique(used + first >> block_bits).tolist())
-        size = table_clusters = 0
-        while True:
-            needed.update(range(start >> block_bits, (start + size - 1 >> block_bits) + 1) if size else ())
-            table_clusters = self._geometry.clusters((max(needed) + 1) * 8)
-            if size >= len(needed) + table_clusters:
-                break
-            size = len(needed) + table_clusters
-        end = start + size
+        behind = start >> block_bits
+        needed.discard(behind)  # The room begins there, so that this block is new in any case.
+        room = refcount_room(self._geometry, start, kept=behind - len(needed))
+        needed.update(range(behind, room.entries))
+        table_clusters, end = room.table_clusters, start + room.clusters
         if (end + 1) << bits > min(survey.past_end(), Limit.HOST_OFFSET_END):
             return "new ones would come to lie where something refers to already"
         if table_clusters << bits > Limit.REFCOUNT_TABLE_BYTES:
@@ -171,7 +168,7 @@ class Changes:
             table[index] = at
             self._journal.add(Stage.RAISE, at, b"", self._new_block(index, start, end))
         self._journal.add(Stage.TABLE, start << bits, b"", table.astype(">u8").tobytes())
-        span = Span(start << bits, size << bits)
+        span = Span(start << bits, room.clusters << bits)
         self._plan.add(Action(Kind.REBUILD, span, survey.header.refcount_table_offset, start << bits, reason))
         fields = {"refcount_table_offset": start << bits, "refcount_table_clusters": table_clusters}
         self._switch = (reason, fields)

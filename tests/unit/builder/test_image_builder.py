@@ -261,6 +261,6 @@ def test_what_the_format_cannot_say_is_refused() -> None:
     with pytest.raises(LimitExceeded, match="no entry can name compressed data at 0x100000000000000"):
         builder.add_compressed(0, b"packed")
     builder = ImageBuilder(WritableMemory(bytearray()), CreateOptions(MIB, cluster_size=512, refcount_bits=64))
-    builder._blocks = [512] * (Limit.REFCOUNT_TABLE_BYTES // 8)  # As if so many blocks had been placed.
+    builder._clusters = Limit.REFCOUNT_TABLE_BYTES * 8  # As if as many clusters had been appended as a table describes.
     with pytest.raises(LimitExceeded, match="refcount table of more than 8388608 bytes"):
         builder.finish()
