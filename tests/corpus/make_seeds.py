@@ -200,6 +200,14 @@ def luks(folder: Path) -> None:
     io(path, "write -P 0xa1 0 8k", image_opts=f"driver=qcow2,file.filename={path},encrypt.key-secret=s")
 
 
+def luks_serpent(folder: Path) -> None:
+    path = folder / "luks-serpent.qcow2"
+    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,cluster_size=4096"
+    create(path, "1M", f"{options},encrypt.cipher-alg=serpent-128,encrypt.hash-alg=sha512", "--object", SECRET_OBJECT)
+    opts = f"driver=qcow2,file.filename={path},encrypt.key-secret=s"
+    io(path, "write -P 0xa2 700k 512", image_opts=opts)
+
+
 def legacy_aes(folder: Path) -> None:
     path = folder / "aes.qcow2"
     create(path, "256k", "cluster_size=4096,encrypt.format=aes,encrypt.key-secret=s", "--object", SECRET_OBJECT)
@@ -248,6 +256,7 @@ MAKERS: tuple[Callable[[Path], None], ...] = (
     snapshots_v2,
     bitmaps,
     luks,
+    luks_serpent,
     legacy_aes,
     backing,
     data_files,

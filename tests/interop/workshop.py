@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.corpus.make_seeds import SECRET_OBJECT, text
 from tests.corpus.patch import (
@@ -146,10 +147,13 @@ class RealImage:
 
 
 def make_image(recipe: Recipe, parent: Path) -> RealImage:
-    """Make the image in a new folder below `parent`."""
+    """Make the image in a new folder below `parent`; one that could not be made leaves nothing behind."""
     folder = parent / recipe.name
-    folder.mkdir()
-    recipe.build(Workshop(folder, sum(recipe.name.encode())))
-    for source in folder.glob("noise*"):
-        source.unlink()
+    with TemporaryDirectory(dir=parent) as unfinished:
+        shop = Workshop(Path(unfinished) / recipe.name, sum(recipe.name.encode()))
+        shop.folder.mkdir()
+        recipe.build(shop)
+        for source in shop.folder.glob("noise*"):
+            source.unlink()
+        shop.folder.rename(folder)
     return RealImage(recipe, folder)
