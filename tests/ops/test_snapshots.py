@@ -475,7 +475,7 @@ def test_the_size_of_the_disk_follows() -> None:
             image.pwrite(b"end", size - 3)
             with pytest.raises(UsageError, match="do not lie on the disk"):
                 image.pwrite(b"end", size - 2)
-        engine: Any = image.layer
+        engine = image.engine
         for act in (
             lambda: engine.write(memoryview(b"late"), 19_000),
             lambda: engine.write_zeroes(19_000, 1000, unmap=True),
