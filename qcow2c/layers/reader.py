@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
 from qcow2c.format import codecs, layout
@@ -28,7 +28,7 @@ from qcow2c.format.tables import (
     equal_subclusters,
     kind_of,
 )
-from qcow2c.layers.layer import Layer
+from qcow2c.layers.layer import Layer, Run
 from qcow2c.storage.sources import Store
 from qcow2c.storage.zeros import fill_zeros
 
@@ -39,24 +39,14 @@ _CLUSTER_CACHE_BYTES = 4 << 20
 """Bound of the decompressed clusters that one reader keeps: small reads often hit the same one again."""
 
 
-class Run(NamedTuple):
-    """Guest bytes of one kind that lie together: `host_offset` belongs to the first byte.
-
-    It is the offset in the data store for the kinds with a host cluster, the L2 entry for COMPRESSED, else 0.
-    """
-
-    kind: Kind
-    guest_offset: int
-    length: int
-    host_offset: int
-
-
 SalvageLog = Callable[[Span, Exception], None]
 """Told each guest range that reads as zeros because it cannot be read, and why."""
 
 
 class Reader:
     """One state of one image. Reads never fail silently: they raise, or, with a salvage log, zero and tell."""
+
+    image_format = "qcow2"
 
     def __init__(
         self,
@@ -122,6 +112,10 @@ class Reader:
         }
         return Reader.of_state(self.store, self.header, l1_offset, l1_entries, disk_size, **below)
 
+    @property
+    def encrypted(self) -> bool:
+        return self.header.encrypted
+
     # --- mapping ---
 
     @property
@@ -133,6 +127,12 @@ class Reader:
     def l1_entries(self) -> int:
         """How many L1 entries are declared."""
         return self._l1_entries
+
+    def table_entries(self, start: int, end: int) -> int:
+        """Return how many L1 entries a guest range has, and entries of L2 tables, subclusters counted."""
+        geometry = self.geometry
+        words = self._l1[start >> geometry.l2_coverage_bits : geometry.l1_entries(end)]
+        return len(words) + (len(words) - words.count(0)) * geometry.l2_entries * geometry.subclusters
 
     def entry(self, guest_offset: int) -> int:
         """Return the L2 descriptor of a guest cluster, not judged; 0 where there is none. Raises CorruptMetadata."""
