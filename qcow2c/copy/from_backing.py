@@ -20,7 +20,7 @@ from qcow2c.engine import Engine
 from qcow2c.errors import Qcow2Error
 from qcow2c.format.records import SnapshotRecord
 from qcow2c.format.tables import L1_COPIED, L1_OFFSET, L2_COMPRESSED, L2_COPIED, L2_OFFSET
-from qcow2c.layers.chain import _image_files
+from qcow2c.layers.chain import files_of, layers_of
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.state import load_state
 from qcow2c.storage.sources import Memory, Store
@@ -52,7 +52,7 @@ def keep_disks(
     total = sum(disk_size for _, _, disk_size in places)
     below = reader.backing or RawLayer(Memory(b""))
     # Zeros are zeros, and nothing to be written, only where neither chain shows anything else.
-    reach = _Reach(below, max(below.disk_size, new.size))
+    reach = RawLayer(_Reach(below, max(below.disk_size, new.size)))
     done = 0
 
     def tell(position: int) -> None:
@@ -105,12 +105,27 @@ class _What(enum.Enum):
     DATA = enum.auto()
 
 
-class _Reach:
-    """The old chain as a layer that is as long as the new one: what it does not hold are zeros to be kept."""
+class _Reach(Store):
+    """The old chain as a file that is as long as the new one: what it does not hold are zeros to be kept."""
+
+    name = "<the old chain>"
 
     def __init__(self, old: Layer, disk_size: int) -> None:
-        self.read_into = old.read_into
-        self.disk_size = disk_size
+        self._old = old
+        self._disk_size = disk_size
+
+    def size(self) -> int:
+        return self._disk_size
+
+    def pread(self, length: int, offset: int) -> bytes:
+        data = bytearray(max(0, min(length, self._disk_size - offset)))
+        self._old.read_into(memoryview(data), offset)
+        return bytes(data)
+
+
+def _image_files(top: Layer) -> list[object]:
+    """Return what the files of each image of a chain are, None for a raw one: two places in it can hold the same."""
+    return [files_of(layer) if layer.image_format == "qcow2" else None for layer in layers_of(top)]
 
 
 class _Copy:

@@ -14,9 +14,8 @@ from qcow2c.copy.buffers import SLAB_BYTES
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import DATA, OFFSET, PRESENT, ZERO
 from qcow2c.errors import ImageLocked, StoreError
+from qcow2c.layers.chain import files_of, layers_of
 from qcow2c.layers.compressed import read_compressed
-from qcow2c.layers.layer import Layer, RawLayer
-from qcow2c.layers.reader import Reader
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import fill_zeros
 from qcow2c.structs import SECTOR_SIZE
@@ -64,14 +63,9 @@ class PlannedDisk:
         self.start = at - first
         """Where byte 0 of the disk would lie, which may be before the target."""
         self.end = at + -(-self.length // SECTOR_SIZE) * SECTOR_SIZE
-        self.stores: list[Store] = []
+        self._layers = list(layers_of(disk.layer))
+        self.stores: list[Store] = [layer.data_store for layer in self._layers]
         """The data store of each layer, by depth."""
-        self._layers: list[Reader | RawLayer] = []
-        layer: Layer | None = disk.layer
-        while isinstance(layer, Reader | RawLayer):
-            self._layers.append(layer)
-            self.stores.append(layer.data_store if isinstance(layer, Reader) else layer.store)
-            layer = layer.backing if isinstance(layer, Reader) else None
 
     def require_other(self, target: object) -> None:
         """Raise ImageLocked where a target is one of the files that are read: not all sources are locked.
@@ -84,10 +78,8 @@ class PlannedDisk:
             status = os.stat(target)
         except OSError:
             return
-        for store in (*(layer.store for layer in self._layers), *self.stores):
-            if store.identity() == (status.st_dev, status.st_ino):
-                message = f'Failed to get "write" lock of {os.fsdecode(target)!r}: this very copy reads it'
-                raise ImageLocked(message)
+        if any((status.st_dev, status.st_ino) in files_of(layer) for layer in self._layers):
+            raise ImageLocked(f'Failed to get "write" lock of {os.fsdecode(target)!r}: this very copy reads it')
 
     def read(self, piece: Piece, buffer: memoryview) -> None:
         """Fill a buffer with a piece. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""
@@ -106,8 +98,6 @@ class PlannedDisk:
     def _read_unplaced(self, piece: Piece, buffer: memoryview) -> int:
         """Read compressed clusters in bulk; return how many bytes were read."""
         layer = self._layers[piece.depth]
-        if not isinstance(layer, Reader) or layer.header.encrypted or layer.salvage is not None:
-            return 0
         inside = max(0, min(len(buffer), layer.disk_size - (piece.start - self.start)))
         read_compressed(layer, buffer[:inside], piece.start - self.start)
         return inside

@@ -17,7 +17,6 @@ from qcow2c.copy.plan import Piece, PlannedDisk, Slab
 from qcow2c.copy.targets import Target
 from qcow2c.disk.disk import Disk
 from qcow2c.errors import StoreError
-from qcow2c.layers.reader import Reader
 from qcow2c.storage.store import reason
 from qcow2c.storage.zeros import fill_zeros
 from qcow2c.structs import SECTOR_SIZE
@@ -175,7 +174,7 @@ class DiskCopy(Copying):
 
 
 def _salvages(disk: Disk) -> bool:
-    return isinstance(disk.layer, Reader) and disk.layer.salvage is not None
+    return disk.image is not None and disk.image.layer.salvage is not None
 
 
 class StreamCopy(Copying):

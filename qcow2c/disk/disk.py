@@ -37,8 +37,8 @@ class Disk:
     @property
     def backing_format(self) -> str | None:
         """The format as which the backing file of an image was opened, None where there is none."""
-        below = self.layer.backing if isinstance(self.layer, Reader) else None
-        return None if below is None else "raw" if isinstance(below, RawLayer) else "qcow2"
+        below = self.layer.backing
+        return None if below is None else below.image_format
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill a buffer, with zeros beyond the end. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
-from typing import NamedTuple
 
 from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
 from qcow2c.format import layout
@@ -29,7 +28,7 @@ from qcow2c.format.tables import (
     kind_of,
 )
 from qcow2c.layers.decompressed import DecompressedClusters
-from qcow2c.layers.layer import Layer
+from qcow2c.layers.layer import Layer, Run
 from qcow2c.layers.state import State, load_state
 from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.sources import Store
@@ -39,24 +38,14 @@ L2_CACHE_BYTES = 64 << 20
 """Bound of the cached L2 tables of one reader: enough for 512 GiB of guest data with 64 KiB clusters."""
 
 
-class Run(NamedTuple):
-    """Guest bytes of one kind that lie together: `host_offset` belongs to the first byte.
-
-    It is the offset in the data store for the kinds with a host cluster, the L2 entry for COMPRESSED, else 0.
-    """
-
-    kind: Kind
-    guest_offset: int
-    length: int
-    host_offset: int
-
-
 SalvageLog = Callable[[Span, Exception], None]
 """Told each guest range that reads as zeros because it cannot be read, and why."""
 
 
 class Reader:
     """One state of one image. Reads never fail silently: they raise, or, with a salvage log, zero and tell."""
+
+    image_format = "qcow2"
 
     def __init__(
         self,
@@ -129,7 +118,17 @@ class Reader:
             turn=turn,
         )
 
+    @property
+    def encrypted(self) -> bool:
+        return self.header.encrypted
+
     # --- mapping ---
+
+    def table_entries(self, start: int, end: int) -> int:
+        """Return how many L1 entries a guest range has, and entries of L2 tables, subclusters counted."""
+        geometry = self.geometry
+        words = self.l1_table[start >> geometry.l2_coverage_bits : geometry.l1_entries(end)]
+        return len(words) + (len(words) - words.count(0)) * geometry.l2_entries * geometry.subclusters
 
     def entry(self, guest_offset: int) -> int:
         """Return the L2 descriptor of a guest cluster, not judged; 0 where there is none. Raises CorruptMetadata."""

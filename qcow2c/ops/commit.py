@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, pairwise
 from typing import Any, Literal, NamedTuple
 
 from qcow2c.copy.base_targets import BaseTarget, open_base
@@ -26,8 +26,8 @@ from qcow2c.errors import ChainError, MissingKey, UnsupportedFeature, UsageError
 from qcow2c.format.detection import detect_format
 from qcow2c.format.loaded_image import require_not_corrupt
 from qcow2c.image import Image
-from qcow2c.layers.layer import Layer, RawLayer
-from qcow2c.layers.reader import Reader
+from qcow2c.layers.chain import layers_of
+from qcow2c.layers.layer import Layer
 from qcow2c.storage.gate import Gate, full_name
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Memory, Store, opened
@@ -149,12 +149,12 @@ def open_chain(
 
 def _links(layer: Layer, *, named: bool) -> Iterator[Link]:
     """Yield the layers below; not `named`: the caller has given the first of them."""
-    while isinstance(layer, Reader) and isinstance(below := layer.backing, Reader | RawLayer):
-        stored = os.fsdecode(layer.header.backing_file or b"") if named else None
-        image_format = "raw" if isinstance(below, RawLayer) else "qcow2"
+    for above, below in pairwise(layers_of(layer)):
+        assert above.header is not None, "only qcow2 images lie on others"
+        stored = os.fsdecode(above.header.backing_file or b"") if named else None
         path = below.store.path or below.store.name
-        yield Link(path, image_format, layer.store.name, stored, not layer.header.backing_format)
-        layer, named = below, True
+        yield Link(path, below.image_format, above.store.name, stored, not above.header.backing_format)
+        named = True
 
 
 def _names(wanted: str, link: Link) -> bool:

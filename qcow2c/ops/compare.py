@@ -17,7 +17,7 @@ from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.disk.map_layers import ZERO, mapped_layers
 from qcow2c.disk.pair import BY_LAYER, Piece, Side, pairs
 from qcow2c.errors import MissingKey, Qcow2Error
-from qcow2c.layers.reader import Reader
+from qcow2c.layers.chain import layers_of
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
 from qcow2c.structs import SECTOR_SIZE
@@ -96,15 +96,10 @@ def compare_disks(first: Disk, second: Disk, *, strict: bool = False, progress: 
 
 
 def _require_no_key(disk: Disk) -> None:
-    layer = disk.layer
-    while isinstance(layer, Reader):
-        if layer.header.encrypted:
-            error = MissingKey(f"Could not open {disk.name!r}: it is encrypted, and no key was given")
-            error.exit_code = CANNOT_OPEN
-            raise error
-        if layer.backing is None:
-            return
-        layer = layer.backing
+    if any(layer.encrypted for layer in layers_of(disk.layer)):
+        error = MissingKey(f"Could not open {disk.name!r}: it is encrypted, and no key was given")
+        error.exit_code = CANNOT_OPEN
+        raise error
 
 
 # --- reading and comparing ------------------------------------------------------------------------------------------
@@ -321,8 +316,8 @@ class _Part:
         """Yield the ranges that QEMU reads at once, of those that end behind `low` and begin before `high`."""
         starts = [self._start]
         for side in self._sides:
-            if isinstance(side.disk.layer, Reader):  # At the edges of its tables QEMU begins anew.
-                starts.append(low - low % slice_bytes(side.disk.layer))
+            if unit := slice_bytes(side.disk.layer):  # At the edges of its tables QEMU begins anew.
+                starts.append(low - low % unit)
         for start, end, one, other in self._pairs(max(starts), strict=True):
             if start >= high:
                 return

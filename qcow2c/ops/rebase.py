@@ -62,7 +62,7 @@ class Overlay:
     def backing_format(self) -> str | None:
         """The format as which the old backing file was opened, None where it was not."""
         below = None if self.image is None else self.image.backing
-        return None if below is None else "raw" if isinstance(below, RawLayer) else "qcow2"
+        return None if below is None else below.image_format
 
 
 def rebase(

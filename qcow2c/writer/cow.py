@@ -14,6 +14,7 @@ from qcow2c.format.tables import (
     Table,
     kind_of,
 )
+from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
 from qcow2c.storage.store import Buffer
 from qcow2c.storage.zeros import zeros
@@ -142,14 +143,17 @@ def cut(buffers: Iterable[Buffer], length: int) -> list[Buffer]:
     return kept
 
 
-def reads_as_zeros(reader: Reader, guest_offset: int, length: int) -> bool:
-    """Tell whether guest bytes read as zeros by what the tables of all layers say; no data is read."""
-    below = reader.backing
+def reads_as_zeros(layer: Layer, guest_offset: int, length: int) -> bool:
+    """Tell whether guest bytes read as zeros by what the tables of all layers say; no data is read.
+
+    A raw file has none: its holes are not looked for.
+    """
+    below = layer.backing
     bottom = 0 if below is None else below.disk_size
-    for run in reader.runs(guest_offset, max(0, min(length, reader.disk_size - guest_offset))):
+    for run in layer.runs(guest_offset, max(0, min(length, layer.disk_size - guest_offset))):
         if run.kind in _ZERO_KINDS or (run.kind in _BELOW_KINDS and run.guest_offset >= bottom):
             continue
-        if run.kind not in _BELOW_KINDS or not isinstance(below, Reader):
+        if run.kind not in _BELOW_KINDS or below is None or below.image_format == "raw":
             return False
         if not reads_as_zeros(below, run.guest_offset, run.length):
             return False
