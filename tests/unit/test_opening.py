@@ -10,7 +10,6 @@ import pytest
 
 import qcow2c
 from qcow2c import structs
-from qcow2c.disk.opening import detect_format
 from qcow2c.errors import (
     ChainError,
     CorruptMetadata,
@@ -21,6 +20,7 @@ from qcow2c.errors import (
     UsageError,
 )
 from qcow2c.format import layout
+from qcow2c.format.detection import Format, detect_format, known_format
 from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
 from tests.building import Builder, extension
@@ -222,6 +222,16 @@ def test_other_formats_are_not_taken_for_raw(offset: int, signature: bytes, name
 def test_formats_are_detected_by_their_first_bytes() -> None:
     assert detect_format(Memory(Builder().build())) == "qcow2"
     assert detect_format(Memory(b"")) == "raw"
+
+
+def test_a_stated_format_counts_and_only_qcow2_and_raw_are_known() -> None:
+    assert known_format(Memory(Builder().build()), None) is Format.QCOW2
+    assert known_format(Memory(Builder().build()), "raw") is Format.RAW
+    assert known_format(Memory(b""), "qcow2") is Format.QCOW2
+    with pytest.raises(UnsupportedFeature, match="image '<bytes>' has format 'qed', not qcow2 or raw"):
+        known_format(Memory(b"QED\0"), None)
+    with pytest.raises(UnsupportedFeature, match=r"'a\{b' is 'vpc'"):
+        known_format(Memory(b"", "a{b"), "vpc", "{name!r} is {found!r}")
 
 
 def test_the_public_names_resolve_and_others_do_not() -> None:
