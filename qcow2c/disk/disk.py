@@ -9,8 +9,8 @@ from typing import Literal
 
 from qcow2c.disk.map import DiskMap
 from qcow2c.disk.opening import Backing, open_image
-from qcow2c.errors import UnsupportedFeature, UsageError
-from qcow2c.format.detection import detect_format
+from qcow2c.errors import UsageError
+from qcow2c.format.detection import Format, known_format
 from qcow2c.image import Image, Snapshot
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
@@ -74,23 +74,18 @@ def open_disk(
     there is none, and UnsupportedFeature for other formats.
     """
     with opened(source) as store:
-        found = image_format or detect_format(store)
-        if found == "raw":
+        if known_format(store, image_format) is Format.RAW:
             if snapshot is not None:
                 reason = "Block format 'raw' used by device '' does not support temporarily loading internal snapshots"
                 raise UsageError(f"Failed to load snapshot: {reason}")
             store.lock(Use.SHARED)
             yield Disk(RawLayer(store), store.name)
-        elif found == "qcow2":
-            with open_image(
-                store, gate=gate, share=share, backing=backing, data_file=data_file, on_error=on_error
-            ) as image:
-                if snapshot is None:
-                    yield Disk(image.layer, store.name, image)
-                else:
-                    yield Disk(_state(image, snapshot), store.name, image)
-        else:
-            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
+            return
+        with open_image(
+            store, gate=gate, share=share, backing=backing, data_file=data_file, on_error=on_error
+        ) as image:
+            layer = image.layer if snapshot is None else _state(image, snapshot)
+            yield Disk(layer, store.name, image)
 
 
 def _state(image: Image, snapshot: str | SnapshotKey) -> Reader:

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from threading import RLock
 from typing import TYPE_CHECKING, Literal
 
-from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
+from qcow2c.errors import ChainError, Qcow2Error, UsageError
 from qcow2c.format import rules
-from qcow2c.format.detection import detect_format
+from qcow2c.format.detection import Format, known_format
 from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import LoadedImage, load_image
@@ -83,13 +83,6 @@ def open_image(
             snapshots=loaded.snapshots.records,
             engine=engine,
         )
-
-
-def backing_format(header: Header, store: Store) -> str:
-    """Return the format of a backing file: as recorded, else as detected."""
-    if header.backing_format:
-        return header.backing_format.decode("utf-8", "backslashreplace")
-    return detect_format(store)
 
 
 def named_file(header: Header, image: Store, gate: Gate, role: str, name: bytes) -> str | os.PathLike[str]:
@@ -191,14 +184,14 @@ class _Opener:
             raise ChainError(f"backing file {below.name!r} of {store.name!r} creates a loop")
         if len(chain) > Limit.BACKING_CHAIN_DEPTH:
             raise ChainError(f"the backing chain has more than {Limit.BACKING_CHAIN_DEPTH} layers, at {below.name!r}")
-        return self._lower_layer(below, backing_format(header, below), (*chain, below))
+        return self._lower_layer(below, header.backing_format, (*chain, below))
 
-    def _lower_layer(self, store: Store, image_format: str, chain: tuple[Store, ...]) -> Layer:
-        if image_format == "raw":
+    def _lower_layer(self, store: Store, recorded: bytes | None, chain: tuple[Store, ...]) -> Layer:
+        stated = (recorded or b"").decode("utf-8", "backslashreplace")
+        refusal = "backing file {name!r} has format {found!r}, not qcow2 or raw"
+        if known_format(store, stated, refusal) is Format.RAW:
             self.lock(store, Use.SHARED)
             return RawLayer(store)
-        if image_format != "qcow2":
-            raise UnsupportedFeature(f"backing file {store.name!r} has format {image_format!r}, not qcow2 or raw")
         self.lock(store, Use.IMAGE)
         try:
             header = load_image(store, self.refused_from).header

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from qcow2c.bitmaps.edit import BitmapEdit
 from qcow2c.bitmaps.stored import Bitmaps
 from qcow2c.disk.opening import open_image
-from qcow2c.errors import UnsupportedFeature, UsageError
-from qcow2c.format.detection import detect_format
+from qcow2c.errors import UsageError
+from qcow2c.format.detection import Format, known_format
 from qcow2c.image import Image
 from qcow2c.storage.sources import Source, Store, opened
 
@@ -167,11 +167,8 @@ def _image(
 ) -> Iterator[Image | None]:
     """Open an image; a raw file gives None: it has no bitmaps. Raises as `qcow2c.open`, and UnsupportedFeature."""
     with opened(source, writable="+" in mode) as store:
-        found = image_format or detect_format(store)
-        if found == "raw":
+        if known_format(store, image_format, "Could not open {name!r}: Unknown driver {found!r}") is Format.RAW:
             yield None
-        elif found != "qcow2":
-            raise UnsupportedFeature(f"Could not open {store.name!r}: Unknown driver {found!r}")
         else:
             with open_image(store, mode, **opening) as image:
                 yield image

@@ -22,8 +22,8 @@ from qcow2c.copy.transfer import DiskCopy, Progress
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import PRESENT, Columns, DiskMap
 from qcow2c.disk.opening import open_image
-from qcow2c.errors import ChainError, MissingKey, UnsupportedFeature, UsageError
-from qcow2c.format.detection import detect_format
+from qcow2c.errors import ChainError, MissingKey, UsageError
+from qcow2c.format.detection import Format, detect_format, known_format
 from qcow2c.format.loaded_image import require_not_corrupt
 from qcow2c.image import Image
 from qcow2c.layers.chain import layers_of
@@ -133,12 +133,10 @@ def open_chain(
     `name` is what errors call the image.
     """
     with opened(path, Use.WRITABLE_IMAGE) as top:
-        found = image_format or detect_format(top)
-        if found not in ("qcow2", "raw"):
-            raise UnsupportedFeature(f"image {top.name!r} has format {found!r}, not qcow2 or raw")
+        found = known_format(top, image_format)
         links: tuple[Link, ...] = ()
         own = None
-        if found == "qcow2":
+        if found is Format.QCOW2:
             with open_image(top, backing=backing, data_file=data_file, gate=gate, share=True) as image:
                 require_not_corrupt(image.header)
                 links = tuple(_links(image.layer, named=backing is None))

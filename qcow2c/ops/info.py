@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.errors import ChainError, UnsupportedFeature
-from qcow2c.format.detection import detect_format
+from qcow2c.errors import ChainError
+from qcow2c.format.detection import Format, known_format
 from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import load_bitmap_records, load_header, load_snapshots
@@ -129,13 +129,11 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, 
 
 def _describe(store: Store, name: str, image_format: str | None, use: Use) -> tuple[Facts, Header | None]:
     """Return the facts of one image, and its header if it is qcow2; `use` is its lock, which a raw one does without."""
-    if image_format is None:
-        image_format = "qcow2" if store.pread(len(MAGIC), 0) == MAGIC else detect_format(store)
-    if image_format == "raw":
+    if image_format is None and store.pread(len(MAGIC), 0) == MAGIC:
+        image_format = Format.QCOW2  # Of any version, even where that is another format: the header says so.
+    if known_format(store, image_format) is Format.RAW:
         store.lock(Use.SHARED)
         return _raw_facts(store, name), None
-    if image_format != "qcow2":
-        raise UnsupportedFeature(f"image {store.name!r} has format {image_format!r}, not qcow2 or raw")
     store.lock(use)
     header, _notices = load_header(store, Severity.FATAL, _REFUSED)
     return _qcow2_facts(store, name, header), header

@@ -11,8 +11,8 @@ from typing import Any
 
 from qcow2c.copy.diff_stream import DiffReader
 from qcow2c.disk.opening import open_image
-from qcow2c.errors import StoreError, UnsupportedFeature, UsageError
-from qcow2c.format.detection import detect_format
+from qcow2c.errors import StoreError, UsageError
+from qcow2c.format.detection import Format, known_format
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
@@ -87,14 +87,13 @@ def _opened(
 ) -> Iterator[_Writers]:
     """Open an image to be written, of the right size; what was written is durable afterwards."""
     with opened(target, writable=True) as store:
-        found = image_format or detect_format(store)
-        if found == "qcow2":
+        if known_format(store, image_format) is Format.QCOW2:
             with open_image(store, "r+", gate=gate) as image:
                 if image.size() // SECTOR_SIZE * SECTOR_SIZE != stream.after_size:
                     sizes = f"{image.size()} bytes, the later state {stream.after_size}"
                     raise UsageError(f"the image has {sizes}: resize it first")
                 yield image.pwrite, lambda start, length: image.write_zeroes(start, length, unmap=True)
-        elif found == "raw":
+        else:
             store.lock(Use.WRITABLE_DATA_FILE)
             if -(-store.size() // SECTOR_SIZE) * SECTOR_SIZE not in (stream.before_size, stream.after_size):
                 sizes = f"{stream.before_size} or {stream.after_size}"
@@ -102,5 +101,3 @@ def _opened(
             store.truncate(stream.after_size)
             yield store.pwrite, store.write_zeroes
             store.flush()
-        else:
-            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
 from qcow2c.format import layout
-from qcow2c.format.detection import detect_format
+from qcow2c.format.detection import Format, known_format
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, changed_header, with_extension
 from qcow2c.format.loaded_image import load_header, require_not_corrupt
@@ -114,12 +114,9 @@ def open_overlay(
     Raises as `open_image` with "r+"; if `unsafe`, refcounts are not looked at, because no cluster is given out.
     """
     with opened(source, writable=True) as store:
-        found = image_format or detect_format(store)
-        if found == "raw":
+        if known_format(store, image_format, "image {name!r} has format {found!r}, not qcow2") is Format.RAW:
             store.lock(Use.WRITABLE_IMAGE)
             yield Overlay(store, None)
-        elif found != "qcow2":
-            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2")
         elif unsafe:
             store.lock(Use.WRITABLE_IMAGE)
             header, _notices = load_header(store)

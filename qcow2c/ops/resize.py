@@ -13,8 +13,8 @@ from typing import Protocol
 from qcow2c.atomic.header_growth import grow_by_header
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.opening import Backing, open_image
-from qcow2c.errors import UnsupportedFeature, UsageError
-from qcow2c.format.detection import detect_format
+from qcow2c.errors import UsageError
+from qcow2c.format.detection import Format, known_format
 from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import load_header
 from qcow2c.image import Image
@@ -152,14 +152,11 @@ def open_resizable(
 ) -> Iterator[Resizable]:
     """Open an image of a given or detected format for writing, alone. Raises as `open_image`."""
     with opened(source, writable=True) as store:
-        found = image_format or detect_format(store)
-        if found == "raw":
+        if known_format(store, image_format) is Format.RAW:
             store.lock(Use.WRITABLE_IMAGE)
             yield _Raw(store)
-        elif found == "qcow2" and data_file is None and backing is None and (header := _alone(store)) is not None:
+        elif data_file is None and backing is None and (header := _alone(store)) is not None:
             yield _Qcow2Unopened(Medium(store), header, trust=trust)
-        elif found == "qcow2":
+        else:
             with open_image(store, "r+", backing=backing, data_file=data_file, gate=gate, trust=trust) as image:
                 yield _Qcow2(image)
-        else:
-            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")

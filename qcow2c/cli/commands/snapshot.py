@@ -117,15 +117,12 @@ def _show(snapshots: list[dict[str, Any]], output: str) -> None:
 
 def _change(store: Store, image_format: str | None, verb: str, name: str, *new_name: str) -> int:
     """Change an image; what goes wrong is told in QEMU's words, and then in ours where they say more."""
-    from qcow2c.format.detection import detect_format
+    from qcow2c.format.detection import Format, known_format
 
     failed = f"Could not {verb} snapshot '{name}': "
-    found = image_format or detect_format(store)
-    if found == "raw":
+    if known_format(store, image_format) is Format.RAW:
         text.complain(failed + _ON_RAW[verb])
         return 1
-    if found != "qcow2":
-        raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
     from qcow2c.ops import snapshots
 
     try:

@@ -10,7 +10,6 @@ import pytest
 
 import qcow2c
 from qcow2c import structs
-from qcow2c.disk.opening import detect_format
 from qcow2c.errors import (
     ChainError,
     CorruptMetadata,
@@ -21,6 +20,7 @@ from qcow2c.errors import (
     UsageError,
 )
 from qcow2c.format import layout
+from qcow2c.format.detection import detect_format
 from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
 from tests.building import Builder, extension
