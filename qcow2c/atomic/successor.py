@@ -19,7 +19,7 @@ from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta, block_of
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout, tables
 from qcow2c.format.geometry import Geometry
-from qcow2c.format.header import Header, field_span
+from qcow2c.format.header import Header
 from qcow2c.format.header_writer import Extensions, HeaderChange
 from qcow2c.format.loaded_image import load_image
 from qcow2c.format.records import SnapshotTable
@@ -33,8 +33,8 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer
-from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, SECTOR_SIZE, Limit, Version
-from qcow2c.writer.header_update import change_header
+from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, Limit, Version
+from qcow2c.writer.header_update import HeaderUpdate, change_header
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -313,16 +313,10 @@ class Successor:
         freed = self._new.freed(self.geometry.clusters(self.walk.size)) if discard else []
         store = self.medium.store
         file_end = self._new.end(self.geometry.clusters(store.size())) if shorten and self._verified else None
-        self.medium.flush()
         if self._extensions is not None:
             change_header(self.medium, self.header, HeaderChange(self._fields, self._extensions))
         else:
-            sector = bytearray(self.medium.store.pread(SECTOR_SIZE, 0))
-            for name, value in self._fields.items():
-                span = field_span(name)
-                sector[span.offset : span.end] = layout.stored_integer(value, span.length)
-            self.medium.write([sector], 0)
-            self.medium.flush()
+            HeaderUpdate(self.medium).write(**self._fields)
         for edges in freed:
             for start, end in edges.reshape(-1, 2).tolist():
                 self.medium.punch(start << self._bits, end - start << self._bits)

@@ -128,8 +128,8 @@ def refcount_room(
 ) -> RefcountRoom:
     """Return the least room for a refcount table and blocks that describe everything up to their own end.
 
-    They come to lie together, from cluster `first` on. Of the entries up to `first` or `reach`, `kept` need no new
-    block. The refcounts reach up to cluster `reach` in any case, and the table has room for `table_entries`.
+    The room begins at cluster `first`. Refcounts reach at least to cluster `reach`, and the table has room for at least
+    `table_entries`. So many entries as are `kept` need no new block: they have one, or nothing to describe.
     """
     room = RefcountRoom(0, 0, 0)
     while True:

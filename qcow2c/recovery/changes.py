@@ -19,6 +19,7 @@ from qcow2c.errors import Span
 from qcow2c.format import layout, tables
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import field_span
+from qcow2c.format.header_writer import with_fields
 from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, refcount_room, stored_block, word_code
 from qcow2c.format.table_rules import L1_RULES, EntryRule, l2_rules
 from qcow2c.recovery.journal import Journal
@@ -71,16 +72,13 @@ class Changes:
         """Change fields of the header, of which at least one is other; not where it is something else, too."""
         if not self._header_is_alone:
             return
-        old = bytearray(self._sector)
-        new = bytearray(old)
+        old, self._sector = self._sector, with_fields(self._sector, values)
         for name, value in values.items():
             span = field_span(name)
-            before = layout.integer(new[span.offset : span.end])
+            before = layout.integer(old[span.offset : span.end])
             if before != value:
-                new[span.offset : span.end] = layout.stored_integer(value, span.length)
                 self._plan.add(Action(Kind.HEADER, span, before, value, f"{name}: {reason}"))
-        self._journal.add(stage, 0, bytes(old), bytes(new))
-        self._sector = bytes(new)
+        self._journal.add(stage, 0, old, self._sector)
 
     def mark(self) -> None:
         """Take away, before anything else, the marks of features that nobody knows, as whoever writes must."""

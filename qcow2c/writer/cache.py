@@ -22,11 +22,12 @@ from typing import NamedTuple
 from qcow2c.errors import CorruptMetadata, Span
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
-from qcow2c.format.header import Header, field_span
+from qcow2c.format.header import Header
 from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, stored_block
 from qcow2c.format.tables import Table
 from qcow2c.storage.medium import Medium
 from qcow2c.structs import SECTOR_SIZE
+from qcow2c.writer.header_update import HeaderUpdate
 
 BLOCK_CACHE_BYTES = 32 << 20
 """Bound of the refcount blocks in memory that hold nothing new."""
@@ -42,7 +43,7 @@ class Release(NamedTuple):
 
 
 class MetadataCache:
-    """Header fields, L1 and L2 tables, refcount table and blocks of one image, with what the file lacks of them."""
+    """L1 and L2 tables, refcount table and blocks of one image, with what the file lacks of them."""
 
     def __init__(
         self, medium: Medium, data_medium: Medium, header: Header, l1_table: Table, l2: dict[int, Table]
@@ -55,6 +56,7 @@ class MetadataCache:
         self.geometry: Geometry = header.geometry
         self.medium = medium
         self.data_medium = data_medium
+        self.header = HeaderUpdate(medium)
         self.l1 = l1_table
         self.l2 = l2
         table_size = header.refcount_table_clusters << header.cluster_bits
@@ -62,34 +64,11 @@ class MetadataCache:
         self.refcount_table = Table(layout.words(stored_table), header.refcount_table_offset)
         self.on_free: Callable[[list[tuple[int, int]]], None] = lambda _runs: None
         """Told which clusters, as (first, end), are free from now on."""
-        self._header_sector = bytearray(store.pread(SECTOR_SIZE, 0))
         self._blocks: dict[int, Table] = {}
         self._block_limit = max(2, BLOCK_CACHE_BYTES >> header.cluster_bits)
         self._block_bits = self.geometry.refcount_block_bits
         self._block_mask = (1 << self._block_bits) - 1
         self._released: list[Release] = []
-        self._table_moved = False
-
-    # --- header ---
-
-    def set_header(self, **values: int) -> None:
-        """Change fields of the header in memory: all lie in its first sector, which is never torn."""
-        for name, value in values.items():
-            span = field_span(name)
-            self._header_sector[span.offset : span.end] = layout.stored_integer(value, span.length)
-
-    def reload_header(self) -> None:
-        """Take up what the file's header says, after somebody else has changed it."""
-        self._header_sector[:] = self.medium.store.pread(SECTOR_SIZE, 0)
-
-    def write_header(self) -> None:
-        """Write the header's fields, and make them and all before them durable.
-
-        Durable order: what the fields refer to, the fields. A crash leaves the old fields or the new ones.
-        """
-        self.medium.flush()
-        self.medium.write([self._header_sector], 0)
-        self.medium.flush()
 
     # --- refcounts ---
 
@@ -140,10 +119,9 @@ class MetadataCache:
         old = self.refcount_table
         words = old.words + array("Q", bytes((entries - len(old.words)) * old.words.itemsize))
         self.refcount_table = Table(words, host_offset, reachable=False)
-        self._table_moved = True
         bits = self.geometry.cluster_bits
         self.release(old.host_offset >> bits, self.geometry.clusters(len(old.words) * 8))
-        self.set_header(refcount_table_offset=host_offset, refcount_table_clusters=self.geometry.clusters(entries * 8))
+        self.header.set(refcount_table_offset=host_offset, refcount_table_clusters=self.geometry.clusters(entries * 8))
 
     def release(self, first: int, count: int = 1, *, discard: bool = False) -> None:
         """Take a reference away from each of `count` clusters, as soon as the change that does so is durable."""
@@ -190,10 +168,8 @@ class MetadataCache:
             self._write_words(new_tables)
             self.medium.flush()
             _settle([*new_blocks, *new_tables])
-        if self._table_moved:
-            # The old table stays as it was: its clusters are released, but not free before step 5.
-            self.write_header()
-            self._table_moved = False
+        # Only where the table has moved. The old one stays as it was: released, but not free before step 5.
+        self.header.write()
 
     def _write_what_nothing_names(self) -> None:
         """Step 3. Raised refcounts may be durable too early, and new L2 tables too: that is a leak."""

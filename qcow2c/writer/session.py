@@ -63,8 +63,7 @@ class Session:
             stale = _UNKNOWN_AUTOCLEAR if self._bitmaps.problem is None else _UNKNOWN_AUTOCLEAR | _BITMAPS
             autoclear = header.autoclear_features & ~stale
             if (incompatible, autoclear) != (header.incompatible_features, header.autoclear_features):
-                self._cache.set_header(incompatible_features=incompatible, autoclear_features=autoclear)
-                self._cache.write_header()
+                self._cache.header.write(incompatible_features=incompatible, autoclear_features=autoclear)
         for cluster, references in self.admission.undercounted:
             self._allocator.raise_refcount(cluster, references)
         self._begun = True
@@ -82,8 +81,7 @@ class Session:
         self._cache.medium.flush()
         header = self._reader.header
         if header.lazy_refcounts or header.dirty:
-            self._cache.set_header(incompatible_features=header.incompatible_features & ~_DIRTY)
-            self._cache.write_header()
+            self._cache.header.write(incompatible_features=header.incompatible_features & ~_DIRTY)
 
     def settle(self) -> Admission:
         """Make everything durable, as if the image was closed and opened again; return what is known of its refcounts.
@@ -106,7 +104,6 @@ class Session:
         self.begin()
         self._cache.commit()
         self._reader.renew_header(change_header(self._cache.medium, Header.load(self._cache.medium.store), change))
-        self._cache.reload_header()
 
     # --- bitmaps ---
 
@@ -174,4 +171,3 @@ class Session:
 
     def _take_up_header(self) -> None:
         self._reader.renew_header(Header.load(self._cache.medium.store))
-        self._cache.reload_header()

@@ -63,8 +63,7 @@ def header_before_the_table(patch: pytest.MonkeyPatch) -> None:
     original = MetadataCache._publish_refcounts
 
     def publish(cache: MetadataCache) -> None:
-        if cache._table_moved:
-            cache.write_header()
+        cache.header.write()
         original(cache)
 
     patch.setattr(MetadataCache, "_publish_refcounts", publish)

@@ -438,6 +438,16 @@ def test_there_is_an_end_to_growing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert image.pread(5 << 20, 0).count(b"f") == written
 
 
+def test_room_for_compressed_data_that_no_entry_can_name_is_taken_back() -> None:
+    with qcow2c.open(made(4 << 20, cluster_size=2 << 20), "r+") as image:
+        allocator, cache = image.engine.allocator, image.engine.cache
+        allocator._scanned = (1 << 49) >> 21 >> 20  # As if everything below had been in use.
+        with pytest.raises(LimitExceeded, match="no entry can name compressed data at 0x2000000200000"):
+            allocator.allocate_bytes(700)
+        block, data = (1 << 49) >> 21, (0x2000000200000) >> 21
+        assert (cache.refcount(block), cache.refcount(data)) == (1, 0)
+
+
 def test_little_memory_is_enough() -> None:
     data = made(4 << 20, cluster_size=512)
     with qcow2c.open(data, "r+") as image:
