@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.tables import (
+    L2_COMPRESSED,
+    L2_COPIED,
     Kind,
+    Table,
+    compressed_entry,
     compressed_extent,
     compressed_extents,
+    entries_alike,
     equal_subclusters,
     invalid_bitmaps,
     kind_of,
@@ -68,3 +75,69 @@ def test_invalid_bitmaps_are_those_of_invalid_entries(bitmaps: list[int], entry:
 def test_native_words_are_the_stored_ones(data: bytes) -> None:
     whole = len(data) // 8
     assert native(data).tolist() == [int.from_bytes(data[8 * i : 8 * i + 8], "big") for i in range(whole)]
+
+
+# --- tables in memory ---
+
+
+def test_a_table_that_the_file_has_is_dirty_where_it_changes() -> None:
+    table = Table(array("Q", bytes(8 * 512)), 4096)
+    assert list(table.dirty_runs()) == []
+    table.set(3, 1)
+    table.set(500, 1)
+    table.set_many(60, array("Q", [7] * 10))
+    assert list(table.dirty_runs()) == [(0, 128), (448, 512)]
+    assert table.words[59:71].tolist() == [0, *[7] * 10, 0]
+
+
+def test_a_new_table_is_dirty_as_a_whole_and_no_more() -> None:
+    table = Table(array("Q", bytes(8 * 100)), 4096, reachable=False)
+    assert list(table.dirty_runs()) == [(0, 100)]
+    assert list(Table(array("Q"), 4096, reachable=False).dirty_runs()) == []
+
+
+@given(st.lists(st.integers(0, 299), max_size=9), st.integers(0, 8))
+def test_dirty_runs_cover_what_changed_in_whole_sectors(changed: list[int], sector_bits: int) -> None:
+    table = Table(array("B", bytes(300)), 0, sector_bits=sector_bits)
+    for index in changed:
+        table.set(index, 1)
+    covered = {index for first, end in table.dirty_runs() for index in range(first, end)}
+    sectors = {index >> sector_bits for index in changed}
+    assert covered == {index for index in range(300) if index >> sector_bits in sectors}
+
+
+# --- descriptors ---
+
+
+@given(st.integers(0, 1 << 40), st.integers(1, 1 << 16), st.integers(9, 21))
+def test_a_descriptor_of_compressed_data_reaches_to_its_last_sector_and_no_further(
+    host_offset: int, length: int, cluster_bits: int
+) -> None:
+    geometry = Geometry(cluster_bits, 4)
+    length = min(length, geometry.cluster_size)
+    entry = compressed_entry(host_offset, length, geometry)
+    assert kind_of(entry, 0, 0, geometry) is Kind.COMPRESSED
+    found = compressed_extent(entry, geometry)
+    assert found.host_offset == host_offset
+    assert length <= found.length < length + 512
+
+
+@given(st.data(), st.integers(0, 3), st.integers(0, 40))
+def test_entries_alike_are_so_one_by_one(data: st.DataObject, index: int, most: int) -> None:
+    size = 4096
+    starts = st.sampled_from([0, L2_COPIED | 4096, L2_COPIED | 40 * 4096, 4096])
+    words = array("Q")
+    for start, count in data.draw(st.lists(st.tuples(starts, st.integers(1, 30)), min_size=1, max_size=4)):
+        words.extend(start + number * size if start else 0 for number in range(count))
+    index = min(index, len(words) - 1)
+    count = entries_alike(words, index, most, size, L2_COMPRESSED | 1)
+    assert 0 <= count <= most
+    step = size if words[index] else 0
+    expected = [words[index] + number * step for number in range(count + 1)]
+    assert words[index : index + count + 1].tolist() == expected
+
+
+def test_a_special_entry_is_like_no_other() -> None:
+    assert entries_alike(array("Q", [L2_COMPRESSED | 5] * 40), 0, 30, 4096, L2_COMPRESSED) == 0
+    assert entries_alike(array("Q", [L2_COPIED] * 40), 0, 30, 4096, L2_COMPRESSED) == 0
+    assert entries_alike(array("Q", bytes(8 * 40)), 0, 30, 4096, L2_COMPRESSED) > 20
