@@ -1,6 +1,8 @@
-"""The room of a refcount table and blocks that describe themselves, by hand and against everything less."""
+"""Refcounts of every width, and the room of a table and blocks that describe themselves."""
 
 from __future__ import annotations
+
+from array import array
 
 import pytest
 from hypothesis import example, given
@@ -8,7 +10,16 @@ from hypothesis import strategies as st
 
 from qcow2c.errors import LimitExceeded
 from qcow2c.format.geometry import Geometry
-from qcow2c.format.refcounts import refcount_room, require_table
+from qcow2c.format.refcounts import (
+    native_block,
+    refcount,
+    refcount_room,
+    refcounts,
+    require_table,
+    stored_block,
+    stored_ones,
+    word_code,
+)
 
 WIDE = Geometry(9, 6)
 """64 refcounts in a block, 64 entries in a cluster of the table."""
@@ -85,3 +96,30 @@ def test_the_room_describes_itself_and_is_the_least_that_does(
         for table_clusters in range(max(0, room.table_clusters - 3), room.table_clusters + 3):
             if is_enough(blocks, table_clusters):
                 assert blocks >= room.blocks and table_clusters >= room.table_clusters
+
+
+@given(st.integers(0, 6), st.binary(min_size=64, max_size=64))
+def test_refcounts_of_many_are_those_of_each(order: int, block: bytes) -> None:
+    many = refcounts(block, order)
+    assert len(many) == 64 * 8 >> order
+    assert many.tolist() == [refcount(block, index, order) for index in range(len(many))]
+
+
+@given(st.integers(0, 6), st.binary(min_size=8, max_size=64).map(lambda data: data[: len(data) & ~7]))
+def test_refcounts_in_native_order_are_those_of_the_block_and_are_stored_again(order: int, block: bytes) -> None:
+    words = native_block(block, order)
+    assert words.tolist() == refcounts(block, order).tolist()
+    assert stored_block(words, order) == block
+
+
+@given(st.integers(0, 6), st.integers(0, 200))
+def test_ones_are_stored_as_refcounts_of_1_and_zeros_up_to_the_next_byte(order: int, count: int) -> None:
+    stored = stored_ones(count, order)
+    found = refcounts(stored, order).tolist()
+    assert found[:count] == [1] * count and not any(found[count:])
+    assert len(stored) == -(-(count << order) // 8)
+
+
+@pytest.mark.parametrize(("order", "size"), [(0, 1), (1, 1), (2, 1), (3, 1), (4, 2), (5, 4), (6, 8)])
+def test_a_word_holds_one_refcount_however_narrow(order: int, size: int) -> None:
+    assert array(word_code(order)).itemsize == size

@@ -22,7 +22,7 @@ from qcow2c.references.small_check import Clean
 from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
 from tests.building import L2_COPIED, L2_ZERO, Builder, deflate, extension, packed_words
-from tests.properties.test_counts import images
+from tests.drawn_images import images
 
 _INCOMPATIBLE = layout.bits(structs.INCOMPATIBLE_FEATURES)
 EXTENDED_L2, DATA_FILE = _INCOMPATIBLE["extended_l2"].mask, _INCOMPATIBLE["data_file"].mask

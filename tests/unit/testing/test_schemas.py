@@ -1,18 +1,14 @@
-"""What the strategies of qcow2c.testing make is what they say it is."""
+"""What the strategies of structures and entries make is what they say it is."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import qcow2c
 from qcow2c import structs, testing
-from qcow2c.builder.options import CreateOptions
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, L1_RULES, broken_rules, l2_rules
@@ -81,35 +77,3 @@ def test_entries_break_no_rule(geometry: Geometry, data: st.DataObject) -> None:
     assert not list(broken_rules(l2_rules(geometry), entry, bitmap, geometry))
     if not geometry.external_data:
         assert all(kind_of(entry, bitmap, part, geometry) is not Kind.INVALID for part in range(32))
-
-
-@given(testing.image_options())
-def test_options_are_valid(found: testing.ImageOptions) -> None:
-    CreateOptions(found.size, **found.options).validate()
-    assert len(found.content) == found.size
-
-
-@settings(max_examples=25)
-@given(testing.images())
-def test_images_are_sound(data: bytes) -> None:
-    result = qcow2c.check(data)
-    assert result.exit_code in (0, 3)
-    with qcow2c.open(data) as image:
-        image.pread(image.size(), 0)
-
-
-@given(st.integers(0, 1 << 20), st.sampled_from([512, 4096, 65536]), st.data())
-def test_operations_lie_on_the_disk(size: int, cluster_size: int, data: st.DataObject) -> None:
-    for operation in data.draw(testing.write_histories(size, cluster_size, max_length=4)):
-        assert 0 <= operation.offset <= operation.offset + operation.length <= size
-        if operation.action is testing.Action.COMPRESS:
-            assert operation.offset % cluster_size == 0
-        assert len(operation.data) == operation.length
-
-
-def test_without_hypothesis_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("qcow2c.testing")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "hypothesis", None)
-    with pytest.raises(ImportError, match=r"qcow2c\[testing\]"):
-        importlib.import_module("qcow2c.testing")
