@@ -9,7 +9,7 @@ Qcow2Error                      everything this package raises on purpose
 ├── MissingKey                  guest data is encrypted and no key was given
 ├── GateRefused                 an image names a file that the gate does not allow to be opened
 ├── ChainError                  a loop in the backing chain, or too many layers
-├── StoreError                  the file itself: not found, not a regular file, I/O error
+├── StoreError                  the file itself: not found, not a regular file, I/O error (also an OSError)
 │   └── ImageLocked             ... in use by another program in a way that excludes this one
 └── UsageError                  an argument of the caller that cannot be honoured (also a ValueError)
     └── NoSuchSnapshot          ... for the image has no internal snapshot of that name or ID
@@ -17,7 +17,8 @@ Qcow2Error                      everything this package raises on purpose
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from typing import Any, NamedTuple
 
 
 class Span(NamedTuple):
@@ -87,13 +88,32 @@ class ChainError(Qcow2Error):
     """The backing chain loops, or is deeper than the limit."""
 
 
-class StoreError(Qcow2Error):
+class StoreError(Qcow2Error, OSError):
     """The file under the image cannot be used: missing, no regular file, or an I/O error.
 
-    `errno` is the number of the system's error, None where there was none.
+    `errno` is the number of the system's error, None where there was none; `strerror` says it in the system's words, or
+    is the message. `filename` is the name by which the file was opened, None where it has none.
     """
 
-    errno: int | None = None
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: Span | None = None,
+        guest: Span | None = None,
+        spec: str = "",
+        errno: int | None = None,
+        filename: str | None = None,
+    ) -> None:
+        super().__init__(message, where=where, guest=guest, spec=spec)
+        self.errno = errno
+        self.strerror = message if errno is None else os.strerror(errno)
+        self.filename = filename
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what OSError keeps outside the instance's dictionary, too."""
+        kept = {"errno": self.errno, "strerror": self.strerror, "filename": self.filename}
+        return type(self), self.args, vars(self) | kept
 
 
 class ImageLocked(StoreError):

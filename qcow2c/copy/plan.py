@@ -79,7 +79,8 @@ class PlannedDisk:
         except OSError:
             return
         if any((status.st_dev, status.st_ino) in files_of(layer) for layer in self._layers):
-            raise ImageLocked(f'Failed to get "write" lock of {os.fsdecode(target)!r}: this very copy reads it')
+            name = os.fsdecode(target)
+            raise ImageLocked(f'Failed to get "write" lock of {name!r}: this very copy reads it', filename=name)
 
     def read(self, piece: Piece, buffer: memoryview) -> None:
         """Fill a buffer with a piece. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""

@@ -270,7 +270,7 @@ class Pipe:
         except BrokenPipeError:
             raise
         except OSError as exc:
-            raise StoreError(f"Could not write to {self.name!r}: {reason(exc)}") from exc
+            raise StoreError(f"Could not write to {self.name!r}: {reason(exc)}", errno=exc.errno) from exc
 
 
 class RawPipe(Target):

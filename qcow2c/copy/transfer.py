@@ -227,7 +227,7 @@ class StreamCopy(Copying):
             while (count := self._file.readinto(buffer)) is None:  # type: ignore[attr-defined]
                 select([self._file], [], [])  # Somebody has made the pipe one that does not wait.
         except OSError as exc:
-            raise StoreError(f"Could not read the source: {reason(exc)}") from exc
+            raise StoreError(f"Could not read the source: {reason(exc)}", errno=exc.errno) from exc
         return int(count)
 
     def read(self, slab: Slab, buffer: memoryview) -> None:
