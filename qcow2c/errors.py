@@ -1,4 +1,4 @@
-"""The error tree, and where in a file an error lies. Owns no rule and prints nothing.
+"""The error tree, where in a file an error lies, and what was being done. Owns no rule and prints nothing.
 
 Qcow2Error                      everything this package raises on purpose
 ├── NotQcow2                    the bytes are no qcow2 image (magic, version, too short)
@@ -126,3 +126,26 @@ class UsageError(Qcow2Error, ValueError):
 
 class NoSuchSnapshot(UsageError):
     """The image has no internal snapshot of a name or an ID."""
+
+
+class doing:
+    """Say what is being done: an error of this package that ends the block says so first.
+
+        with doing("error while reading from old backing file"):
+            disk.read_into(buffer, offset)
+
+    With `exit_code` the error has that one, too.
+    """
+
+    def __init__(self, what: str, *, exit_code: int | None = None) -> None:
+        self._what = what
+        self._exit_code = exit_code
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Qcow2Error):
+            error.message = f"{self._what}: {error.message}"
+            if self._exit_code is not None:
+                error.exit_code = self._exit_code

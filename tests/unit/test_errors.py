@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qcow2c.errors import CorruptMetadata, ImageLocked, Qcow2Error, Span, StoreError
+from qcow2c.errors import CorruptMetadata, ImageLocked, Qcow2Error, Span, StoreError, doing
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import new_file
@@ -67,3 +67,20 @@ def test_an_error_goes_to_another_process_and_back(error: Qcow2Error) -> None:
         assert (str(again), vars(again), again.args) == (str(error), vars(error), error.args)
         for name in ("errno", "strerror", "filename"):
             assert getattr(again, name, None) == getattr(error, name, None)
+
+
+# --- what was being done --------------------------------------------------------------------------------------------
+
+
+def test_an_error_says_first_what_was_being_done() -> None:
+    with pytest.raises(CorruptMetadata) as caught, doing("outside"), doing("inside", exit_code=4):
+        raise CorruptMetadata("wrong", where=Span(16, 8))
+    assert str(caught.value) == "outside: inside: wrong (file bytes 0x10..0x17)"
+    assert (caught.value.exit_code, CorruptMetadata.exit_code) == (4, 1)
+
+
+def test_what_was_being_done_is_no_business_of_other_errors() -> None:
+    with pytest.raises(ValueError, match="other"), doing("something", exit_code=4):
+        raise ValueError("other")
+    with doing("nothing"):
+        pass
