@@ -45,6 +45,17 @@ class Slab(NamedTuple):
     """Ranges, as (start, end), that must read as zeros."""
 
 
+class Scope(NamedTuple):
+    """What of the disks is copied, besides data."""
+
+    with_zeros: bool = False
+    """Ranges that are zeros, too: the target holds something else."""
+    top_only: bool = False
+    """Not what the top layers do not decide: the target lies on what does."""
+    below: bool = False
+    """Between the pieces of a slab what the disk has there, not zeros: the target takes whole clusters."""
+
+
 class PlannedDisk:
     """A disk at its place in the target, or `length` bytes of it from byte `first` on, which go to the same place.
 

@@ -59,8 +59,7 @@ class LocalFile(Store):
         self.path = os.fsdecode(path)
         self.name = self.path if name is None else name
         self.writable = writable
-        self.starts_writeback = True
-        """Whether the system is asked to write large ranges out at once: not where nothing is flushed in the end."""
+        self._starts_writeback = True
         self.created = False
         """Whether this has made the file."""
         self._fd = -1
@@ -193,7 +192,7 @@ class LocalFile(Store):
 
     def _start_writeback(self, offset: int, length: int) -> None:
         """Let the system begin to write a large range out, so that there is less to wait for in the next flush."""
-        if self.starts_writeback and length >= _WRITEBACK_FROM:
+        if self._starts_writeback and length >= _WRITEBACK_FROM:
             with suppress(OSError):
                 os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
@@ -234,6 +233,9 @@ class LocalFile(Store):
                 _uninterrupted(os.posix_fallocate, self._fd, offset, length)
         except (OSError, OverflowError) as exc:
             raise self.failure(exc, "allocate space in", where) from exc
+
+    def expect_no_flush(self) -> None:
+        self._starts_writeback = False
 
     def reserve(self, offset: int, length: int) -> None:
         with suppress(OSError, OverflowError):  # What is wrong, if anything, the write will tell.
@@ -320,9 +322,9 @@ class LocalFile(Store):
         """Ask the file system to write the file in place; where it cannot, nothing happens."""
         with suppress(OSError):
             flags = array("l", [0])
-            fcntl.ioctl(self._fd, _get_flags_request(), flags)
+            fcntl.ioctl(self._fd, _flags_request(2, 1), flags)
             flags[0] |= _NO_COPY_ON_WRITE
-            fcntl.ioctl(self._fd, _set_flags_request(), flags)
+            fcntl.ioctl(self._fd, _flags_request(1, 2), flags)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -344,14 +346,9 @@ def _uninterrupted(call: Callable[..., _T], *arguments: Any) -> _T:
     return call(*arguments)
 
 
-def _get_flags_request() -> int:
-    """FS_IOC_GETFLAGS of Linux: read, a long, 'f', 1."""
-    return 2 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 1
-
-
-def _set_flags_request() -> int:
-    """FS_IOC_SETFLAGS: write, a long, 'f', 2."""
-    return 1 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 2
+def _flags_request(direction: int, number: int) -> int:
+    """Return FS_IOC_GETFLAGS of Linux for 2 (read), 1; FS_IOC_SETFLAGS for 1 (write), 2."""
+    return direction << 30 | array("l").itemsize << 16 | ord("f") << 8 | number
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:

@@ -77,7 +77,7 @@ def new_file(
 ) -> Iterator[Store]:
     """Open a file to be written from its start: locked, then emptied. What fails removes it if it was not there.
 
-    With `durable`, its name is so in the end. Raises StoreError, ImageLocked.
+    With `durable`, its name is so in the end; without, nothing is. Raises StoreError, ImageLocked.
     """
     if not isinstance(path, str | os.PathLike):
         store = open_store(path, writable=True)
@@ -91,6 +91,8 @@ def new_file(
             file.truncate(0)
         if nocow:
             file.set_no_copy_on_write()
+        if not durable:
+            file.expect_no_flush()
         yield file
         file.require_name()
         if durable:
@@ -136,6 +138,8 @@ def complete_file(
                 partial.truncate(0)
             if nocow:
                 partial.set_no_copy_on_write()
+            if not durable:
+                partial.expect_no_flush()
             yield partial
             partial.rename(os.fsdecode(final), mode)
             if durable:

@@ -94,6 +94,9 @@ class Store(ABC):
         for start in range(max(self.size(), offset), offset + length, len(_ZEROS)):
             self.pwrite(_ZEROS[: min(len(_ZEROS), offset + length - start)], start)
 
+    def expect_no_flush(self) -> None:  # noqa: B027 - a hint, which few stores can take
+        """Nothing will be flushed in the end: the system need not begin early to write out what is written."""
+
     def reserve(self, offset: int, length: int) -> None:  # noqa: B027 - a hint, which few stores can take
         """Expect bytes to be written soon: where the system can find their space faster at once, it does."""
 
