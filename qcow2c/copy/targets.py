@@ -126,14 +126,21 @@ class RawTarget(Target):
 class NewImageTarget(Target):
     """A new image that is built in one pass: data only, compressed where there is a compressor."""
 
-    def __init__(self, builder: ImageBuilder, *, find_zeros: bool = True, compress: Compressor | None = None) -> None:
+    def __init__(
+        self,
+        builder: ImageBuilder,
+        *,
+        find_zeros: bool = True,
+        compress: Compressor | None = None,
+        before_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`before_end` is called when all of the disk is there, and the image is not complete yet."""
         self._cluster_size = builder.geometry.cluster_size
         unit = builder.geometry.subcluster_size if compress is None else self._cluster_size
         super().__init__(max(unit, SECTOR_SIZE) if find_zeros else 0)
         self._builder = builder
         self._compress = compress
-        self.before_end: Callable[[], None] = lambda: None
-        """Called when all of the disk is there, and the image is not complete yet."""
+        self._before_end = before_end
 
     def prepare(self, slab: Slab, buffer: memoryview) -> Any:
         ranges = self.ranges(slab, buffer)
@@ -201,7 +208,7 @@ class NewImageTarget(Target):
         self._builder.add_zeros(start, end - start)
 
     def finish(self, size: int) -> None:
-        self.before_end()
+        self._before_end()
         self._builder.finish(size)
 
 
@@ -270,7 +277,7 @@ class Pipe:
         except BrokenPipeError:
             raise
         except OSError as exc:
-            raise StoreError(f"Could not write to {self.name!r}: {reason(exc)}") from exc
+            raise StoreError(f"Could not write to {self.name!r}: {reason(exc)}", errno=exc.errno) from exc
 
 
 class RawPipe(Target):

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from threading import RLock
 from typing import TYPE_CHECKING, Literal
 
-from qcow2c.errors import ChainError, Qcow2Error, UsageError
+from qcow2c.errors import ChainError, UsageError, doing
 from qcow2c.format import rules
 from qcow2c.format.detection import Format, known_format
 from qcow2c.format.findings import Severity
@@ -193,9 +193,6 @@ class _Opener:
             self.lock(store, Use.SHARED)
             return RawLayer(store)
         self.lock(store, Use.IMAGE)
-        try:
+        with doing(f"backing file {store.name!r}"):
             header = load_image(store, self.refused_from).header
-        except Qcow2Error as exc:
-            exc.message = f"backing file {store.name!r}: {exc.message}"
-            raise
         return self.reader(store, header, None, None, chain)

@@ -199,8 +199,7 @@ def _amend(store: Store, wish: Amendment, opening: dict[str, Any]) -> None:
         _change_header(store, HeaderChange({"version": version}, extensions))
     if wish.refcount_bits not in (None, 1 << header.refcount_order):
         assert wish.refcount_bits is not None, "it was just looked at"
-        with changing(store, trust=True) as image:
-            image.set_refcount_order(wish.refcount_bits.bit_length() - 1)
+        with changing(store, trust=True, refcount_order=wish.refcount_bits.bit_length() - 1) as image:
             image.switch()
     _change_features(store, wish)
     if wish.size and wish.size != header.size:

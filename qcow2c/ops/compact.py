@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qcow2c.builder.compaction import Compaction, Progress
-from qcow2c.errors import StoreError, UnsupportedFeature, UsageError
+from qcow2c.errors import UnsupportedFeature, UsageError
 from qcow2c.format import codecs
 from qcow2c.format.loaded_image import load_image
 from qcow2c.references.admission import admit
@@ -96,14 +96,8 @@ def _exclusively(path: str | os.PathLike[str]) -> Iterator[LocalFile]:
     """Open a file that nobody else may use, by its path without links; errors call it by the name that was given."""
     if not isinstance(path, str | os.PathLike):
         raise UsageError(f"only a file with a name can be replaced, not {type(path).__name__}")
-    place, name = os.fsdecode(os.path.realpath(path)), os.fsdecode(path)
+    store = LocalFile(os.path.realpath(path), writable=True, name=os.fsdecode(path))
     try:
-        store = LocalFile(place, writable=True)
-    except StoreError as exc:
-        exc.message = exc.message.replace(repr(place), repr(name), 1)
-        raise
-    try:
-        store.name = name
         store.lock(Use.WRITABLE_IMAGE)
         yield store
     finally:

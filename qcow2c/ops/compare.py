@@ -16,7 +16,7 @@ from qcow2c.disk.block_status import Segment, segments, slice_bytes
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.disk.map_layers import ZERO, mapped_layers
 from qcow2c.disk.pair import BY_LAYER, Piece, Side, pairs
-from qcow2c.errors import MissingKey, Qcow2Error
+from qcow2c.errors import MissingKey, Qcow2Error, doing
 from qcow2c.layers.chain import layers_of
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
@@ -97,9 +97,8 @@ def compare_disks(first: Disk, second: Disk, *, strict: bool = False, progress: 
 
 def _require_no_key(disk: Disk) -> None:
     if any(layer.encrypted for layer in layers_of(disk.layer)):
-        error = MissingKey(f"Could not open {disk.name!r}: it is encrypted, and no key was given")
-        error.exit_code = CANNOT_OPEN
-        raise error
+        with doing(f"Could not open {disk.name!r}", exit_code=CANNOT_OPEN):
+            raise MissingKey("it is encrypted, and no key was given")
 
 
 # --- reading and comparing ------------------------------------------------------------------------------------------
@@ -110,22 +109,12 @@ def _runs(disk: Disk, start: int, end: int, *, strict: bool) -> Iterator[Segment
     if start >= disk.size:
         yield start, end - start, 0, ZERO, 0
         return
-    try:
+    with doing(f"Sector allocation test failed for {disk.name}", exit_code=CANNOT_MAP):
         if strict:
             yield from segments(mapped_layers(disk.layer), start, end)
         else:
             for columns in disk.map.columns(start, end - start):
                 yield from zip(*columns, strict=True)
-    except Qcow2Error as exc:
-        _failed(exc, f"Sector allocation test failed for {disk.name}", CANNOT_MAP)
-        raise
-
-
-def _failed(error: Qcow2Error, doing: str, exit_code: int) -> Qcow2Error:
-    """Return an error with what failed, and its exit status."""
-    error.message = f"{doing}: {error.message}"
-    error.exit_code = exit_code
-    return error
 
 
 _Found = tuple[int, Why]
@@ -305,9 +294,10 @@ class _Part:
         for at, length in self._steps(low, high):
             for side, view in zip(self._sides, buffers.views, strict=True):
                 try:
-                    side.disk.read_into(view[:length], at)
+                    with doing(f"Error while reading offset {at} of {side.disk.name}", exit_code=CANNOT_READ):
+                        side.disk.read_into(view[:length], at)
                 except Qcow2Error as exc:
-                    return _failed(exc, f"Error while reading offset {at} of {side.disk.name}", CANNOT_READ)
+                    return exc
             if not buffers.equal(0, length, True, True):
                 return self._located([Piece(at, length, ((BY_LAYER, at), (BY_LAYER, at)))], buffers)
         return None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qcow2c.copy.buffers import SLAB_BYTES
-from qcow2c.copy.plan import Piece, PlannedDisk, Slab
+from qcow2c.copy.plan import Piece, PlannedDisk, Scope, Slab
 from qcow2c.copy.targets import Release, Target
 from qcow2c.copy.transfer import Copying, DiskCopy, StreamCopy
 from qcow2c.disk.disk import open_disk
@@ -160,4 +160,4 @@ def test_a_pipe_that_does_not_wait_is_waited_for() -> None:
 def test_a_stream_has_no_slab_that_is_yet_to_be_read() -> None:
     slab = Slab(0, 512, [Piece(0, 512, None, 0, -1)], ())
     with pytest.raises(AssertionError):
-        StreamCopy(Trickle(b"")).read(slab, memoryview(bytearray(512)))
+        StreamCopy(Trickle(b"")).read(slab, Scope(), memoryview(bytearray(512)))
