@@ -47,11 +47,11 @@ class Copying(ABC):
         self._progress = progress
 
     @abstractmethod
-    def slabs(self, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+    def slabs(self, buffers: Buffers, /) -> Iterator[tuple[Slab, memoryview | None]]:
         """Yield the slabs in order; one that was read already comes with its buffer."""
 
     @abstractmethod
-    def read(self, slab: Slab, buffer: memoryview) -> None:
+    def read(self, slab: Slab, buffer: memoryview, /) -> None:
         """Fill a buffer with a slab, in a thread."""
 
     def run(self, target: Target) -> None:
@@ -166,7 +166,7 @@ class DiskCopy(Copying):
         self.size = disks[-1].end if disks else 0
         self._blind = any(_salvages(planned.disk) for planned in disks)
 
-    def slabs(self, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+    def slabs(self, _buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
         plan = slabs.plan(self._disks, with_zeros=self.with_zeros, top_only=self.top_only, blind=self._blind)
         return ((slab, None) for slab in plan)
 
@@ -231,5 +231,5 @@ class StreamCopy(Copying):
             raise StoreError(f"Could not read the source: {reason(exc)}") from exc
         return int(count)
 
-    def read(self, slab: Slab, buffer: memoryview) -> None:
+    def read(self, _slab: Slab, _buffer: memoryview) -> None:
         raise AssertionError("each slab comes with its buffer")
