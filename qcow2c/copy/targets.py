@@ -45,23 +45,23 @@ class Target(ABC):
         length = slab.end - slab.start
         return data_ranges(buffer[:length], self.unit) if self.unit else [(0, length)]
 
-    def clone(self, slab: Slab) -> bool:
+    def clone(self, slab: Slab, /) -> bool:  # noqa: ARG002 - most targets cannot
         """Take a slab without its bytes, where the file system can share them, in a thread; tell whether it is done."""
         return False
 
-    def prepare(self, slab: Slab, buffer: memoryview) -> Any:
+    def prepare(self, slab: Slab, buffer: memoryview, /) -> Any:
         """Do what can be done with a slab that was read, in a thread; what it returns goes to `take`."""
         return self.ranges(slab, buffer)
 
     @abstractmethod
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release, /) -> None:
         """Take a slab, and release its buffer, now or later. Raises StoreError."""
 
     def zero(self, start: int, end: int) -> None:  # noqa: B027 - nobody asks a pipe for it
         """Let a range read as zeros. Raises StoreError."""
 
     @abstractmethod
-    def finish(self, size: int) -> None:
+    def finish(self, size: int, /) -> None:
         """Complete a copy of a disk of so many bytes. Raises StoreError."""
 
 
@@ -105,7 +105,7 @@ class RawTarget(Target):
         for start, end in slab.zeros:
             self.zero(start, end)
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any, release: Release) -> None:
         release()
 
     def zero(self, start: int, end: int) -> None:
@@ -253,7 +253,7 @@ class ImageTarget(Target):
     def zero(self, start: int, end: int) -> None:
         self._image.write_zeroes(start, end - start, unmap=self._unmap)
 
-    def finish(self, size: int) -> None:
+    def finish(self, _size: int) -> None:
         if self._durable:
             self._image.flush()
 
@@ -288,7 +288,7 @@ class RawPipe(Target):
         self._send = write
         self._position = 0
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: Any, release: Release) -> None:
         self._fill(slab.start)
         self._send(buffer[: slab.end - slab.start])
         self._position = slab.end

@@ -46,11 +46,11 @@ class Copying(ABC):
         self._progress = progress
 
     @abstractmethod
-    def slabs(self, scope: Scope, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+    def slabs(self, scope: Scope, buffers: Buffers, /) -> Iterator[tuple[Slab, memoryview | None]]:
         """Yield the slabs in order; one that was read already comes with its buffer."""
 
     @abstractmethod
-    def read(self, slab: Slab, scope: Scope, buffer: memoryview) -> None:
+    def read(self, slab: Slab, scope: Scope, buffer: memoryview, /) -> None:
         """Fill a buffer with a slab, in a thread."""
 
     def run(self, target: Target, scope: Scope = _DATA) -> None:
@@ -163,7 +163,7 @@ class DiskCopy(Copying):
         self.size = disks[-1].end if disks else 0
         self._blind = any(_salvages(planned.disk) for planned in disks)
 
-    def slabs(self, scope: Scope, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+    def slabs(self, scope: Scope, _buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
         plan = slabs.plan(self._disks, with_zeros=scope.with_zeros, top_only=scope.top_only, blind=self._blind)
         return ((slab, None) for slab in plan)
 
@@ -199,7 +199,7 @@ class StreamCopy(Copying):
         while count := self._read(buffer):
             place.write(buffer[:count])
 
-    def slabs(self, scope: Scope, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+    def slabs(self, _scope: Scope, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
         while True:
             buffer = buffers.take()
             done, head, self._head = len(self._head), self._head, b""
@@ -228,5 +228,5 @@ class StreamCopy(Copying):
             raise StoreError(f"Could not read the source: {reason(exc)}", errno=exc.errno) from exc
         return int(count)
 
-    def read(self, slab: Slab, scope: Scope, buffer: memoryview) -> None:
+    def read(self, _slab: Slab, _scope: Scope, _buffer: memoryview) -> None:
         raise AssertionError("each slab comes with its buffer")

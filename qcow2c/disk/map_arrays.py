@@ -113,7 +113,7 @@ class _Plan:
             kind = np.array([len(Kind) if is_declared else Kind.UNALLOCATED], dtype=np.uint8)
             parts.append((at, kind, np.zeros(1, np.int64)))
         if len(rows):
-            parts.append(self._tables(reader, l1[rows], rows + first))
+            parts.append(self._tables(l1[rows], rows + first))
         starts, found_kinds, offsets = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(starts, kind="stable")
         runs = self._runs(starts[order], self.flags[found_kinds[order]], offsets[order], end)
@@ -153,7 +153,7 @@ class _Plan:
         found: Bools = is_hole[index] & (at + self.geometry.cluster_size <= ends[index])
         return found
 
-    def _tables(self, reader: Reader, l1: U64Array, rows: NDArray[np.intp]) -> tuple[Ints, Bytes, Ints]:
+    def _tables(self, l1: U64Array, rows: NDArray[np.intp]) -> tuple[Ints, Bytes, Ints]:
         """Return starts, kinds (len(Kind) for broken entries) and host offsets of the runs of some L2 tables."""
         geometry = self.geometry
         found = L2Tables(l1 & np.uint64(tables.L1_OFFSET), l1, l1)

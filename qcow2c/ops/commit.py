@@ -287,7 +287,7 @@ class _LayerCopy(DiskCopy):
                 copied += sum(piece.length for piece in slab[0].pieces)
                 buffers.wait(started + copied / self._rate_limit - time.monotonic())
 
-    def read(self, slab: Slab, scope: Scope, buffer: memoryview) -> None:
+    def read(self, slab: Slab, _scope: Scope, buffer: memoryview) -> None:
         """Fill what is copied and nothing between: where data is scattered, slabs are mostly that."""
         for piece in slab.pieces:
             assert piece.source is not None, "all is of disks"

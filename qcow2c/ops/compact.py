@@ -65,7 +65,7 @@ def compact(
     if isinstance(target, str | os.PathLike) and os.path.lexists(target):
         raise UsageError(f"{os.fsdecode(target)!r} exists already: a compact copy is a new file")
     with opened(source, Use.IMAGE) as store:
-        made = _compaction(store, compress, compression_level, progress)
+        made = _compaction(store, compression_level, progress, compress=compress)
         if target is None:
             return _report(store, made, made.write(_Nowhere()))
         with complete_file(target, Use.WRITABLE_IMAGE) as file:
@@ -86,7 +86,7 @@ def compact_in_place(
     Raises as `compact`, and UsageError where the file has several names.
     """
     with _exclusively(path) as store:
-        made = _compaction(store, compress, compression_level, progress)
+        made = _compaction(store, compression_level, progress, compress=compress)
         with replacement(store, Use.WRITABLE_IMAGE) as file:
             return _report(store, made, made.write(file))
 
@@ -104,7 +104,7 @@ def _exclusively(path: str | os.PathLike[str]) -> Iterator[LocalFile]:
         store.close()
 
 
-def _compaction(store: Store, compress: bool, level: int | None, progress: Progress | None) -> Compaction:
+def _compaction(store: Store, level: int | None, progress: Progress | None, *, compress: bool) -> Compaction:
     """Return the copy of an image that is sound and that can be copied. Raises as `compact`."""
     header, snapshots, _notices = load_image(store)
     if header.crypt_method == CryptMethod.LUKS:
@@ -145,7 +145,7 @@ class _Nowhere(Store):
     def size(self) -> int:
         return 0
 
-    def pread(self, length: int, offset: int) -> bytes:
+    def pread(self, length: int, offset: int) -> bytes:  # noqa: ARG002 - there is nothing, wherever one looks
         return b""
 
     def pwrite(self, data: Buffer, offset: int) -> None:

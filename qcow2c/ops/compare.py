@@ -82,17 +82,18 @@ def compare_disks(first: Disk, second: Disk, *, strict: bool = False, progress: 
     for disk in first, second:
         _require_no_key(disk)
     common, total = sorted((first.size, second.size))
-    sizes = first.size, second.size
+    sizes = {"first_size": first.size, "second_size": second.size}
     if strict and common != total:
-        return Comparison(False, None, Why.SIZE, *sizes)
+        return Comparison(identical=False, offset=None, why=Why.SIZE, **sizes)
     tell = progress or (lambda _done, _total: None)
     # QEMU, too, comes to the common end before it looks further.
     for start, end in ((0, common), (common, total)) if common != total else ((0, common),):
         found = _Part(first, second, start, end, strict=strict).first_difference(lambda done: tell(done, total))
         if found is not None:
-            return Comparison(False, *found, *sizes)
+            offset, why = found
+            return Comparison(identical=False, offset=offset, why=why, **sizes)
         tell(end, total)
-    return Comparison(True, None, None, *sizes)
+    return Comparison(identical=True, offset=None, why=None, **sizes)
 
 
 def _require_no_key(disk: Disk) -> None:
@@ -135,11 +136,11 @@ class _Buffers:
         self.first, self.second = bytearray(SLAB_BYTES + _SKIP), bytearray(SLAB_BYTES + _SKIP)
         self.views = tuple(memoryview(buffer)[_SKIP:] for buffer in (self.first, self.second))
 
-    def equal(self, begin: int, end: int, first: bool, second: bool) -> bool:
+    def equal(self, begin: int, end: int, holds: tuple[bool, bool]) -> bool:
         """Tell whether a range of both is equal, or all zeros where only one of them holds data."""
         # Unlike views, which are compared element by element, this compares memory, and copies nothing.
-        buffer = self.first if first else self.second
-        other = self.views[1][begin:end] if first and second else _ZEROS[: end - begin]
+        buffer = self.first if holds[0] else self.second
+        other = self.views[1][begin:end] if all(holds) else _ZEROS[: end - begin]
         return buffer.startswith(other, begin + _SKIP)
 
 
@@ -263,25 +264,25 @@ class _Part:
         before = (False, False)
         for piece in slab:
             if piece.holds != before:
-                if not buffers.equal(begin, end, *before):
+                if not buffers.equal(begin, end, before):
                     return self._located(slab, buffers)
                 begin = end
                 before = piece.holds
             end += piece.length
-        return None if buffers.equal(begin, end, *before) else self._located(slab, buffers)
+        return None if buffers.equal(begin, end, before) else self._located(slab, buffers)
 
     def _located(self, slab: list[Piece], buffers: _Buffers) -> _Found:
         """Return the place of the first sector that differs."""
         position = 0
         for piece in slab:
-            if not buffers.equal(position, position + piece.length, *piece.holds):
+            if not buffers.equal(position, position + piece.length, piece.holds):
                 break
             position += piece.length
         # It is in `low` sectors or the ones behind, up to `high`.
         low, high = 0, -(-piece.length // SECTOR_SIZE)
         while high - low > 1:
             middle = (low + high) // 2
-            if buffers.equal(position + low * SECTOR_SIZE, position + middle * SECTOR_SIZE, *piece.holds):
+            if buffers.equal(position + low * SECTOR_SIZE, position + middle * SECTOR_SIZE, piece.holds):
                 low = middle
             else:
                 high = middle
@@ -298,7 +299,7 @@ class _Part:
                         side.disk.read_into(view[:length], at)
                 except Qcow2Error as exc:
                     return exc
-            if not buffers.equal(0, length, True, True):
+            if not buffers.equal(0, length, (True, True)):
                 return self._located([Piece(at, length, ((BY_LAYER, at), (BY_LAYER, at)))], buffers)
         return None
 

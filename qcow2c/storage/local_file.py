@@ -65,12 +65,12 @@ class LocalFile(Store):
         self._fd = -1
         self._locked: set[int] = set()
         try:
-            self._open(create)
+            self._open(create=create)
         except (OSError, ValueError) as exc:
             self.close()
             raise self.failure(exc, "create" if create else "open") from exc
 
-    def _open(self, create: bool) -> None:
+    def _open(self, *, create: bool) -> None:
         """Open the file, if it is a regular one. Raises OSError, ValueError."""
         access = os.O_RDWR if self.writable else os.O_RDONLY
         try:
@@ -246,7 +246,8 @@ class LocalFile(Store):
             return False
         self.require_writable(Span(offset, length))
         try:
-            fcntl.ioctl(self._fd, _CLONE_RANGE, array("Q", [source._fd, source_offset, length, offset]))
+            place = array("Q", [source._fd, source_offset, length, offset])  # noqa: SLF001 - of the same class
+            fcntl.ioctl(self._fd, _CLONE_RANGE, place)
         except (OSError, OverflowError):
             return False  # Another file system, or none that can: a copy will do.
         return True

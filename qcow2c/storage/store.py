@@ -61,9 +61,8 @@ class Store(ABC):
         """Return a value that two stores share exactly when they are the same file."""
         return id(self)
 
-    def lock(self, use: Use) -> None:
+    def lock(self, use: Use) -> None:  # noqa: B027 - only files can be locked
         """Exclude other programs, as far as a use demands it. Raises ImageLocked."""
-        return None
 
     # --- writing ---
 
@@ -100,7 +99,7 @@ class Store(ABC):
     def reserve(self, offset: int, length: int) -> None:  # noqa: B027 - a hint, which few stores can take
         """Expect bytes to be written soon: where the system can find their space faster at once, it does."""
 
-    def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:
+    def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:  # noqa: ARG002 - few stores can
         """Share the space of bytes of another store, as a copy of them that nobody writes; tell whether that was done.
 
         Where it was not, some of the bytes may be there all the same.

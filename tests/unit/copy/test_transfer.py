@@ -44,7 +44,7 @@ class Collected(Target):
             raise StoreError("prepare fails")
         return bytes(buffer[: slab.end - slab.start])
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: bytes, release: Release) -> None:
+    def take(self, slab: Slab, _buffer: memoryview, prepared: bytes, release: Release) -> None:
         if self.fails_in == "take" and slab.start:
             raise StoreError("take fails")
         self.disk[len(self.disk) :] = bytes(slab.start - len(self.disk))
@@ -96,7 +96,7 @@ def test_an_error_anywhere_ends_a_copy_and_all_of_its_threads(threads: int) -> N
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_who_is_told_of_progress_may_end_the_copy(error: type[BaseException]) -> None:
-    def progress(done: int, size: int) -> None:
+    def progress(_done: int, _size: int) -> None:
         raise error("enough")
 
     before = threading.active_count()
