@@ -18,7 +18,7 @@ from qcow2c.format import tables
 from qcow2c.format.refcounts import BLOCK_OFFSET
 from qcow2c.format.tables import Kind
 from qcow2c.references.ownership import Use, extents
-from qcow2c.references.stored_refcounts import Refcounts
+from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import State, Walk
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def host_nodes(walk: Walk, offset: int, sections: Iterator[Node]) -> Iterator[No
             label = owner if extent.use in (Use.OWNED, Use.OVERLAP) else extent.use.value
             words = f"{extent.use.value}, {offset - extent.offset} bytes into it"
             yield Node("belongs to", Span(extent.offset, extent.length), label, words)
-    refcounts = Refcounts(walk.store, walk.geometry, walk.refcount_table())
+    refcounts = StoredRefcounts(walk)
     count = int(refcounts.at(np.array([cluster], dtype=np.uint64))[0])
     start = cluster << walk.geometry.cluster_bits
     yield Node("host cluster", Span(start, walk.geometry.cluster_size), cluster, f"refcount {count}")

@@ -16,7 +16,7 @@ import numpy as np
 
 from qcow2c.format import tables
 from qcow2c.format.table_rules import l2_rules
-from qcow2c.references.stored_refcounts import Refcounts
+from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.sweep import Sweep, Tally, Window
 from qcow2c.references.walk import L2Tables, Walk
 from qcow2c.structs import SECTOR_SIZE
@@ -40,7 +40,7 @@ class Accounting:
     def __init__(self, walk: Walk) -> None:
         self.walk = walk
         self.geometry = walk.geometry
-        self.refcounts = Refcounts(walk.store, walk.geometry, walk.refcount_table())
+        self.refcounts = StoredRefcounts(walk)
         self.tally = Tally()
         self.metadata = [*walk.metadata()]
         self.blocks = walk.refcount_blocks()

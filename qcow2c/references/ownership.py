@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c.errors import LimitExceeded
-from qcow2c.references.stored_refcounts import Refcounts
+from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import Owner, References, Walk
 from qcow2c.structs import Limit
 
@@ -69,7 +69,7 @@ def extents(walk: Walk, header_end: int) -> Iterator[Extent]:
     clusters = walk.geometry.clusters(walk.size)
     if clusters > Limit.CHECKED_CLUSTERS:
         raise LimitExceeded(f"the file has {clusters} clusters, more than {Limit.CHECKED_CLUSTERS}")
-    refcounts = Refcounts(walk.store, walk.geometry, walk.refcount_table())
+    refcounts = StoredRefcounts(walk)
     used = _windows_in_use(walk, refcounts, clusters)
     slack = _slack(walk, header_end)
     pending: Extent | None = None
@@ -107,7 +107,7 @@ def _touched(walk: Walk, references: References) -> tuple[NDArray[np.int64], NDA
     return (offsets >> bits).view(np.int64), ((offsets + lengths - np.uint64(1)) >> bits).view(np.int64)
 
 
-def _windows_in_use(walk: Walk, refcounts: Refcounts, clusters: int) -> set[int]:
+def _windows_in_use(walk: Walk, refcounts: StoredRefcounts, clusters: int) -> set[int]:
     """Return which windows have a reference or a refcount block: the others are free."""
     if clusters <= WINDOW_CLUSTERS:
         return {0}
@@ -120,7 +120,7 @@ def _windows_in_use(walk: Walk, refcounts: Refcounts, clusters: int) -> set[int]
     return found
 
 
-def _codes(walk: Walk, refcounts: Refcounts, first: int, count: int) -> NDArray[np.uint8]:
+def _codes(walk: Walk, refcounts: StoredRefcounts, first: int, count: int) -> NDArray[np.uint8]:
     """Return owner, overlap, leak or free for each cluster of a window, shape (count,)."""
     codes = np.zeros(count, dtype=np.uint8)
     for references in _in_parts(walk):

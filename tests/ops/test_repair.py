@@ -16,7 +16,7 @@ from qcow2c.format.header import Header
 from qcow2c.ops.repair import RepairResult, undo_repair
 from qcow2c.recovery import changes, plan
 from qcow2c.recovery.survey import Survey
-from qcow2c.references.stored_refcounts import Refcounts
+from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import Walk
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import LocalFile, Memory, WritableMemory
@@ -100,7 +100,7 @@ def still_there(before: Guest | None, after: Guest | None) -> bool:
 def unfreed(before: bytes, after: bytes) -> bool:
     """Tell whether every cluster with a refcount and contents has a refcount still; contents must be the same."""
     walks = [Walk(Memory(data), Header.load(Memory(data))) for data in (before, after)]
-    counts = [Refcounts(walk.store, walk.geometry, walk.refcount_table()) for walk in walks]
+    counts = [StoredRefcounts(walk) for walk in walks]
     size = walks[0].geometry.cluster_size
     clusters = len(before) // size
     old, new = (count.window(0, clusters) for count in counts)
