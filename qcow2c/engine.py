@@ -38,7 +38,7 @@ from qcow2c.format.records import SnapshotTable, read_snapshots
 from qcow2c.format.tables import L2_COMPRESSED, Table
 from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
-from qcow2c.layers.state import State, active_state
+from qcow2c.layers.state import LoadedState, active_state
 from qcow2c.references.admission import Admission, trusted
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.zeros import zeros
@@ -186,7 +186,7 @@ class Engine:
         self.mapping.move(table, guest_offset, guest_offset + len(data), host_offset)
         return len(data)
 
-    def _put(self, pieces: list[cow.Piece], guest_cluster: int, host_offset: int) -> None:
+    def _put(self, pieces: list[cow.GuestBytes], guest_cluster: int, host_offset: int) -> None:
         """Write pieces of guest data to host clusters: those that lie together in one go."""
         for run in cow.together(pieces):
             at = host_offset + run[0].guest_offset - guest_cluster
@@ -375,7 +375,7 @@ class Engine:
             self._compose(admission)
             return snapshots
 
-    def of_state(self, state: State, backing: Layer | None) -> Engine:
+    def of_state(self, state: LoadedState, backing: Layer | None) -> Engine:
         """Return an engine of another state of this image, which is at rest, over another layer.
 
         Nothing may be done with this one until the other has ended with `settle`. Raises CorruptMetadata, StoreError.

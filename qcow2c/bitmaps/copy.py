@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from qcow2c.bitmaps.stored import Bitmap, Place, load_bitmaps, store_clusters, store_directory, table_entries
+from qcow2c.bitmaps.stored import Bitmap, PlaceClusters, load_bitmaps, store_clusters, store_directory, table_entries
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
@@ -37,7 +37,7 @@ def bitmaps_to_copy(
     return tuple(kept)
 
 
-def copy_bitmaps(bitmaps: Sequence[Bitmap], disk_size: int, cluster_size: int, place: Place) -> bytes | None:
+def copy_bitmaps(bitmaps: Sequence[Bitmap], disk_size: int, cluster_size: int, place: PlaceClusters) -> bytes | None:
     """Store copies of bitmaps for a new image; return the data of its bitmaps extension, None without any.
 
     Durable order: data, tables, directory. Raises CorruptMetadata, StoreError, and what `place` raises.

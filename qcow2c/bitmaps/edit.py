@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from qcow2c.bitmaps.stored import (
     Bitmap,
-    Place,
+    PlaceClusters,
     load_bitmaps,
     record_size,
     store_clusters,
@@ -46,7 +46,7 @@ _AUTO = layout.bits(BITMAP_FLAGS)["auto"].mask
 _CONSISTENT = layout.bits(AUTOCLEAR_FEATURES)["bitmaps"].mask
 
 
-class Runs(list[tuple[int, int]]):
+class PlacedSpans(list[tuple[int, int]]):
     """Ranges of the file, as (offset, length); one that follows on the last is joined to it."""
 
     def add(self, offset: int, length: int) -> None:
@@ -59,7 +59,7 @@ class Runs(list[tuple[int, int]]):
 class BitmapEdit:
     """The bitmaps of an image as they are to be. They are at rest: nobody else changes them, or the disk, meanwhile."""
 
-    def __init__(self, store: Store, header: Header, place: Place) -> None:
+    def __init__(self, store: Store, header: Header, place: PlaceClusters) -> None:
         """`header` is the present one. Raises CorruptMetadata, StoreError."""
         self._store = store
         self._header = header
@@ -70,9 +70,9 @@ class BitmapEdit:
         """There were other bitmaps, but a program that knows none has written to the image: they are lost."""
         self._before = [bitmap.record for bitmap in found]
         self.records = list(self._before)
-        self.placed = Runs()
+        self.placed = PlacedSpans()
         """Everything that was stored: to be let go of if the change is given up."""
-        self.released = Runs()
+        self.released = PlacedSpans()
         """What nothing refers to any more, once the header is changed: to be let go of then."""
 
     # --- what is asked for ---
@@ -261,7 +261,7 @@ class BitmapEdit:
                 self.released.add(entry & BITMAP_OFFSET, self._size)
 
 
-def resized(store: Store, header: Header, place: Place, disk_size: int) -> BitmapEdit:
+def resized(store: Store, header: Header, place: PlaceClusters, disk_size: int) -> BitmapEdit:
     """Return the bitmaps of an image for a disk of another size, stored but not named yet.
 
     Where `changed`, the header change must name them in the sector write that changes the size. Raises as

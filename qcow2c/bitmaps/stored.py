@@ -23,7 +23,7 @@ from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
 from qcow2c.storage.store import Store
 from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAPS_EXTENSION
 
-Place = Callable[[bytes], int]
+PlaceClusters = Callable[[bytes], int]
 """Stores bytes in whole clusters of the image, which lie together; returns their host offset."""
 
 _STEP = 1 << 16
@@ -262,7 +262,7 @@ def table_entries(disk_size: int, granularity_bits: int, cluster_size: int) -> i
     return -(-bits // (cluster_size * 8))
 
 
-def store_clusters(clusters: Iterable[tuple[int, bytes]], table: array[int], place: Place) -> None:
+def store_clusters(clusters: Iterable[tuple[int, bytes]], table: array[int], place: PlaceClusters) -> None:
     """Store clusters of a bitmap, and enter them in its table, by their index: zeros and ones take no room."""
     waiting: dict[int, bytes] = {}
 
@@ -285,7 +285,7 @@ def store_clusters(clusters: Iterable[tuple[int, bytes]], table: array[int], pla
     store()
 
 
-def store_directory(records: Sequence[BitmapRecord], place: Place) -> bytes | None:
+def store_directory(records: Sequence[BitmapRecord], place: PlaceClusters) -> bytes | None:
     """Store a directory of bitmaps; return the data of the extension that names it, None without any."""
     if not records:
         return None

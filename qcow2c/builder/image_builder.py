@@ -33,7 +33,7 @@ _DATA_ALIGNMENT = 2 << 20
 """Where guest data begins in an image that holds much of it; tables have room before it."""
 
 
-class _Refcounts:
+class _GrowingRefcounts:
     """The refcounts of an image that grows: blocks that are complete can be taken out, but for the first ones."""
 
     def __init__(self, options: CreateOptions, head_clusters: int) -> None:
@@ -102,7 +102,7 @@ class ImageBuilder:
         """Clusters up to the end of what was appended."""
         self._gap = (1, self._clusters)
         """Clusters before the data that are still free."""
-        self._refcounts = _Refcounts(options, self._clusters)
+        self._refcounts = _GrowingRefcounts(options, self._clusters)
         self._refcounts.set_ones(0, 1)
         self._blocks: list[int | bytes] = []
         """Of each complete refcount block after the first ones its host offset, or what is yet to be placed."""

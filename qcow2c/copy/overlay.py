@@ -11,12 +11,13 @@ from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions
 from qcow2c.builder.plan import l1_entries_of
 from qcow2c.copy.plan import PlannedDisk
 from qcow2c.copy.zero_detection import data_ranges
-from qcow2c.disk.differences import Difference, Progress, differences
+from qcow2c.disk.differences import Difference, differences
 from qcow2c.disk.disk import Disk
 from qcow2c.errors import UsageError
 from qcow2c.format import codecs
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file
+from qcow2c.storage.store import Progress
 from qcow2c.storage.zeros import zeros
 from qcow2c.structs import Version
 
@@ -76,11 +77,11 @@ def write_differences(
         PlannedDisk(disk, 0).require_other(target)
     with complete_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow) as store:
         builder = ImageBuilder(store, options)
-        _Overlay(builder, after, packer).take(found)
+        _OverlayBuild(builder, after, packer).take(found)
         builder.finish()
 
 
-class _Overlay:
+class _OverlayBuild:
     """Differences on their way to an image that is built."""
 
     def __init__(self, builder: ImageBuilder, disk: Disk, compress: codecs.Compressor | None) -> None:

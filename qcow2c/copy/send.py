@@ -15,7 +15,7 @@ from qcow2c.builder.image_builder import ImageBuilder
 from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions
 from qcow2c.builder.plan import l1_entries_of
 from qcow2c.copy.buffers import SLAB_BYTES
-from qcow2c.copy.image_pipe import ImagePipe, Survey
+from qcow2c.copy.image_pipe import DataSurvey, ImagePipe
 from qcow2c.copy.options import How
 from qcow2c.copy.targets import ImageTarget, NewImageTarget, Pipe, RawPipe, RawTarget
 from qcow2c.copy.transfer import Copying
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 _ALIGNED_FROM = 64 << 20
 """Bytes of a disk from which on data begins where large writes are fast."""
 
-Bitmaps = Sequence[Bitmap]
-"""Bitmaps of the source, to be copied."""
-
 
 def send(
     copy: Copying,
@@ -46,7 +43,7 @@ def send(
     how: How,
     gate: str | Gate,
     create: dict[str, Any],
-    bitmaps: Bitmaps | None = None,
+    bitmaps: Sequence[Bitmap] | None = None,
 ) -> None:
     """Copy to a target of any sort, which is complete then. Raises as `convert`."""
     if isinstance(target, Pipe):
@@ -123,7 +120,7 @@ def _to_new_image(
     how: How,
     options: CreateOptions,
     compress: codecs.Compressor | None,
-    bitmaps: Bitmaps | None = None,
+    bitmaps: Sequence[Bitmap] | None = None,
 ) -> None:
     _without_writeback(store, how)
     aligned = copy.size >= _ALIGNED_FROM and not how.compressed
@@ -139,13 +136,13 @@ def _to_new_image(
 
 
 def _to_pipe(
-    copy: Copying, pipe: Pipe, output_format: str, how: How, create: dict[str, Any], bitmaps: Bitmaps | None
+    copy: Copying, pipe: Pipe, output_format: str, how: How, create: dict[str, Any], bitmaps: Sequence[Bitmap] | None
 ) -> None:
     if output_format == "raw":
         copy.run(RawPipe(pipe.write))
     elif is_built(how, create) and not how.compressed and not bitmaps:
         options = _options(copy.size, create)
-        survey = Survey(options.cluster_size, find_zeros=bool(how.sparse_size))
+        survey = DataSurvey(options.cluster_size, find_zeros=bool(how.sparse_size))
         copy.run(survey)
         copy.run(ImagePipe(pipe.write, options, survey.edges))
     elif is_built(how, create):
@@ -168,7 +165,7 @@ def _into_image(
     how: How,
     gate: str | Gate,
     options: CreateOptions | None = None,
-    bitmaps: Bitmaps | None = None,
+    bitmaps: Sequence[Bitmap] | None = None,
 ) -> None:
     """Write through the engine: into an image that is there, or with `options` a new one that cannot be built."""
     over_backing = how.over_backing or (options is not None and options.backing_file is not None)
@@ -202,7 +199,7 @@ def _into_image(
                 raise problem
 
 
-def _add_bitmaps(edit: BitmapEdit, bitmaps: Bitmaps, disk_size: int) -> UsageError | None:
+def _add_bitmaps(edit: BitmapEdit, bitmaps: Sequence[Bitmap], disk_size: int) -> UsageError | None:
     """Add bitmaps to an image in their order; return why one cannot be. As in QEMU, those behind it are there then."""
     before = len(edit.records)
     problem = None

@@ -29,7 +29,7 @@ _COPY_UP_TO = SLAB_BYTES // 2
 """Bytes of a slab that are copied, so that its buffer is free again at once."""
 
 Ranges = list[tuple[int, int]]
-Release = Callable[[], None]
+ReleaseBuffer = Callable[[], None]
 Write = Callable[[memoryview], object]
 """Takes all of some bytes, or raises."""
 
@@ -54,7 +54,7 @@ class Target(ABC):
         return self.ranges(slab, buffer)
 
     @abstractmethod
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: ReleaseBuffer) -> None:
         """Take a slab, and release its buffer, now or later. Raises StoreError."""
 
     def zero(self, start: int, end: int) -> None:  # noqa: B027 - nobody asks a pipe for it
@@ -105,7 +105,7 @@ class RawTarget(Target):
         for start, end in slab.zeros:
             self.zero(start, end)
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: ReleaseBuffer) -> None:
         release()
 
     def zero(self, start: int, end: int) -> None:
@@ -148,7 +148,7 @@ class NewImageTarget(Target):
                 packed.append((at, data if len(data) < size else None))
         return packed
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: ReleaseBuffer) -> None:
         if self._compress is not None:
             self._take_packed(slab, buffer, prepared)
             release()
@@ -226,7 +226,7 @@ class ImageTarget(Target):
         self._level = level
         self._durable = durable
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: ReleaseBuffer) -> None:
         asked = _asked(slab, self.unit if self._compressed else 1)
         for start, end in _in_both(asked, prepared):
             self._write(buffer[start:end], slab.start + start)
@@ -281,7 +281,7 @@ class RawPipe(Target):
         self._send = write
         self._position = 0
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: ReleaseBuffer) -> None:
         self._fill(slab.start)
         self._send(buffer[: slab.end - slab.start])
         self._position = slab.end

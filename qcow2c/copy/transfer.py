@@ -17,7 +17,7 @@ from qcow2c.copy.plan import Piece, PlannedDisk, Slab
 from qcow2c.copy.targets import Target
 from qcow2c.disk.disk import Disk
 from qcow2c.errors import StoreError
-from qcow2c.storage.store import reason
+from qcow2c.storage.store import Progress, reason
 from qcow2c.storage.zeros import fill_zeros
 from qcow2c.structs import SECTOR_SIZE
 
@@ -29,9 +29,6 @@ _PATIENCE_SECONDS = 0.5
 
 _TELL_SECONDS = 0.1
 """How often it is told how far a copy is."""
-
-Progress = Callable[[int, int], object]
-"""Told how many bytes of how many are done."""
 
 
 class Copying(ABC):
@@ -55,7 +52,7 @@ class Copying(ABC):
 
     def run(self, target: Target) -> None:
         """Copy everything. Raises as reading and the target."""
-        _Run(self, target, self._workers).go(self._tell)
+        _Workers(self, target, self._workers).go(self._tell)
         target.finish(self.size)
         self._tell(self.size)
 
@@ -64,7 +61,7 @@ class Copying(ABC):
             self._progress(done, self.size)
 
 
-class _Run:
+class _Workers:
     """Threads that each take the next slab, read it, prepare it, and hand it to the target when it is its turn."""
 
     def __init__(self, copy: Copying, target: Target, workers: int) -> None:

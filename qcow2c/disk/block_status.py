@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from qcow2c.disk.map_layers import BELOW, OFFSET, PRESENT, ZERO, MappedLayer
+from qcow2c.disk.map_layers import BELOW, OFFSET, PRESENT, ZERO, MappedLayer, Segment
 from qcow2c.format.tables import Kind
 from qcow2c.layers.layer import Layer, file_runs
 
@@ -17,9 +17,6 @@ END = BELOW << 1
 
 _L2_CACHE_BYTES, _SMALL_SLICE_BYTES = 32 << 20, 4096
 """QEMU's cache of L2 tables; where it cannot hold them all, it holds parts of them, of this size."""
-
-Segment = tuple[int, int, int, int, int]
-"""Start, length, depth, flags, offset, as in the columns of a map."""
 
 
 def segments(layers: Sequence[MappedLayer], start: int, end: int) -> Iterator[Segment]:

@@ -26,6 +26,10 @@ BELOW = 16
 """The layer says nothing of the run: what lies below decides. Never in a result."""
 
 
+Segment = tuple[int, int, int, int, int]
+"""One run: start, length, depth, flags, offset, as in the columns of a map."""
+
+
 class Columns(NamedTuple):
     """Runs in the order of the disk, one list for each property; `offsets` has 0 where OFFSET is not set."""
 

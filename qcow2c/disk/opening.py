@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 _MODES = ("r", "rb", "r+", "rb+", "r+b")
 
-Backing = Source | Store | Image | Literal[False] | None
+BackingChoice = Source | Store | Image | Literal[False] | None
 
 
 def open_image(
     source: Source | Store,
     mode: str = "r",
     *,
-    backing: Backing = None,
+    backing: BackingChoice = None,
     data_file: Source | Store | None = None,
     gate: str | Gate = "directory",
     on_error: Literal["raise", "zero"] = "raise",
@@ -123,7 +123,7 @@ class _Opener:
         self,
         store: Store,
         header: Header,
-        backing: Backing,
+        backing: BackingChoice,
         data_file: Source | Store | None,
         chain: tuple[Store, ...],
         *,
@@ -170,7 +170,9 @@ class _Opener:
         here = os.path.relpath(os.fsdecode(name), os.path.dirname(store.path) or os.curdir)
         return named_file(header, store, self._gate, "data file", os.fsencode(here))
 
-    def _backing_layer(self, store: Store, header: Header, backing: Backing, chain: tuple[Store, ...]) -> Layer | None:
+    def _backing_layer(
+        self, store: Store, header: Header, backing: BackingChoice, chain: tuple[Store, ...]
+    ) -> Layer | None:
         if backing is False:
             return None
         if isinstance(backing, Image):

@@ -17,7 +17,7 @@ from qcow2c.forensic.table_nodes import l1_words, l2_words, state_name, subclust
 from qcow2c.format import tables
 from qcow2c.format.refcounts import BLOCK_OFFSET
 from qcow2c.format.tables import Kind
-from qcow2c.references.ownership import Use, extents
+from qcow2c.references.ownership import HostUse, extents
 from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import State, Walk
 
@@ -39,7 +39,7 @@ def host_nodes(walk: Walk, offset: int, sections: Iterator[Node]) -> Iterator[No
     for extent in extents(walk, walk.geometry.cluster_size):
         if extent.offset <= offset < extent.end:
             owner = extent.owner.name.lower()
-            label = owner if extent.use in (Use.OWNED, Use.OVERLAP) else extent.use.value
+            label = owner if extent.use in (HostUse.OWNED, HostUse.OVERLAP) else extent.use.value
             words = f"{extent.use.value}, {offset - extent.offset} bytes into it"
             yield Node("belongs to", Span(extent.offset, extent.length), label, words)
     refcounts = StoredRefcounts(walk)

@@ -29,7 +29,7 @@ from qcow2c.format.tables import (
 )
 from qcow2c.layers.decompressed import DecompressedClusters
 from qcow2c.layers.layer import Layer, Run
-from qcow2c.layers.state import State, load_state
+from qcow2c.layers.state import LoadedState, load_state
 from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.sources import Store
 from qcow2c.storage.zeros import fill_zeros
@@ -50,7 +50,7 @@ class Reader:
     def __init__(
         self,
         store: Store,
-        state: State,
+        state: LoadedState,
         *,
         data_store: Store | None = None,
         backing: Layer | None = None,
@@ -72,7 +72,7 @@ class Reader:
         self._lock = threading.Lock()
         self.show(state, metadata)
 
-    def show(self, state: State, metadata: Sequence[tuple[str, Span]] = ()) -> None:
+    def show(self, state: LoadedState, metadata: Sequence[tuple[str, Span]] = ()) -> None:
         """Read another state of the image from now on; whatever was cached is forgotten."""
         self.header = state.header
         self.geometry = geometry = state.header.geometry

@@ -16,7 +16,7 @@ from typing import Any
 from qcow2c.atomic.successor import Successor, changing
 from qcow2c.atomic.version import complete_records, expand_zero_clusters, has_compressed_clusters, widest_refcount
 from qcow2c.builder.options import NAMES_ABOVE, VERSIONS
-from qcow2c.disk.opening import Backing, open_image
+from qcow2c.disk.opening import BackingChoice, open_image
 from qcow2c.disk.size import resize
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
@@ -72,7 +72,7 @@ def amend(
     *,
     image_format: str | None = None,
     gate: str | Gate = "directory",
-    backing: Backing = None,
+    backing: BackingChoice = None,
     data: Source | Store | None = None,
     **options: Any,
 ) -> None:

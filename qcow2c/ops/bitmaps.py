@@ -35,7 +35,7 @@ class Verb(StrEnum):
     MERGE = "merge"
 
 
-class Action(NamedTuple):
+class BitmapChange(NamedTuple):
     """One thing to do to a bitmap."""
 
     verb: Verb
@@ -57,28 +57,28 @@ def add(
 
     `opening` are arguments of `change`. Raises UsageError, and as `qcow2c.open` with "r+".
     """
-    actions = [Action(Verb.ADD)] if enabled else [Action(Verb.ADD), Action(Verb.DISABLE)]
+    actions = [BitmapChange(Verb.ADD)] if enabled else [BitmapChange(Verb.ADD), BitmapChange(Verb.DISABLE)]
     change(image, name, actions, granularity=granularity, **opening)
 
 
 def remove(image: Source | Store, name: str, **opening: Any) -> None:
     """Remove a bitmap: also one that is inconsistent. Raises as `add`."""
-    change(image, name, [Action(Verb.REMOVE)], **opening)
+    change(image, name, [BitmapChange(Verb.REMOVE)], **opening)
 
 
 def clear(image: Source | Store, name: str, **opening: Any) -> None:
     """Clear all bits of a bitmap. Raises as `add`."""
-    change(image, name, [Action(Verb.CLEAR)], **opening)
+    change(image, name, [BitmapChange(Verb.CLEAR)], **opening)
 
 
 def enable(image: Source | Store, name: str, **opening: Any) -> None:
     """Let a bitmap record every write from now on. Raises as `add`."""
-    change(image, name, [Action(Verb.ENABLE)], **opening)
+    change(image, name, [BitmapChange(Verb.ENABLE)], **opening)
 
 
 def disable(image: Source | Store, name: str, **opening: Any) -> None:
     """Let a bitmap stay as it is, whatever is written. Raises as `add`."""
-    change(image, name, [Action(Verb.DISABLE)], **opening)
+    change(image, name, [BitmapChange(Verb.DISABLE)], **opening)
 
 
 def merge(
@@ -86,13 +86,13 @@ def merge(
 ) -> None:
     """Set the bits of a bitmap that are set in another one, of the same image or of `source`. Raises as `add`."""
     other = None if source is None else SourceImage(source)
-    change(image, name, [Action(Verb.MERGE, source_name)], source=other, **opening)
+    change(image, name, [BitmapChange(Verb.MERGE, source_name)], source=other, **opening)
 
 
 def change(
     image: Source | Store,
     name: str,
-    actions: Sequence[Action],
+    actions: Sequence[BitmapChange],
     *,
     granularity: int | None = None,
     source: SourceImage | None = None,
@@ -130,7 +130,7 @@ def change(
 
 
 def _do(
-    edit: BitmapEdit, name: str, action: Action, granularity: int | None, others: Bitmaps | None, size: int
+    edit: BitmapEdit, name: str, action: BitmapChange, granularity: int | None, others: Bitmaps | None, size: int
 ) -> None:
     """Do one thing; `others` are the bitmaps of another disk of `size` bytes. Raises UsageError."""
     if action.verb is Verb.ADD:
@@ -149,11 +149,11 @@ def _do(
         edit.enable(name, enabled=action.verb is Verb.ENABLE)
 
 
-def _failed(action: Action, name: str, reason: str) -> UsageError:
+def _failed(action: BitmapChange, name: str, reason: str) -> UsageError:
     return UsageError(f"Operation {action.verb} on bitmap {name} failed: {reason}")
 
 
-def _without_bitmaps(action: Action, name: str, image: Source | Store) -> str:
+def _without_bitmaps(action: BitmapChange, name: str, image: Source | Store) -> str:
     """Return what is wrong with an action on a raw file."""
     if action.verb is Verb.ADD:
         shown = image if isinstance(image, str) else getattr(image, "name", "the image")

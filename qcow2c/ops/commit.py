@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from qcow2c.copy.base_targets import BaseTarget, open_base
 from qcow2c.copy.buffers import Buffers
 from qcow2c.copy.plan import PlannedDisk, Slab
-from qcow2c.copy.transfer import DiskCopy, Progress
+from qcow2c.copy.transfer import DiskCopy
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import PRESENT, Columns, DiskMap
 from qcow2c.disk.opening import open_image
@@ -31,6 +31,7 @@ from qcow2c.layers.layer import Layer
 from qcow2c.storage.gate import Gate, full_name
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Memory, Store, opened
+from qcow2c.storage.store import Progress
 from qcow2c.structs import SECTOR_SIZE
 
 FileName = str | os.PathLike[str]

@@ -12,17 +12,19 @@ from dataclasses import fields
 from typing import Any, BinaryIO
 
 from qcow2c.bitmaps.copy import bitmaps_to_copy
+from qcow2c.bitmaps.stored import Bitmap
 from qcow2c.builder.options import VERSIONS, CreateOptions
 from qcow2c.copy.options import How
 from qcow2c.copy.plan import PlannedDisk
-from qcow2c.copy.send import Bitmaps, is_built, send
+from qcow2c.copy.send import is_built, send
 from qcow2c.copy.targets import Pipe
-from qcow2c.copy.transfer import DiskCopy, Progress, StreamCopy
+from qcow2c.copy.transfer import DiskCopy, StreamCopy
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.format.detection import detect_format
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Memory, Source, Store, opened
+from qcow2c.storage.store import Progress
 from qcow2c.structs import FORMAT_PROBE_BYTES, SECTOR_SIZE, Version
 
 MAX_SPARSE_SIZE = 16 << 20
@@ -133,7 +135,7 @@ def copy_stream(
 
 def _bitmaps(
     disks: Sequence[Disk], output_format: str, how: How, create: dict[str, Any], warn: Callable[[str], object]
-) -> Bitmaps:
+) -> Sequence[Bitmap]:
     """Return the bitmaps of the one source that are to be copied. Raises UsageError, CorruptMetadata."""
     if len(disks) != 1:
         raise UsageError("Copying bitmaps only possible with single source")

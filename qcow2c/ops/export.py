@@ -11,11 +11,12 @@ from qcow2c.copy.options import How
 from qcow2c.copy.overlay import write_overlay
 from qcow2c.copy.plan import PlannedDisk
 from qcow2c.copy.send import send
-from qcow2c.copy.transfer import DiskCopy, Progress
+from qcow2c.copy.transfer import DiskCopy
 from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.storage.gate import Gate, full_name
 from qcow2c.storage.sources import Source, Store
+from qcow2c.storage.store import Progress
 
 
 def export(

@@ -13,9 +13,10 @@ from typing import Any
 from qcow2c.bitmaps.stored import Bitmaps
 from qcow2c.copy.diff_stream import write_records
 from qcow2c.copy.overlay import write_differences
-from qcow2c.disk.differences import Difference, Progress, require_no_key
+from qcow2c.disk.differences import Difference, require_no_key
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map_layers import ZERO
+from qcow2c.storage.store import Progress
 from qcow2c.structs import SECTOR_SIZE
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from qcow2c.atomic.header_growth import grow_by_header
 from qcow2c.disk.disk import Disk
-from qcow2c.disk.opening import Backing, open_image
+from qcow2c.disk.opening import BackingChoice, open_image
 from qcow2c.errors import UsageError
 from qcow2c.format.detection import Format, known_format
 from qcow2c.format.header import Header
@@ -104,7 +104,7 @@ def resize(
     shrink: bool = False,
     preallocation: Preallocation = "off",
     image_format: str | None = None,
-    backing: Backing = None,
+    backing: BackingChoice = None,
     data_file: Source | Store | None = None,
     gate: str | Gate = "directory",
     trust: bool = False,
@@ -145,7 +145,7 @@ def open_resizable(
     source: Source | Store,
     *,
     image_format: str | None = None,
-    backing: Backing = None,
+    backing: BackingChoice = None,
     data_file: Source | Store | None = None,
     gate: str | Gate = "directory",
     trust: bool = False,

@@ -40,7 +40,7 @@ class Forbidden(Protocol):
         ...
 
 
-class Extent(NamedTuple):
+class Allocation(NamedTuple):
     """Adjacent host clusters that were given out. `fresh`: nothing was ever written there, they read as zeros."""
 
     first: int
@@ -69,7 +69,7 @@ class Allocator:
 
     # --- whole clusters ---
 
-    def allocate(self, count: int) -> Extent:
+    def allocate(self, count: int) -> Allocation:
         """Give out up to `count` adjacent clusters with refcount 1, at least one. Raises LimitExceeded."""
         while True:
             position = self._find(count)
@@ -86,9 +86,9 @@ class Allocator:
         self._replace(position, end, self._runs[position][1])
         fresh = first >= self._fresh_from
         self._fresh_from = max(self._fresh_from, end)
-        return Extent(first, end - first, fresh)
+        return Allocation(first, end - first, fresh)
 
-    def abandon(self, extent: Extent) -> None:
+    def abandon(self, extent: Allocation) -> None:
         """Take back clusters to which nothing refers, and never did."""
         self._cache.lower_at_once(extent.first, extent.first + extent.clusters)
 

@@ -33,7 +33,7 @@ BLOCK_CACHE_BYTES = 32 << 20
 """Bound of the refcount blocks in memory that hold nothing new."""
 
 
-class Release(NamedTuple):
+class ReleasedClusters(NamedTuple):
     """Host clusters of which one reference each goes away with the changes that are pending."""
 
     first: int
@@ -68,7 +68,7 @@ class MetadataCache:
         self._block_limit = max(2, BLOCK_CACHE_BYTES >> header.cluster_bits)
         self._block_bits = self.geometry.refcount_block_bits
         self._block_mask = (1 << self._block_bits) - 1
-        self._released: list[Release] = []
+        self._released: list[ReleasedClusters] = []
 
     # --- refcounts ---
 
@@ -127,9 +127,9 @@ class MetadataCache:
         """Take a reference away from each of `count` clusters, as soon as the change that does so is durable."""
         last = self._released[-1] if self._released else None
         if last is not None and last.first + last.clusters == first and last.discard == discard:
-            self._released[-1] = Release(last.first, last.clusters + count, discard)
+            self._released[-1] = ReleasedClusters(last.first, last.clusters + count, discard)
         else:
-            self._released.append(Release(first, count, discard))
+            self._released.append(ReleasedClusters(first, count, discard))
 
     @property
     def releases(self) -> int:
@@ -214,7 +214,7 @@ class MetadataCache:
         if freed:
             self.on_free(freed)
 
-    def _give_back(self, released: Iterable[Release]) -> None:
+    def _give_back(self, released: Iterable[ReleasedClusters]) -> None:
         bits = self.geometry.cluster_bits
         for run in released:
             clusters = range(run.first, run.first + run.clusters)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from qcow2c.bitmaps.edit import BitmapEdit
-from qcow2c.bitmaps.stored import Place
+from qcow2c.bitmaps.stored import PlaceClusters
 from qcow2c.errors import Qcow2Error, UsageError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
@@ -107,7 +107,7 @@ class Session:
 
     # --- bitmaps ---
 
-    def edit_bitmaps(self, place: Place) -> BitmapEdit:
+    def edit_bitmaps(self, place: PlaceClusters) -> BitmapEdit:
         """Return the bitmaps as they are, to be changed; `place` stores clusters of them and returns a host offset.
 
         Durable order: everything pending, the bits that were recorded. Raises CorruptMetadata where the bitmaps are

@@ -218,7 +218,7 @@ def test_what_a_lost_table_may_have_named_is_kept(name: str, doubt: str, what: s
     assert result.exit_code in (2, 3)
     assert result.after.leaks == result.clusters_kept > 0
     assert unfreed(before, bytes(image))
-    kept = [action for action in result.actions if action.kind is plan.Kind.KEEP]
+    kept = [action for action in result.actions if action.kind is plan.RepairKind.KEEP]
     assert sum(action.host.length for action in kept) == result.clusters_kept * cluster_size(before)
 
 
@@ -233,7 +233,7 @@ def test_data_loss_must_be_asked_for_and_is_told() -> None:
     assert all(
         image[action.host.offset :][: action.host.length] == before[action.host.offset :][: action.host.length]
         for action in result.actions
-        if action.kind is plan.Kind.FREE
+        if action.kind is plan.RepairKind.FREE
     )
     assert len(image) % size == len(before) % size
 
@@ -282,7 +282,7 @@ def test_marks_are_cleared_when_the_image_is_sound(bit: str) -> None:
     image = bytearray(damaged("v3", f"marked {bit}"))
     result = qcow2c.repair(image, "leaks")
     assert get(image, "incompatible") == 0
-    assert [action.kind for action in result.actions] == [plan.Kind.HEADER]
+    assert [action.kind for action in result.actions] == [plan.RepairKind.HEADER]
     assert result.exit_code == 0
 
 
@@ -316,7 +316,7 @@ def test_unknown_autoclear_bits_go_with_the_first_change_and_only_then() -> None
     kept = bytearray(damaged("v3", "L1 table zeroed"))
     set_bits("autoclear", 1 << 40)(kept)
     before = bytes(kept)
-    assert not [action for action in qcow2c.repair(kept, "all").actions if action.kind is plan.Kind.HEADER]
+    assert not [action for action in qcow2c.repair(kept, "all").actions if action.kind is plan.RepairKind.HEADER]
     assert bytes(kept) == before
 
 

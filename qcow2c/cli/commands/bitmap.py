@@ -139,10 +139,10 @@ def _alone(named: NamedImage) -> dict[str, bool]:
 
 
 def _change(chosen: Namespace, named: NamedImage, name: str, granularity: int | None) -> int:
-    from qcow2c.ops.bitmaps import Action, SourceImage, Verb, change
+    from qcow2c.ops.bitmaps import BitmapChange, SourceImage, Verb, change
 
     actions = [
-        Action(Verb.MERGE, action[1]) if isinstance(action, tuple) else Action(Verb(action))
+        BitmapChange(Verb.MERGE, action[1]) if isinstance(action, tuple) else BitmapChange(Verb(action))
         for action in chosen.actions
     ]
     source = None
