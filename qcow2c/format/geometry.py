@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NewType
 
 from qcow2c.structs import SECTOR_SIZE, SUBCLUSTERS_PER_CLUSTER, Version
-
-GuestOffset = NewType("GuestOffset", int)
-"""A byte of the virtual disk."""
-
-HostOffset = NewType("HostOffset", int)
-"""A byte of the image file, or of the external data file for guest data."""
 
 
 @dataclass(frozen=True)
