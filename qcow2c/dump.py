@@ -350,7 +350,7 @@ def _with_distinct_bitmaps(walk: Walk) -> Walk:
 def _bounded(header: Header) -> Header:
     return replace(
         header,
-        l1_size=min(header.l1_size, Limit.L1_TABLE_BYTES // 8),
+        l1_size=min(header.l1_size, Limit.L1_ENTRIES),
         nb_snapshots=min(header.nb_snapshots, Limit.SNAPSHOTS),
         refcount_table_clusters=min(header.refcount_table_clusters, Limit.REFCOUNT_TABLE_BYTES >> header.cluster_bits),
     )

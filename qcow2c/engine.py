@@ -42,6 +42,7 @@ from qcow2c.layers.state import LoadedState, active_state
 from qcow2c.references.admission import Admission, trusted
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.zeros import zeros
+from qcow2c.structs import ENTRY_BYTES
 from qcow2c.writer import cow
 from qcow2c.writer.allocation import Allocator
 from qcow2c.writer.cache import MetadataCache
@@ -78,7 +79,7 @@ class Engine:
         if reader.header.encrypted:
             raise MissingKey("the image is encrypted, and no key was given", spec="Data encryption")
         if len(reader.l1_table) != reader.l1_entries:
-            where = Span(reader.l1_offset, reader.l1_entries * 8)
+            where = Span(reader.l1_offset, reader.l1_entries * ENTRY_BYTES)
             raise CorruptMetadata("the L1 table leaves the file: run check -r first", where=where, spec="Header")
         if admission.verified:  # Nothing overlaps, and the refcount table may leave its place.
             reader.ignore_overlaps()

@@ -27,17 +27,11 @@ from qcow2c.errors import CorruptMetadata, Span, UsageError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, with_extension
+from qcow2c.format.layout import zero_words
 from qcow2c.format.records import BitmapRecord
 from qcow2c.format.tables import BITMAP_OFFSET
 from qcow2c.storage.store import Store
-from qcow2c.structs import (
-    AUTOCLEAR_FEATURES,
-    BITMAP_FLAGS,
-    BitmapType,
-    ExtensionType,
-    Limit,
-    Version,
-)
+from qcow2c.structs import AUTOCLEAR_FEATURES, BITMAP_FLAGS, ENTRY_BYTES, BitmapType, ExtensionType, Limit, Version
 
 DEFAULT_GRANULARITIES = (4096, 65536)
 """Bounds in bytes of the granularity that follows from the cluster size."""
@@ -96,7 +90,7 @@ class BitmapEdit:
         for problem in self._problems(stored_name, bits):
             raise UsageError(f"Can't make bitmap '{name}' persistent in '{self._store.name}': {problem}")
         entries = table_entries(self._header.size, bits, self._size)
-        at = self._place(bytes(entries * 8))
+        at = self._place(bytes(entries * ENTRY_BYTES))
         flags, kind = layout.flags(BITMAP_FLAGS, auto=enabled), BitmapType.DIRTY_TRACKING
         self.records.append(BitmapRecord(Span(0, 0), at, entries, flags, kind, bits, stored_name, b""))
 
@@ -133,7 +127,7 @@ class BitmapEdit:
         position = self._usable(name)
         record = self.records[position]
         entries = table_entries(self._header.size, record.granularity_bits, self._size)
-        self._replace_table(position, array("Q", bytes(entries * 8)))
+        self._replace_table(position, zero_words(entries))
 
     def enable(self, name: str, *, enabled: bool = True) -> None:
         """Let every write be recorded from now on, or none. Raises UsageError."""
@@ -190,10 +184,10 @@ class BitmapEdit:
         entries = table_entries(disk_size, bits, size)
         kept = -(-min(disk_size, self._header.size) >> bits)
         table = bitmap.table[:entries]
-        table.extend(array("Q", bytes(8 * (entries - len(table)))))
+        table.extend(zero_words(entries - len(table)))
         index, rest = divmod(kept, size * 8)
         first_new = index + bool(rest)
-        table[first_new:] = array("Q", bytes(8 * (entries - first_new)))
+        table[first_new:] = zero_words(entries - first_new)
         if rest and table[index]:  # What is behind the old end, or the new one, must not count some day.
             data = without_rest(bitmap.read(index * size, size), rest)
             store_clusters([(index, data)], table, self._place)
@@ -251,7 +245,7 @@ class BitmapEdit:
                 return
             at = self._place(layout.stored(table))
             self.records[position] = replace(record, bitmap_table_offset=at, bitmap_table_size=len(table))
-        self.released.add(record.bitmap_table_offset, record.bitmap_table_size * 8)
+        self.released.add(record.bitmap_table_offset, record.bitmap_table_size * ENTRY_BYTES)
         self._release(old, table if table is not None else array("Q"))
 
     def _release(self, words: array[int], kept: array[int]) -> None:

@@ -21,7 +21,7 @@ from qcow2c.format.records import BitmapRecord
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, broken_rules, suspects
 from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
 from qcow2c.storage.store import Store
-from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAPS_EXTENSION
+from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAPS_EXTENSION, ENTRY_BYTES
 
 PlaceClusters = Callable[[bytes], int]
 """Stores bytes in whole clusters of the image, which lie together; returns their host offset."""
@@ -80,7 +80,7 @@ class Bitmap:
     def read_table(self) -> array[int]:
         """Return the entries of the bitmap table, and do not keep them. Raises CorruptMetadata, StoreError."""
         record, geometry = self.record, self._header.geometry
-        where = Span(record.bitmap_table_offset, record.bitmap_table_size * 8)
+        where = Span(record.bitmap_table_offset, record.bitmap_table_size * ENTRY_BYTES)
         words = layout.words(self._store.pread(where.length, where.offset))
         if len(words) < record.bitmap_table_size:
             message = f"the table of bitmap {self.name!r} leaves the file"
@@ -89,7 +89,7 @@ class Bitmap:
         for index, entry in enumerate(words if broken else ()):
             for rule in broken_rules(broken, entry, 0, geometry):
                 message = f"bitmap {self.name!r}: {rule.message} ({entry:#018x})"
-                raise CorruptMetadata(message, where=Span(where.offset + index * 8, 8), spec=rule.spec)
+                raise CorruptMetadata(message, where=layout.word_span(where.offset, index), spec=rule.spec)
         return words
 
     def ranges(self) -> Iterator[tuple[int, int]]:

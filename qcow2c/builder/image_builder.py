@@ -109,7 +109,7 @@ class ImageBuilder:
         self._out = Appender(store, start)
         self._room = 0
         """Bytes behind compressed data in its last cluster."""
-        self._l1 = array("Q", bytes(8 * l1_entries_of(self.geometry, options.disk_size)))
+        self._l1 = layout.zero_words(l1_entries_of(self.geometry, options.disk_size))
         self._l1_index = -1
         self._words = array("Q")
         self._tables: list[tuple[int, bytes]] = []
@@ -231,7 +231,7 @@ class ImageBuilder:
 
     def _l1_of(self, entries: int) -> array[int]:
         """Return the L1 table, of a length."""
-        return self._l1[:entries] + array("Q", bytes(8 * max(0, entries - len(self._l1))))
+        return self._l1[:entries] + layout.zero_words(max(0, entries - len(self._l1)))
 
     def _place_tables(self) -> None:
         offset = self.place(b"".join(data for _, data in self._tables))

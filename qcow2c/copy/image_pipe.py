@@ -16,6 +16,7 @@ from qcow2c.format import layout
 from qcow2c.format.refcounts import stored_ones
 from qcow2c.format.tables import L1_COPIED, L2_COPIED, SUBCLUSTERS_ALLOCATED
 from qcow2c.storage.zeros import zeros
+from qcow2c.structs import ENTRY_BYTES
 
 
 class DataSurvey(Target):
@@ -55,7 +56,7 @@ class ImagePipe(Target):
         tables = sorted(set(self._table_numbers()))
         data = sum(edges[1::2]) - sum(edges[::2])
         l1_entries = l1_entries_of(geometry, options.disk_size)
-        l1_clusters = geometry.clusters(l1_entries * 8)
+        l1_clusters = geometry.clusters(l1_entries * ENTRY_BYTES)
         others = 1 + l1_clusters + len(tables) + data
         room = refcounts_of(geometry, others)
         total = others + room.clusters
@@ -68,7 +69,7 @@ class ImagePipe(Target):
         per_block = 1 << geometry.refcount_block_bits
         for block in range(room.blocks):
             self._whole(stored_ones(min(per_block, total - block * per_block), geometry.refcount_order))
-        l1 = array("Q", bytes(8 * l1_entries))
+        l1 = layout.zero_words(l1_entries)
         for number, index in enumerate(tables):
             l1[index] = (first_table + number) * size | L1_COPIED
         self._whole(layout.stored(l1))

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterator
 
 from qcow2c.copy.buffers import SLAB_BYTES
+from qcow2c.format.layout import WORD_BYTES
 
 _ZEROS = bytes(SLAB_BYTES)
 
@@ -20,7 +21,7 @@ def data_ranges(buffer: memoryview, unit: int) -> list[tuple[int, int]]:
     needs of the others.
     """
     length = len(buffer)
-    probes = array("Q", buffer.cast("Q")[:: unit // 8].tobytes())
+    probes = array("Q", buffer.cast("Q")[:: unit // WORD_BYTES].tobytes())
     suspects = probes.count(0)
     if not suspects:
         return [(0, length)]

@@ -39,7 +39,7 @@ def slice_bytes(layer: Layer) -> int:
     if layer.header is None:
         return 0
     geometry = layer.header.geometry
-    entry_bytes = geometry.l2_entry_words * 8
+    entry_bytes = geometry.l2_entry_bytes
     table_bytes = geometry.clusters(geometry.clusters(layer.disk_size) * entry_bytes) * geometry.cluster_size
     cached = geometry.cluster_size
     if table_bytes > _L2_CACHE_BYTES:

@@ -16,6 +16,7 @@ from qcow2c.disk.disk import Disk
 from qcow2c.disk.map_layers import ZERO, Segment
 from qcow2c.disk.pair import BY_LAYER, NOTHING, PiecePair, Side, pairs
 from qcow2c.errors import MissingKey
+from qcow2c.format.layout import WORD_BYTES
 from qcow2c.format.tables import Kind
 from qcow2c.layers.chain import layers_of
 from qcow2c.storage.sources import Store
@@ -25,7 +26,7 @@ from qcow2c.structs import SECTOR_SIZE
 SLAB_BYTES = 2 << 20
 """Bytes that are read of each disk before they are compared."""
 
-_WORDS = SECTOR_SIZE // 8
+_WORDS = SECTOR_SIZE // WORD_BYTES
 
 
 class Difference(NamedTuple):
@@ -169,7 +170,7 @@ class _Search:
     def _compared(self, slab: list[PiecePair]) -> Iterator[Difference]:
         length = sum(piece.length for piece in slab)
         # What one of the two does not hold is zeros, and is not read.
-        one, other = (np.zeros(length // 8, dtype=np.uint64) for _ in self._sides)
+        one, other = (np.zeros(length // WORD_BYTES, dtype=np.uint64) for _ in self._sides)
         for side, words in zip(self._sides, (one, other), strict=True):
             side.read(slab, memoryview(words.data).cast("B"))
         sectors = other.reshape(-1, _WORDS)

@@ -82,7 +82,7 @@ class _PreparedLayer:
         repeated = int(np.count_nonzero(named[1:] == named[:-1])) << reader.geometry.cluster_bits
         if repeated > MAX_REPEATED_BYTES:
             message = f"the L1 table names the same L2 tables again and again: {repeated} bytes of them"
-            where = Span(reader.header.l1_table_offset, len(self.l1_table) * 8)
+            where = Span(reader.header.l1_table_offset, self.l1_table.nbytes)
             raise LimitExceeded(message, where=where, spec="Cluster mapping")
         self.holes = _holes(reader.data_store) if self.mapped.preallocated else None
         self._table_holes = _holes(reader.store)

@@ -31,7 +31,7 @@ from qcow2c.format.table_rules import (
 )
 from qcow2c.format.tables import Kind
 from qcow2c.references.walk import ACTIVE, State, Walk
-from qcow2c.structs import SECTOR_SIZE, Limit
+from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE, Limit
 
 if TYPE_CHECKING:
     from qcow2c.format.array_types import U64Array
@@ -218,18 +218,18 @@ def state_name(state: State) -> str:
 
 def l1_nodes(walk: Walk) -> Iterator[Node]:
     """Yield the L1 table of each state."""
-    table = TableDisplay(8, L1_RULES, l1_words, "Cluster mapping", tables.L1_OFFSET.__and__, walk.size)
+    table = TableDisplay(ENTRY_BYTES, L1_RULES, l1_words, "Cluster mapping", tables.L1_OFFSET.__and__, walk.size)
     seen: set[tuple[int, int]] = set()
     shared = 0
     for state in walk.states():
-        entries = min(state.l1_entries, Limit.L1_TABLE_BYTES // 8)
+        entries = min(state.l1_entries, Limit.L1_ENTRIES)
         if not entries and state.index != ACTIVE:
             continue
-        span = Span(state.l1_offset, entries * 8)
+        span = Span(state.l1_offset, entries * ENTRY_BYTES)
         coverage = size_text(entries << walk.geometry.l2_coverage_bits)
 
         def children(state: State = state, entries: int = entries) -> Iterator[Node]:
-            held = max(0, min(entries, -(-(walk.size - state.l1_offset) // 8)))
+            held = max(0, min(entries, -(-(walk.size - state.l1_offset) // ENTRY_BYTES)))
             yield from entry_nodes(table, walk.words(state.l1_offset, held), None, state.l1_offset, walk.geometry)
 
         if (state.l1_offset, entries) in seen:
@@ -253,7 +253,7 @@ def l1_nodes(walk: Walk) -> Iterator[Node]:
 def l2_nodes(walk: Walk) -> Iterator[Node]:
     """Yield each distinct L2 table in the order of the file, with who refers to it."""
     geometry = walk.geometry
-    entry_size = 8 * geometry.l2_entry_words
+    entry_size = geometry.l2_entry_bytes
     table = TableDisplay(
         entry_size, l2_rules(geometry), l2_words(geometry), "Cluster mapping", l2_target(geometry), walk.size
     )
@@ -294,9 +294,14 @@ def refcount_nodes(walk: Walk) -> Iterator[Node]:
     geometry, header = walk.geometry, walk.header
     words = walk.refcount_table()
     table = TableDisplay(
-        8, REFCOUNT_TABLE_RULES, refcount_table_words, "Host cluster management", BLOCK_OFFSET.__and__, walk.size
+        ENTRY_BYTES,
+        REFCOUNT_TABLE_RULES,
+        refcount_table_words,
+        "Host cluster management",
+        BLOCK_OFFSET.__and__,
+        walk.size,
     )
-    span = Span(header.refcount_table_offset, len(words) * 8)
+    span = Span(header.refcount_table_offset, words.nbytes)
     yield Node(
         "refcount table",
         span,
@@ -350,14 +355,14 @@ def bitmap_table_nodes(walk: Walk) -> Iterator[Node]:
     geometry = walk.geometry
     first_of: dict[int, int] = {}
     table = TableDisplay(
-        8, BITMAP_TABLE_RULES, bitmap_table_words, "Bitmap table", tables.BITMAP_OFFSET.__and__, walk.size
+        ENTRY_BYTES, BITMAP_TABLE_RULES, bitmap_table_words, "Bitmap table", tables.BITMAP_OFFSET.__and__, walk.size
     )
     for index, record in enumerate(walk.bitmaps.records):
         entries = min(record.bitmap_table_size, Limit.BITMAP_BYTES >> geometry.cluster_bits)
-        span = Span(record.bitmap_table_offset, entries * 8)
+        span = Span(record.bitmap_table_offset, entries * ENTRY_BYTES)
 
         def children(at: int = record.bitmap_table_offset, entries: int = entries) -> Iterator[Node]:
-            held = max(0, min(entries, -(-(walk.size - at) // 8)))
+            held = max(0, min(entries, -(-(walk.size - at) // ENTRY_BYTES)))
             yield from entry_nodes(table, walk.words(at, held), None, at, geometry)
 
         first = first_of.setdefault(record.bitmap_table_offset, index)

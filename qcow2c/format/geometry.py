@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from qcow2c.structs import SECTOR_SIZE, SUBCLUSTERS_PER_CLUSTER, Version
+from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE, SUBCLUSTERS_PER_CLUSTER, Version
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Geometry:
     def l2_entry_words(self) -> int:
         """64-bit words of one L2 entry: the descriptor, and the subcluster bitmap of an extended one."""
         return 2 if self.extended_l2 else 1
+
+    @cached_property
+    def l2_entry_bytes(self) -> int:
+        return self.l2_entry_words * ENTRY_BYTES
 
     @cached_property
     def has_zero_bit(self) -> bool:
@@ -71,7 +75,7 @@ class Geometry:
     @cached_property
     def words_per_cluster(self) -> int:
         """64-bit words in a cluster: entries of one cluster of an L1, refcount or bitmap table."""
-        return self.cluster_size >> 3
+        return self.cluster_size // ENTRY_BYTES
 
     def clusters(self, size: int) -> int:
         """Return the clusters that `size` bytes need."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.storage.store import Store
+from qcow2c.structs import ENTRY_BYTES
 
 
 class LoadedState(NamedTuple):
@@ -25,7 +26,7 @@ class LoadedState(NamedTuple):
 
 def load_state(store: Store, header: Header, l1_offset: int, l1_entries: int, disk_size: int) -> LoadedState:
     """Return the state whose L1 table lies at `l1_offset`. Raises StoreError."""
-    l1_table = layout.words(store.pread(l1_entries * 8, l1_offset))
+    l1_table = layout.words(store.pread(l1_entries * ENTRY_BYTES, l1_offset))
     return LoadedState(header, l1_table, l1_offset, l1_entries, disk_size)
 
 

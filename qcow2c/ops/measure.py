@@ -116,7 +116,7 @@ def _target(size: int, options: dict[str, Any]) -> CreateOptions:
         raise UsageError(f"Different refcount widths than 16 bits require {newer}")
     if target.preallocation not in PREALLOCATIONS:
         raise UsageError(f"invalid parameter value: {target.preallocation}")
-    if target.geometry.l1_entries(size) * 8 > Limit.L1_TABLE_BYTES:
+    if target.geometry.l1_entries(size) > Limit.L1_ENTRIES:
         raise UsageError("The image size is too large (try using a larger cluster size)")
     return target
 

@@ -26,7 +26,7 @@ from qcow2c.recovery.journal import Journal
 from qcow2c.recovery.plan import Plan, PlannedRefcounts, RepairAction, RepairKind
 from qcow2c.recovery.survey import Survey
 from qcow2c.references.walk import ACTIVE, L2Batch, State
-from qcow2c.structs import AUTOCLEAR_FEATURES, SECTOR_SIZE, Limit
+from qcow2c.structs import AUTOCLEAR_FEATURES, ENTRY_BYTES, SECTOR_SIZE, Limit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -160,7 +160,7 @@ class Changes:
             return "new ones would come to lie where something refers to already"
         if table_clusters << bits > Limit.REFCOUNT_TABLE_BYTES:
             return f"the refcount table would have more than {Limit.REFCOUNT_TABLE_BYTES} bytes"
-        table = np.zeros((table_clusters << bits) >> 3, dtype=np.uint64)
+        table = np.zeros(table_clusters * survey.geometry.words_per_cluster, dtype=np.uint64)
         for number, index in enumerate(sorted(needed)):
             at = (start + table_clusters + number) << bits
             table[index] = at
@@ -210,7 +210,7 @@ class Changes:
         survey = self._survey
         words = survey.walk.l1_table(state)
         at, one = np.array([state.l1_offset], dtype=np.uint64), np.ones(1, dtype=np.uint64)
-        if not survey.is_alone(at, state.l1_entries * 8, one, structures=not self._refcounts.rebuild)[0]:
+        if not survey.is_alone(at, state.l1_entries * ENTRY_BYTES, one, structures=not self._refcounts.rebuild)[0]:
             return
         fixed = words.copy()
         if rules:
@@ -301,7 +301,7 @@ class Changes:
     ) -> None:
         """Add the entries of one table that change to the plan; `place` is the L1 index of an L2 table."""
         geometry = self._geometry
-        width = 8 if place is None else 8 * geometry.l2_entry_words
+        width = ENTRY_BYTES if place is None else geometry.l2_entry_bytes
         cluster_bits = geometry.l2_coverage_bits if place is None else geometry.cluster_bits
         first = 0 if place is None else place << geometry.l2_bits
         for row in np.flatnonzero(old != new).tolist():

@@ -8,6 +8,7 @@ import numpy as np
 
 from qcow2c.errors import CorruptMetadata, Qcow2Error, Span
 from qcow2c.format.header import Header
+from qcow2c.format.layout import word_span
 from qcow2c.format.records import SnapshotTable
 from qcow2c.format.table_rules import L1_RULES, REFCOUNT_TABLE_RULES
 from qcow2c.references.counts import Accounting
@@ -80,7 +81,7 @@ def _require_none(broken: NDArray[np.bool_], words: U64Array, table_offset: int,
     rows = np.flatnonzero(broken)
     if len(rows):
         row = int(rows[0])
-        raise _refused(f"{problem} ({int(words[row]):#018x})", Span(table_offset + row * 8, 8))
+        raise _refused(f"{problem} ({int(words[row]):#018x})", word_span(table_offset, row))
 
 
 class _Count:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from qcow2c.errors import LimitExceeded
 from qcow2c.format.refcounts import RefcountRoom, refcount_room, require_table
 from qcow2c.format.tables import require_nameable
-from qcow2c.structs import Limit
+from qcow2c.structs import ENTRY_BYTES, Limit
 from qcow2c.writer.cache import MetadataCache
 
 _LOOK_AHEAD = 32
@@ -60,7 +60,7 @@ class Allocator:
         self._runs: deque[tuple[int, int]] = deque()
         self._scanned = 0
         """Refcount blocks whose free clusters are in `_runs`, or were given out."""
-        entries = Limit.REFCOUNT_TABLE_BYTES // 8
+        entries = Limit.REFCOUNT_TABLE_BYTES // ENTRY_BYTES
         self._blocks_limit = min(entries, Limit.HOST_OFFSET_END >> cache.geometry.cluster_bits + self._block_bits)
         self._fresh_from = cache.geometry.clusters(cache.medium.store.size())
         self._packing = 0

@@ -19,14 +19,14 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from qcow2c.errors import CorruptMetadata, Span
+from qcow2c.errors import CorruptMetadata
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, stored_block
 from qcow2c.format.tables import Table
 from qcow2c.storage.medium import Medium
-from qcow2c.structs import SECTOR_SIZE
+from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE
 from qcow2c.writer.header_update import HeaderUpdate
 
 BLOCK_CACHE_BYTES = 32 << 20
@@ -99,7 +99,7 @@ class MetadataCache:
         offset, size = self.refcount_table.words[index] & BLOCK_OFFSET, self.geometry.cluster_size
         data = b"" if offset % size else self.medium.store.pread(size, offset)
         if not data:
-            where = Span(self.refcount_table.host_offset + index * 8, 8)
+            where = layout.word_span(self.refcount_table.host_offset, index)
             message = f"refcount block {index} at {offset:#x} is misaligned or past the end of the file"
             raise CorruptMetadata(message, where=where, spec="Host cluster management")
         self._evict_blocks()
@@ -120,8 +120,9 @@ class MetadataCache:
         words = old.words + array("Q", bytes((entries - len(old.words)) * old.words.itemsize))
         self.refcount_table = Table(words, host_offset, reachable=False)
         bits = self.geometry.cluster_bits
-        self.release(old.host_offset >> bits, self.geometry.clusters(len(old.words) * 8))
-        self.header.set(refcount_table_offset=host_offset, refcount_table_clusters=self.geometry.clusters(entries * 8))
+        self.release(old.host_offset >> bits, self.geometry.clusters(len(old.words) * ENTRY_BYTES))
+        clusters = self.geometry.clusters(entries * ENTRY_BYTES)
+        self.header.set(refcount_table_offset=host_offset, refcount_table_clusters=clusters)
 
     def release(self, first: int, count: int = 1, *, discard: bool = False) -> None:
         """Take a reference away from each of `count` clusters, as soon as the change that does so is durable."""
@@ -224,7 +225,7 @@ class MetadataCache:
     def _write_words(self, tables: Iterable[Table]) -> None:
         for table in tables:
             for first, end in table.dirty_runs():
-                self.medium.write([layout.stored(table.words[first:end])], table.host_offset + first * 8)
+                self.medium.write([layout.stored(table.words[first:end])], table.host_offset + first * ENTRY_BYTES)
 
     def _write_blocks(self, blocks: Iterable[Table]) -> None:
         order = self.geometry.refcount_order
