@@ -18,7 +18,7 @@ from qcow2c.atomic.free_space import FreeSpace
 from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta, block_of
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout, tables
-from qcow2c.format.geometry import Geometry
+from qcow2c.format.geometry import ClusterRun, Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import Extensions, HeaderChange
 from qcow2c.format.loaded_image import load_image
@@ -74,7 +74,7 @@ class Successor:
         self._fields: dict[str, int] = {}
         self._extensions: Extensions | None = None
         self._verified = admission.verified
-        uncounted = ClusterSet((cluster, cluster + 1) for cluster, _ in admission.undercounted)
+        uncounted = ClusterSet(ClusterRun(cluster, cluster + 1) for cluster, _ in admission.undercounted)
         self._kept_away = uncounted if admission.verified else admission.metadata
         self._free = FreeSpace(self._is_used, self.geometry.clusters(self.walk.size), self._present.end_of_use())
         if admission.undercounted:

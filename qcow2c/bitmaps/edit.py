@@ -40,14 +40,14 @@ _AUTO = layout.bits(BITMAP_FLAGS)["auto"].mask
 _CONSISTENT = layout.bits(AUTOCLEAR_FEATURES)["bitmaps"].mask
 
 
-class PlacedSpans(list[tuple[int, int]]):
-    """Ranges of the file, as (offset, length); one that follows on the last is joined to it."""
+class PlacedSpans(list[Span]):
+    """Spans of the file; one that follows on the last is joined to it."""
 
     def add(self, offset: int, length: int) -> None:
-        if self and self[-1][0] + self[-1][1] == offset:
-            self[-1] = self[-1][0], self[-1][1] + length
+        if self and self[-1].end == offset:
+            self[-1] = Span(self[-1].offset, self[-1].length + length)
         else:
-            self.append((offset, length))
+            self.append(Span(offset, length))
 
 
 class BitmapEdit:

@@ -92,8 +92,8 @@ class Bitmap:
                 raise CorruptMetadata(message, where=layout.word_span(where.offset, index), spec=rule.spec)
         return words
 
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """Yield the dirty guest ranges in order, as (offset, length): adjacent ones as one, and none behind the disk.
+    def ranges(self) -> Iterator[Span]:
+        """Yield the dirty spans of the disk in order: adjacent ones as one, and none behind the disk.
 
         Raises UsageError for an inconsistent bitmap, CorruptMetadata, StoreError.
         """
@@ -104,12 +104,12 @@ class Bitmap:
             if firsts[0] == end:
                 firsts[0] = start
             elif end:
-                yield start << bits, end - start << bits
+                yield Span(start << bits, end - start << bits)
             start, end = firsts.pop(), ends.pop()
             for first, stop in zip(firsts, ends, strict=True):
-                yield first << bits, stop - first << bits
+                yield Span(first << bits, stop - first << bits)
         if end:
-            yield start << bits, min(end << bits, self._header.size) - (start << bits)
+            yield Span(start << bits, min(end << bits, self._header.size) - (start << bits))
 
     def _runs(self) -> Iterator[tuple[list[int], list[int]]]:
         """Yield where runs of set bits begin and end; the first run of a piece may go on from the one before."""

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from qcow2c.builder.options import CreateOptions, Places, header_of
 from qcow2c.builder.plan import l1_entries_of, refcounts_of
 from qcow2c.copy.plan import Slab
-from qcow2c.copy.targets import Ranges, ReleaseBuffer, Target, Write
+from qcow2c.copy.targets import ReleaseBuffer, Target, Write
 from qcow2c.format import layout
+from qcow2c.format.geometry import ByteRange
 from qcow2c.format.refcounts import stored_ones
 from qcow2c.format.tables import L1_COPIED, L2_COPIED, SUBCLUSTERS_ALLOCATED
 from qcow2c.storage.zeros import zeros
@@ -27,7 +28,7 @@ class DataSurvey(Target):
         self._cluster_size = cluster_size
         self.edges = array("Q")
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: list[ByteRange], release: ReleaseBuffer) -> None:
         for start, end in prepared:
             first, last = (slab.start + start) // self._cluster_size, -(-(slab.start + end) // self._cluster_size)
             if self.edges and self.edges[-1] == first:
@@ -118,7 +119,7 @@ class ImagePipe(Target):
         if words:
             yield words
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: list[ByteRange], release: ReleaseBuffer) -> None:
         size, edges = self._geometry.cluster_size, self._edges
         while self._next < len(edges) and edges[self._next] * size < slab.end:
             start, end = edges[self._next] * size, edges[self._next + 1] * size

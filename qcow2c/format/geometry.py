@@ -1,11 +1,30 @@
-"""`Geometry`: the sizes that follow from a header, and index arithmetic. Frozen; reads nothing."""
+"""`Geometry`: the sizes that follow from a header, and index arithmetic. Frozen; reads nothing.
+
+Ranges have a type where they leave a module: `errors.Span` is offset and length in a file or on a disk, `ByteRange`
+and `ClusterRun` are what lies between a start and an end.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE, SUBCLUSTERS_PER_CLUSTER, Version
+
+
+class ByteRange(NamedTuple):
+    """Bytes from `start` up to, not including, `end`."""
+
+    start: int
+    end: int
+
+
+class ClusterRun(NamedTuple):
+    """Adjacent host clusters from `first` up to, not including, `end`."""
+
+    first: int
+    end: int
 
 
 @dataclass(frozen=True)

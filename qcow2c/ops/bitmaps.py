@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from qcow2c.bitmaps.edit import BitmapEdit
 from qcow2c.bitmaps.stored import Bitmaps
 from qcow2c.disk.opening import open_image
-from qcow2c.errors import UsageError
+from qcow2c.errors import Span, UsageError
 from qcow2c.format.detection import Format, known_format
 from qcow2c.image import Image
 from qcow2c.storage.sources import Source, Store, opened
@@ -174,8 +174,8 @@ def _image(
                 yield image
 
 
-def dirty_ranges(image: Source | Store, name: str, **opening: Any) -> Iterator[tuple[int, int]]:
-    """Yield the dirty guest ranges of a bitmap in order, as (offset, length).
+def dirty_ranges(image: Source | Store, name: str, **opening: Any) -> Iterator[Span]:
+    """Yield the dirty spans of the disk that a bitmap has, in order.
 
     Adjacent ones come as one, and none lies behind the disk. `opening` are arguments of `qcow2c.open`. Raises
     UsageError where there is no such bitmap, or it is inconsistent, and as `qcow2c.open`.

@@ -16,6 +16,7 @@ from qcow2c.copy.overlay import write_differences
 from qcow2c.disk.differences import Difference, require_no_key
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map_layers import ZERO
+from qcow2c.errors import Span
 from qcow2c.storage.store import Progress
 from qcow2c.structs import SECTOR_SIZE
 
@@ -31,10 +32,10 @@ def dirty_differences(disk: Disk, name: str, progress: Progress | None = None) -
     return _split(disk, bitmap.ranges(), progress or (lambda _done, _size: None))
 
 
-def _split(disk: Disk, ranges: Iterator[tuple[int, int]], tell: Progress) -> Iterator[Difference]:
-    for offset, length in ranges:
-        end = -(-(offset + length) // SECTOR_SIZE) * SECTOR_SIZE
-        for columns in disk.map.columns(offset, end - offset):
+def _split(disk: Disk, dirty: Iterator[Span], tell: Progress) -> Iterator[Difference]:
+    for span in dirty:
+        end = -(-span.end // SECTOR_SIZE) * SECTOR_SIZE
+        for columns in disk.map.columns(span.offset, end - span.offset):
             for start, part, flags in zip(columns.starts, columns.lengths, columns.flags, strict=True):
                 yield Difference(start, part, bool(flags & ZERO))
         tell(end, disk.size)

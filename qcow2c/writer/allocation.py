@@ -14,6 +14,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from qcow2c.errors import LimitExceeded
+from qcow2c.format.geometry import ClusterRun
 from qcow2c.format.refcounts import RefcountRoom, refcount_room, require_table
 from qcow2c.format.tables import require_nameable
 from qcow2c.structs import ENTRY_BYTES, Limit
@@ -35,8 +36,8 @@ _NOT_ZERO = re.compile(rb"[^\0]")
 class Forbidden(Protocol):
     """Clusters that are never given out."""
 
-    def within(self, first: int, end: int) -> Iterable[tuple[int, int]]:
-        """Return the runs of them, as (first, end), in a range of clusters."""
+    def within(self, first: int, end: int) -> Iterable[ClusterRun]:
+        """Return the runs of them in a range of clusters."""
         ...
 
 
@@ -142,7 +143,7 @@ class Allocator:
         else:
             del self._runs[position]
 
-    def _freed(self, freed: list[tuple[int, int]]) -> None:
+    def _freed(self, freed: list[ClusterRun]) -> None:
         """Take up clusters whose refcount has become 0, but for those that a scan will find."""
         scanned_end = self._scanned << self._block_bits
         packing = self._packing >> self._geometry.cluster_bits

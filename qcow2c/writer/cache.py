@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format import layout
-from qcow2c.format.geometry import Geometry
+from qcow2c.format.geometry import ClusterRun, Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, stored_block
 from qcow2c.format.tables import Table
@@ -62,7 +62,7 @@ class MetadataCache:
         table_size = header.refcount_table_clusters << header.cluster_bits
         stored_table = store.pread(table_size, header.refcount_table_offset).ljust(table_size, b"\0")
         self.refcount_table = Table(layout.words(stored_table), header.refcount_table_offset)
-        self.on_free: Callable[[list[tuple[int, int]]], None] = lambda _runs: None
+        self.on_free: Callable[[list[ClusterRun]], None] = lambda _runs: None
         """Told which clusters, as (first, end), are free from now on."""
         self._blocks: dict[int, Table] = {}
         self._block_limit = max(2, BLOCK_CACHE_BYTES >> header.cluster_bits)
@@ -192,7 +192,7 @@ class MetadataCache:
     def _lower_refcounts(self) -> None:
         """Step 5. Not made durable here: until it is, the clusters count as leaked, or as used again."""
         released, self._released = self._released, []
-        freed: list[tuple[int, int]] = []
+        freed: list[ClusterRun] = []
         for run in released:
             freed += self._lower(run.first, run.first + run.clusters)
         if freed:
@@ -200,14 +200,19 @@ class MetadataCache:
         self._write_blocks([block for block in self._blocks.values() if block.dirty])
         self._give_back(released)
 
-    def _lower(self, first: int, end: int) -> Iterable[tuple[int, int]]:
-        """Lower refcounts by one; yield runs of clusters that are free now."""
+    def _lower(self, first: int, end: int) -> Iterable[ClusterRun]:
+        """Lower refcounts by one; yield the runs of clusters that are free now."""
+        free_from = first
         for cluster in range(first, end):
             value = self.refcount(cluster) - 1
             if value >= 0:  # Else damaged metadata, opened with trust: it cannot get any lower.
                 self.set_refcounts(cluster, cluster + 1, value)
-            if value == 0:
-                yield cluster, cluster + 1
+            if value:
+                if free_from < cluster:
+                    yield ClusterRun(free_from, cluster)
+                free_from = cluster + 1
+        if free_from < end:
+            yield ClusterRun(free_from, end)
 
     def lower_at_once(self, first: int, end: int) -> None:
         """Lower refcounts of clusters that were allocated, but to which nothing has ever referred."""
