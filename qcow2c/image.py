@@ -62,10 +62,10 @@ class Image(PositionedFile):
         self._opened = opened
         self._engine = engine
         self._active = active
-        # A small read must not meet a write half-way: where there are turns, all reads take theirs.
-        self._locate = layer.locate if layer.turn is AT_ONCE else lambda _guest_offset, _length: -1
-        self._read_store = layer.data_store.pread
+        self._locate, self._read_store = layer.locate, layer.data_store.pread
         self._size = layer.disk_size
+        self._direct_end = self._size if layer.turn is AT_ONCE else -1
+        """Up to where `pread` goes straight to the file: nowhere where reads take turns with writes, or once closed."""
 
     @property
     def header(self) -> Header:
@@ -104,7 +104,7 @@ class Image(PositionedFile):
 
         Raises CorruptMetadata, CorruptData, MissingKey, StoreError, UsageError.
         """
-        if offset >= 0 and offset + length <= self._size:
+        if offset >= 0 and offset + length <= self._direct_end:
             host_offset = self._locate(offset, length)
             if host_offset >= 0:
                 data = self._read_store(length, host_offset)
@@ -247,7 +247,7 @@ class Image(PositionedFile):
             if self._engine is not None:
                 self._engine.finish()
         finally:
-            self._locate = lambda _guest_offset, _length: -1  # Small reads, too, find out that it is closed.
+            self._direct_end = -1
             try:
                 self._opened.close()
             finally:

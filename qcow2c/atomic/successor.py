@@ -46,21 +46,33 @@ _UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
 
 
 @contextmanager
-def changing(source: Source | Store, *, trust: bool = False) -> Iterator[Successor]:
+def changing(source: Source | Store, *, trust: bool = False, refcount_order: int | None = None) -> Iterator[Successor]:
     """Open an image to change it as a whole: alone, and with verified refcounts, unless they are to be trusted.
 
-    Backing files and data files are not opened. Raises as `qcow2c.open` with "r+".
+    With `refcount_order` refcounts get another width. Backing files and data files are not opened.
+    Raises as `qcow2c.open` with "r+".
     """
     with opened(source, Use.WRITABLE_IMAGE) as store:
         header, snapshots, _notices = load_image(store)
-        yield Successor(Medium(store), header, snapshots, (trusted if trust else admit)(store, header, snapshots))
+        admission = (trusted if trust else admit)(store, header, snapshots)
+        yield Successor(Medium(store), header, snapshots, admission, refcount_order)
 
 
 class Successor:
     """An image that is yet to be. Nothing of the present one is touched before `switch`."""
 
-    def __init__(self, medium: Medium, header: Header, snapshots: SnapshotTable, admission: Admission) -> None:
-        """Nothing else may write the image meanwhile. Raises LimitExceeded."""
+    def __init__(
+        self,
+        medium: Medium,
+        header: Header,
+        snapshots: SnapshotTable,
+        admission: Admission,
+        refcount_order: int | None = None,
+    ) -> None:
+        """Nothing else may write the image meanwhile. With another `refcount_order` all refcounts are written anew.
+
+        Raises LimitExceeded.
+        """
         self.header = header
         self.geometry: Geometry = header.geometry
         self.snapshots = snapshots
@@ -70,8 +82,9 @@ class Successor:
         self._bits = self.geometry.cluster_bits
         self._delta = ReferenceDelta(self.walk)
         self._present = StoredRefcounts(self.walk)
-        self._new = RefcountChange(self.walk, self._present, self._delta)
-        self._fields: dict[str, int] = {}
+        order = header.refcount_order if refcount_order is None else refcount_order
+        self._new = RefcountChange(self.walk, self._present, self._delta, order)
+        self._fields = {} if refcount_order is None else {"refcount_order": refcount_order}
         self._extensions: Extensions | None = None
         self._verified = admission.verified
         uncounted = ClusterSet(ClusterRun(cluster, cluster + 1) for cluster, _ in admission.undercounted)
@@ -157,11 +170,6 @@ class Successor:
         self._extensions = change.extensions
         self._fields |= change.fields
         self._fields["autoclear_features"] &= ~_UNKNOWN_AUTOCLEAR
-
-    def set_refcount_order(self, order: int) -> None:
-        """Let refcounts have another width: all of them are written anew."""
-        self._new.order = order
-        self._fields["refcount_order"] = order
 
     def renew_refcounts(self) -> None:
         """Write all refcounts anew: blocks of clusters that nobody uses are let go of."""

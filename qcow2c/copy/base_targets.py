@@ -67,7 +67,7 @@ class RawBase(BaseTarget):
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
         self._place(slab, buffer)
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: ReleaseBuffer) -> None:
+    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any, release: ReleaseBuffer) -> None:
         release()
 
     def _write(self, data: memoryview, offset: int) -> None:
@@ -84,7 +84,7 @@ class RawBase(BaseTarget):
                 if is_data:
                     store.write_zeroes(span.offset, span.length)
 
-    def finish(self, size: int) -> None:
+    def finish(self, _size: int) -> None:
         self._store.flush()
 
 
@@ -104,9 +104,9 @@ class ImageBase(BaseTarget):
         return grow(self._image, size)
 
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
-        return None
+        """An image takes one write at a time."""
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: Any, release: ReleaseBuffer) -> None:
         self._place(slab, buffer)
         release()
 
@@ -116,7 +116,7 @@ class ImageBase(BaseTarget):
     def zero(self, start: int, end: int) -> None:
         self._image.write_zeroes(start, end - start, unmap=True)
 
-    def finish(self, size: int) -> None:
+    def finish(self, _size: int) -> None:
         self._image.flush()
 
 

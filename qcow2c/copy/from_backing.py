@@ -16,7 +16,7 @@ from qcow2c.disk.disk import Disk
 from qcow2c.disk.map_layers import PRESENT, ZERO, Segment
 from qcow2c.disk.pair import BY_LAYER, Side, pairs
 from qcow2c.engine import Engine
-from qcow2c.errors import Qcow2Error
+from qcow2c.errors import doing
 from qcow2c.format.records import SnapshotRecord
 from qcow2c.format.tables import L1_COPIED, L1_OFFSET, L2_COMPRESSED, L2_COPIED, L2_OFFSET
 from qcow2c.layers.chain import files_of, layers_of
@@ -175,12 +175,9 @@ class _Copy:
     def _runs(self, disk: Disk) -> Iterator[Segment]:
         """Yield the runs of a disk up to the end of the overlay. Raises CorruptMetadata, LimitExceeded, StoreError."""
         end = self._old.size
-        try:
+        with doing(f"error while reading image metadata: {disk.name}"):
             for columns in disk.map.columns(0, end):
                 yield from zip(*columns, strict=True)
-        except Qcow2Error as exc:
-            exc.message = f"error while reading image metadata: {disk.name}: {exc.message}"
-            raise
         if end > disk.size:
             yield disk.size, end - disk.size, 0, ZERO, 0
 
@@ -194,11 +191,8 @@ class _Copy:
         old, new = self._buffers
         views = memoryview(old)[:length], memoryview(new)[:length]
         for disk, view, which in ((self._old, views[0], "old"), (self._new, views[1], "new")):
-            try:
+            with doing(f"error while reading from {which} backing file"):
                 disk.read_into(view, start)
-            except Qcow2Error as exc:
-                exc.message = f"error while reading from {which} backing file: {exc.message}"
-                raise
         if old.startswith(views[1]):
             return
         units = [(at, min(at + self._unit, length)) for at in range(0, length, self._unit)]
@@ -206,14 +200,11 @@ class _Copy:
         for what, group in groupby(zip(found, units, strict=True), key=itemgetter(0)):
             run = [unit for _, unit in group]
             first, end = run[0][0], run[-1][1]
-            try:
+            with doing("Error while writing to COW image"):
                 if what is _Need.DATA:
                     self._writer.write(views[0][first:end], start + first)
                 elif what is _Need.ZEROS:
                     self._writer.write_zeroes(start + first, end - first, unmap=False)
-            except Qcow2Error as exc:
-                exc.message = f"Error while writing to COW image: {exc.message}"
-                raise
 
     @staticmethod
     def _what(old: bytearray, at: int, end: int) -> _Need:

@@ -28,7 +28,7 @@ class DataSurvey(Target):
         self._cluster_size = cluster_size
         self.edges = array("Q")
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: list[ByteRange], release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, _buffer: memoryview, prepared: list[ByteRange], release: ReleaseBuffer) -> None:
         for start, end in prepared:
             first, last = (slab.start + start) // self._cluster_size, -(-(slab.start + end) // self._cluster_size)
             if self.edges and self.edges[-1] == first:
@@ -119,7 +119,7 @@ class ImagePipe(Target):
         if words:
             yield words
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: list[ByteRange], release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: list[ByteRange], release: ReleaseBuffer) -> None:
         size, edges = self._geometry.cluster_size, self._edges
         while self._next < len(edges) and edges[self._next] * size < slab.end:
             start, end = edges[self._next] * size, edges[self._next + 1] * size

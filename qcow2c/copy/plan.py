@@ -46,6 +46,17 @@ class Slab(NamedTuple):
     """What must read as zeros."""
 
 
+class Scope(NamedTuple):
+    """What of the disks is copied, besides data."""
+
+    with_zeros: bool = False
+    """Ranges that are zeros, too: the target holds something else."""
+    top_only: bool = False
+    """Not what the top layers do not decide: the target lies on what does."""
+    below: bool = False
+    """Between the pieces of a slab what the disk has there, not zeros: the target takes whole clusters."""
+
+
 class PlannedDisk:
     """A disk at its place in the target, or `length` bytes of it from byte `first` on, which go to the same place.
 
@@ -80,7 +91,8 @@ class PlannedDisk:
         except OSError:
             return
         if any((status.st_dev, status.st_ino) in files_of(layer) for layer in self._layers):
-            raise ImageLocked(f'Failed to get "write" lock of {os.fsdecode(target)!r}: this very copy reads it')
+            name = os.fsdecode(target)
+            raise ImageLocked(f'Failed to get "write" lock of {name!r}: this very copy reads it', filename=name)
 
     def read(self, piece: Piece, buffer: memoryview) -> None:
         """Fill a buffer with a piece. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""

@@ -20,13 +20,13 @@ from qcow2c.storage.sources import Source, Store, opened
 
 
 class Disk:
-    """What a command reads: the top layer of a chain. `image` is None for a raw file."""
+    """What a command reads: the top layer of a chain. `image` is None for a raw file; `disk_map` shows all, or less."""
 
-    def __init__(self, layer: Layer, name: str, image: Image | None = None) -> None:
+    def __init__(self, layer: Layer, name: str, image: Image | None = None, disk_map: DiskMap | None = None) -> None:
         self.layer = layer
         self.name = name
         self.image = image
-        self.map = DiskMap(layer)
+        self.map = DiskMap(layer) if disk_map is None else disk_map
         self.size = self.map.size
         """Bytes, in whole sectors: rounded up for a raw file."""
 

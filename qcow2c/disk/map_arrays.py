@@ -17,6 +17,7 @@ from qcow2c.format import tables
 from qcow2c.format.records import BitmapDirectory, SnapshotTable
 from qcow2c.format.table_rules import L1_RULES, EntryRule, l2_rules, suspects
 from qcow2c.format.tables import HAS_HOST_CLUSTER, Kind
+from qcow2c.layers.layer import Run
 from qcow2c.layers.reader import Reader
 from qcow2c.references.walk import L2Tables, Walk
 from qcow2c.storage.sources import Store
@@ -93,8 +94,7 @@ class _PreparedLayer:
         """Return the runs of this layer alone: BELOW where it says nothing, BROKEN where it must not be believed."""
         reader = self._reader
         if reader is None:
-            found = np.array(list(self.mapped.layer.runs(start, end - start)), dtype=np.int64)
-            return self._runs(found[:, 1], self.flags[found[:, 0]], found[:, 3], end)
+            return self._of_runs(list(self.mapped.layer.runs(start, end - start)), end)
         coverage_bits = self.geometry.l2_coverage_bits
         first, last = start >> coverage_bits, ((end - 1) >> coverage_bits) + 1
         l1 = self.l1_table[first:last]
@@ -113,11 +113,17 @@ class _PreparedLayer:
             kind = np.array([len(Kind) if is_declared else Kind.UNALLOCATED], dtype=np.uint8)
             parts.append((at, kind, np.zeros(1, np.int64)))
         if len(rows):
-            parts.append(self._tables(reader, l1[rows], rows + first))
+            parts.append(self._tables(l1[rows], rows + first))
         starts, found_kinds, offsets = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(starts, kind="stable")
         runs = self._runs(starts[order], self.flags[found_kinds[order]], offsets[order], end)
         return self._with_holes(_cut(runs, start))
+
+    def _of_runs(self, found: list[Run], end: int) -> Runs:
+        starts = np.array([run.guest_offset for run in found], dtype=np.int64)
+        flags = self.flags[np.array([run.kind for run in found], dtype=np.uint8)]
+        offsets = np.array([run.host_offset for run in found], dtype=np.int64)
+        return self._runs(starts, flags, offsets, end)
 
     def _runs(self, starts: Ints, flags: Bytes, offsets: Ints, end: int) -> Runs:
         return Runs(starts, flags, np.full(len(starts), self._depth, dtype=np.uint8), offsets, end)
@@ -147,7 +153,7 @@ class _PreparedLayer:
         found: Bools = is_hole[index] & (at + self.geometry.cluster_size <= ends[index])
         return found
 
-    def _tables(self, reader: Reader, l1: U64Array, rows: NDArray[np.intp]) -> tuple[Ints, Bytes, Ints]:
+    def _tables(self, l1: U64Array, rows: NDArray[np.intp]) -> tuple[Ints, Bytes, Ints]:
         """Return starts, kinds (len(Kind) for broken entries) and host offsets of the runs of some L2 tables."""
         geometry = self.geometry
         found = L2Tables(l1 & np.uint64(tables.L1_OFFSET), l1, l1)

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from threading import RLock
 from typing import TYPE_CHECKING, Literal
 
-from qcow2c.errors import ChainError, Qcow2Error, UsageError
+from qcow2c.errors import ChainError, UsageError, doing
 from qcow2c.format import rules
 from qcow2c.format.detection import Format, known_format
 from qcow2c.format.findings import Severity
@@ -85,7 +85,7 @@ def open_image(
         )
 
 
-def named_file(header: Header, image: Store, gate: Gate, role: str, name: bytes) -> str | os.PathLike[str]:
+def named_file(image: Store, gate: Gate, role: str, name: bytes) -> str | os.PathLike[str]:
     """Return the path that the gate allows for a name in an image. Raises GateRefused."""
     from pathlib import Path  # Late: most images name no other file.
 
@@ -152,23 +152,23 @@ class _Opener:
         if data_file is None:
             if not header.data_file:
                 raise UsageError(f"{store.name!r} does not name its external data file: give it (data_file=)")
-            data_file = self._named_data_file(store, header, header.data_file)
+            data_file = self._named_data_file(store, header.data_file)
         data_store = self._stack.enter_context(opened(data_file, writable=writable))
         if data_store.identity() == store.identity():
             raise ChainError(f"{store.name!r} names itself as its external data file")
         self.lock(data_store, Use.WRITABLE_DATA_FILE if writable else Use.DATA_FILE)
         return data_store
 
-    def _named_data_file(self, store: Store, header: Header, name: bytes) -> str | os.PathLike[str]:
+    def _named_data_file(self, store: Store, name: bytes) -> str | os.PathLike[str]:
         """Return the data file that an image names: beside the image, else where QEMU, started here, finds it.
 
         QEMU takes the name as seen from the working directory; the gate judges that place, too. Raises GateRefused.
         """
-        beside = named_file(header, store, self._gate, "data file", name)
+        beside = named_file(store, self._gate, "data file", name)
         if os.path.exists(beside) or store.path is None or not os.path.exists(name):
             return beside
         here = os.path.relpath(os.fsdecode(name), os.path.dirname(store.path) or os.curdir)
-        return named_file(header, store, self._gate, "data file", os.fsencode(here))
+        return named_file(store, self._gate, "data file", os.fsencode(here))
 
     def _backing_layer(
         self, store: Store, header: Header, backing: BackingChoice, chain: tuple[Store, ...]
@@ -180,7 +180,7 @@ class _Opener:
         if backing is None:
             if not header.backing_file:
                 return None
-            backing = named_file(header, store, self._gate, "backing file", header.backing_file)
+            backing = named_file(store, self._gate, "backing file", header.backing_file)
         below = self._stack.enter_context(opened(backing))
         if any(below.identity() == above.identity() for above in chain):
             raise ChainError(f"backing file {below.name!r} of {store.name!r} creates a loop")
@@ -195,9 +195,6 @@ class _Opener:
             self.lock(store, Use.SHARED)
             return RawLayer(store)
         self.lock(store, Use.IMAGE)
-        try:
+        with doing(f"backing file {store.name!r}"):
             header = load_image(store, self.refused_from).header
-        except Qcow2Error as exc:
-            exc.message = f"backing file {store.name!r}: {exc.message}"
-            raise
         return self.reader(store, header, None, None, chain)

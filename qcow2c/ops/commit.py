@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from qcow2c.copy.base_targets import BaseTarget, open_base
 from qcow2c.copy.buffers import Buffers
-from qcow2c.copy.plan import PlannedDisk, Slab
+from qcow2c.copy.plan import PlannedDisk, Scope, Slab
 from qcow2c.copy.transfer import DiskCopy
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import PRESENT, Columns, DiskMap
@@ -212,7 +212,7 @@ def commit_chain(
 
 def copy(planned: PlannedDisk, target: BaseTarget, *, progress: Progress | None, rate_limit: int | None) -> None:
     """Copy what a disk and the layers that are open below it decide into a layer, which is durable then."""
-    _LayerCopy(planned, rate_limit, progress=progress).run(target)
+    _LayerCopy(planned, rate_limit, progress=progress).run(target, Scope(with_zeros=True))
 
 
 def _own_data_file(chain: Chain, stack: ExitStack) -> Store | None:
@@ -234,9 +234,7 @@ def _disk(chain: Chain, depth: int, data_store: Store | None, stack: ExitStack) 
     data_file = data_store or chain.data_file
     image = stack.enter_context(open_image(chain.top, backing=below, data_file=data_file, gate=chain.gate))
     _require_readable(image)
-    disk = Disk(image.layer, image.name, image)
-    disk.map = _DecidedMap(image.layer, depth)
-    return disk
+    return Disk(image.layer, image.name, image, _DecidedMap(image.layer, depth))
 
 
 def _require_readable(image: Image) -> None:
@@ -276,23 +274,21 @@ class _DecidedMap(DiskMap):
 
 
 class _LayerCopy(DiskCopy):
-    """Copies data and zeros, no faster than so many bytes of data a second."""
-
-    with_zeros = True
+    """Copies a disk no faster than so many bytes of data a second."""
 
     def __init__(self, planned: PlannedDisk, rate_limit: int | None, **how: Any) -> None:
         super().__init__([planned], **how)
         self._rate_limit = rate_limit
 
-    def slabs(self, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+    def slabs(self, scope: Scope, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
         started, copied = time.monotonic(), 0
-        for slab in super().slabs(buffers):
+        for slab in super().slabs(scope, buffers):
             yield slab
             if self._rate_limit:
                 copied += sum(piece.length for piece in slab[0].pieces)
                 buffers.wait(started + copied / self._rate_limit - time.monotonic())
 
-    def read(self, slab: Slab, buffer: memoryview) -> None:
+    def read(self, slab: Slab, _scope: Scope, buffer: memoryview) -> None:
         """Fill what is copied and nothing between: where data is scattered, slabs are mostly that."""
         for piece in slab.pieces:
             assert piece.source is not None, "all is of disks"

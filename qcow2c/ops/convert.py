@@ -162,6 +162,11 @@ def judge(sources: int, output_format: str, how: How, create: dict[str, Any]) ->
     for name in create:
         if name not in CreateOptions.__dataclass_fields__ or name == "size":
             raise UsageError(f"Invalid parameter {name!r}")
+    _judge_backing(sources, output_format, how, create)
+
+
+def _judge_backing(sources: int, output_format: str, how: How, create: dict[str, Any]) -> None:
+    """Raise UsageError for a backing file that the target cannot have."""
     has_backing = create.get("backing_file") is not None
     for option, shown in (("backing_file", "Backing file"), ("backing_fmt", "Backing file format")):
         if output_format == "raw" and create.get(option) is not None:

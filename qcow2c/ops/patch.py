@@ -66,7 +66,8 @@ def _whole(stream: Any) -> Iterator[DiffReader]:
                 shutil.copyfileobj(stream, kept)
                 kept.seek(0)
             except OSError as exc:
-                raise StoreError(f"Could not keep the stream in a temporary file: {reason(exc)}") from exc
+                message = f"Could not keep the stream in a temporary file: {reason(exc)}"
+                raise StoreError(message, errno=exc.errno) from exc
             file = kept
         for _ in DiffReader(file).records():
             pass

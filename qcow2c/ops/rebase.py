@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
+from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError, doing
 from qcow2c.format import layout
 from qcow2c.format.detection import Format, known_format
 from qcow2c.format.header import Header
@@ -168,16 +168,13 @@ def _opened(overlay: Overlay, new: NewBacking, gate: str | Gate, *, share: bool)
 
     assert new.name is not None, "else there is none"
     with ExitStack() as stack:
-        try:
+        with doing(f"Could not open new backing file '{new.name}'"):
             place = new.place
             if place is None:
                 path = None if overlay.store.path is None else Path(overlay.store.name)
                 place = any_file(GateRequest("backing file", new.name, path))
             disk = stack.enter_context(open_disk(place, image_format=new.format, gate=gate, share=share))
             _require_other(disk, overlay)
-        except Qcow2Error as exc:
-            exc.message = f"Could not open new backing file '{new.name}': {exc.message}"
-            raise
         yield disk
 
 

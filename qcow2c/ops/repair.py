@@ -151,7 +151,7 @@ class _Repair:
         from qcow2c.recovery.plan import Plan, PlannedRefcounts
         from qcow2c.recovery.survey import TABLE_OVERLAP, Survey
 
-        before, plan = self._before, Plan()
+        before = self._before
         survey = Survey(self._store, self._header)
         damage = survey.damage() or survey.overlap()
         doubt = Doubt(survey, rebuild=bool(damage), damaged=[*self._damaged()])
@@ -161,7 +161,7 @@ class _Repair:
         mends = self._is_all and not is_kept
         if mends:
             forget_empty_misaligned(survey)
-        plan.doubts = doubt.reasons
+        plan = Plan(doubts=doubt.reasons)
         refcounts = PlannedRefcounts(
             survey,
             doubt,

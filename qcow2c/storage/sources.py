@@ -39,8 +39,11 @@ class FileObject(Store):
                 raise self.refusal(Span(0, 0))
             if writable and "a" in str(getattr(file, "mode", "")):
                 raise StoreError(f"{self.name!r} is open for appending: nothing can be written elsewhere")
+        except StoreError:
+            raise
         except (AttributeError, OSError, ValueError) as exc:
-            raise StoreError(f"{self.name!r} is no readable, seekable binary file: {exc}") from exc
+            message = f"{self.name!r} is no readable, seekable binary file: {exc}"
+            raise StoreError(message, errno=getattr(exc, "errno", None)) from exc
 
     def size(self) -> int:
         with self._lock:
@@ -51,6 +54,8 @@ class FileObject(Store):
             return self._pread_checked(length, offset)
         except OverflowError:
             return b""
+        except StoreError:  # Here and below: an open image is a file object, too, and says itself what fails.
+            raise
         except (OSError, ValueError) as exc:
             raise self.failure(exc, "read", Span(offset, length)) from exc
 
@@ -87,6 +92,8 @@ class FileObject(Store):
                     if not count:
                         raise no_space()
                     view = view[count:]
+        except StoreError:
+            raise
         except (OSError, ValueError, OverflowError, MemoryError) as exc:
             raise self.failure(exc, "write", where) from exc
 
@@ -99,6 +106,8 @@ class FileObject(Store):
                 fd = self._descriptor()
                 if fd is not None:
                     os.fdatasync(fd)
+        except StoreError:
+            raise
         except (OSError, ValueError) as exc:
             raise self.flush_failure(exc) from exc
 
@@ -118,6 +127,8 @@ class FileObject(Store):
                     self._file.write(b"\0")
                 else:
                     self._file.truncate(size)
+        except StoreError:
+            raise
         except (OSError, ValueError, OverflowError, MemoryError) as exc:
             raise self.failure(exc, "resize") from exc
 

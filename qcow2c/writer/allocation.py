@@ -66,7 +66,7 @@ class Allocator:
         self._fresh_from = cache.geometry.clusters(cache.medium.store.size())
         self._packing = 0
         """Host offset behind the last compressed data, 0 where its cluster is full."""
-        cache.on_free = self._freed
+        cache.report_free(self._freed)
 
     # --- whole clusters ---
 

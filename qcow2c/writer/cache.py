@@ -62,8 +62,7 @@ class MetadataCache:
         table_size = header.refcount_table_clusters << header.cluster_bits
         stored_table = store.pread(table_size, header.refcount_table_offset).ljust(table_size, b"\0")
         self.refcount_table = Table(layout.words(stored_table), header.refcount_table_offset)
-        self.on_free: Callable[[list[ClusterRun]], None] = lambda _runs: None
-        """Told which clusters, as (first, end), are free from now on."""
+        self._tell_free: Callable[[list[ClusterRun]], None] = lambda _runs: None
         self._blocks: dict[int, Table] = {}
         self._block_limit = max(2, BLOCK_CACHE_BYTES >> header.cluster_bits)
         self._block_bits = self.geometry.refcount_block_bits
@@ -71,6 +70,10 @@ class MetadataCache:
         self._released: list[ReleasedClusters] = []
 
     # --- refcounts ---
+
+    def report_free(self, tell: Callable[[list[ClusterRun]], None]) -> None:
+        """Tell an allocator, from now on, which clusters become free."""
+        self._tell_free = tell
 
     def refcount(self, cluster: int) -> int:
         """Return the refcount of a host cluster. Raises CorruptMetadata, StoreError."""
@@ -196,7 +199,7 @@ class MetadataCache:
         for run in released:
             freed += self._lower(run.first, run.first + run.clusters)
         if freed:
-            self.on_free(freed)
+            self._tell_free(freed)
         self._write_blocks([block for block in self._blocks.values() if block.dirty])
         self._give_back(released)
 
@@ -218,7 +221,7 @@ class MetadataCache:
         """Lower refcounts of clusters that were allocated, but to which nothing has ever referred."""
         freed = list(self._lower(first, end))
         if freed:
-            self.on_free(freed)
+            self._tell_free(freed)
 
     def _give_back(self, released: Iterable[ReleasedClusters]) -> None:
         bits = self.geometry.cluster_bits

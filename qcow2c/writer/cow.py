@@ -43,9 +43,9 @@ def pieces(
     if end <= base + size and not reader.geometry.extended_l2:
         return _pieces_of_cluster(reader, table, base, guest_offset, data, in_place=in_place, fresh=fresh)
     last = (end - 1) // size * size
-    found = [*_copies(reader, table, guest_offset, min(end, guest_offset // size * size + size), in_place, before=True)]
+    found = list(_copies(reader, table, guest_offset, min(end, base + size), in_place=in_place, before=True))
     found.append((guest_offset, end))
-    found += _copies(reader, table, max(guest_offset, last), end, in_place, before=False)
+    found += _copies(reader, table, max(guest_offset, last), end, in_place=in_place, before=False)
     kept = []
     for start, stop in found:
         if start == guest_offset and stop == end:
@@ -78,7 +78,7 @@ def _pieces_of_cluster(
 
 
 def _copies(
-    reader: Reader, table: Table, start: int, end: int, in_place: bool, *, before: bool
+    reader: Reader, table: Table, start: int, end: int, *, in_place: bool, before: bool
 ) -> Iterator[tuple[int, int]]:
     """Yield the guest ranges of a cluster, before or behind the written range, that must be written, too."""
     geometry = reader.geometry

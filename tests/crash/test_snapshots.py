@@ -423,7 +423,7 @@ class Failing(WritableMemory):
 
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("act", ACTS)
-def test_a_call_that_fails_leaves_the_image_before_or_after(act: str, lasting: bool) -> None:
+def test_a_call_that_fails_leaves_the_image_before_or_after(act: str, *, lasting: bool) -> None:
     before = made(32 * KIB, cluster_size=4096)
     counted = Failing(before, 1 << 30, lasting=False)
     ACTS[act](counted)
@@ -438,7 +438,7 @@ def test_a_call_that_fails_leaves_the_image_before_or_after(act: str, lasting: b
 
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("act", ON_OPEN)
-def test_an_open_image_whose_calls_fail_shows_what_the_file_holds_or_is_closed(act: str, lasting: bool) -> None:
+def test_an_open_image_whose_calls_fail_shows_what_the_file_holds_or_is_closed(act: str, *, lasting: bool) -> None:
     before = made(32 * KIB, cluster_size=4096)
     reference = bytearray(before)
     calls = 1 << 30

@@ -516,7 +516,7 @@ def test_the_snapshots_of_an_image_that_nobody_holds_any_more() -> None:
 
 @pytest.mark.parametrize("trust", [False, True])
 @pytest.mark.parametrize("lazy", [False, True])
-def test_an_image_is_marked_and_settled_again_around_each_change(lazy: bool, trust: bool) -> None:
+def test_an_image_is_marked_and_settled_again_around_each_change(*, lazy: bool, trust: bool) -> None:
     data = made(lazy_refcounts=lazy)
     with qcow2c.open(data, "r+", trust=trust) as image:
         for number in range(4):

@@ -245,7 +245,7 @@ def test_an_old_image_over_a_backing_file_has_no_zero_clusters() -> None:
 
 
 @pytest.mark.parametrize("unmap", [False, True])
-def test_zeroing_keeps_or_frees_the_clusters(unmap: bool) -> None:
+def test_zeroing_keeps_or_frees_the_clusters(*, unmap: bool) -> None:
     data = made()
     with qcow2c.open(data, "r+") as image:
         image.pwrite(b"z" * 40_960, 0)
@@ -343,7 +343,7 @@ def test_an_external_data_file_has_each_cluster_at_its_guest_offset(tmp_path: Pa
 
 
 @pytest.mark.parametrize("extended", [False, True])
-def test_a_raw_data_file_never_grows_beyond_the_disk(extended: bool) -> None:
+def test_a_raw_data_file_never_grows_beyond_the_disk(*, extended: bool) -> None:
     size, image_data, guest = 100_352, bytearray(), io.BytesIO()
     options: dict[str, Any] = {"data_file": "guest", "data_file_raw": True, "extended_l2": extended}
     qcow2c.create(image_data, size, guest_data=guest, **options)
@@ -566,7 +566,7 @@ def test_a_closed_image_is_closed() -> None:
 
 
 @pytest.mark.parametrize("extended", [False, True])
-def test_a_large_range_over_a_backing_file_is_zeroed_at_once(extended: bool) -> None:
+def test_a_large_range_over_a_backing_file_is_zeroed_at_once(*, extended: bool) -> None:
     size = 64 << 20
     base = made(size)
     with qcow2c.open(base, "r+") as image:

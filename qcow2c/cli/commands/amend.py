@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentParser, Namespace
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 from qcow2c.cli import arguments, image_names, interrupts, option_list, progress, text
@@ -93,7 +93,8 @@ def _options(lists: list[str]) -> dict[str, Any]:
     try:
         return option_list.parse(lists, OPTIONS)
     except UsageError as error:
-        with suppress(UsageError):
+        try:
             option_list.parse(lists, QCOW2_OPTIONS)
-            error.message += "\nThis option is only supported for image creation"
-        raise
+        except UsageError:
+            raise error from None
+        raise UsageError(f"{error}\nThis option is only supported for image creation") from error

@@ -123,17 +123,8 @@ def _change(store: Store, image_format: str | None, verb: str, name: str, *new_n
     if known_format(store, image_format) is Format.RAW:
         text.complain(failed + _ON_RAW[verb])
         return 1
-    from qcow2c.ops import snapshots
-
     try:
-        if verb == "create":
-            snapshots.create(store, name)
-        elif verb == "apply":
-            snapshots.apply(store, name)
-        elif verb == "delete":
-            snapshots.delete(store, name, by=("name",))
-        else:
-            snapshots.rename(store, name, *new_name)
+        _carry_out(store, verb, name, *new_name)
     except NoSuchSnapshot:
         text.complain(failed + ("Failed to load snapshot: No such file or directory" if verb == "apply" else _UNKNOWN))
     except UsageError as error:
@@ -145,6 +136,20 @@ def _change(store: Store, image_format: str | None, verb: str, name: str, *new_n
     else:
         return 0
     return 1
+
+
+def _carry_out(store: Store, verb: str, name: str, *new_name: str) -> None:
+    """Make the change. Raises as the functions of `ops/snapshots.py`."""
+    from qcow2c.ops import snapshots
+
+    if verb == "create":
+        snapshots.create(store, name)
+    elif verb == "apply":
+        snapshots.apply(store, name)
+    elif verb == "delete":
+        snapshots.delete(store, name, by=("name",))
+    else:
+        snapshots.rename(store, name, *new_name)
 
 
 def _complain_twice(failed: str, verb: str, number: int, error: Qcow2Error) -> None:

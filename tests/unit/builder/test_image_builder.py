@@ -115,7 +115,7 @@ def test_a_built_image_holds_what_was_added(seed: int, write_bytes: int, monkeyp
 
 @pytest.mark.parametrize("aligned", [False, True])
 def test_refcount_blocks_are_placed_as_soon_as_they_are_complete(
-    aligned: bool, monkeypatch: pytest.MonkeyPatch
+    *, aligned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_builder, "WRITE_BYTES", 8192)
     image = bytearray()
@@ -140,7 +140,7 @@ def test_equal_input_makes_equal_bytes() -> None:
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_the_magic_value_is_the_last_thing_written(durable: bool) -> None:
+def test_the_magic_value_is_the_last_thing_written(*, durable: bool) -> None:
     image = bytearray()
     store = Recorded(image)
     builder = ImageBuilder(store, CreateOptions(10 * MIB), durable=durable)

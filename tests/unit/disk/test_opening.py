@@ -101,7 +101,7 @@ def test_a_loop_in_the_chain_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("layers", "opens"), [(65, True), (66, False)])
-def test_a_chain_has_at_most_64_backing_files(tmp_path: Path, layers: int, opens: bool) -> None:
+def test_a_chain_has_at_most_64_backing_files(tmp_path: Path, layers: int, *, opens: bool) -> None:
     (tmp_path / "0").write_bytes(Builder(cluster_bits=12).build())
     for number in range(1, layers):
         (tmp_path / str(number)).write_bytes(overlay(str(number - 1).encode(), b"qcow2").build())

@@ -84,8 +84,12 @@ def test_compressed_extents_of_many_are_those_of_each(words: list[int], cluster_
     assert lengths.tolist() == [extent.length for extent in expected]
 
 
-@given(st.lists(BITMAPS, min_size=1, max_size=9), st.sampled_from([0, 1 << 14, 1 << 63]), st.booleans())
-def test_invalid_bitmaps_are_those_of_invalid_entries(bitmaps: list[int], entry: int, external: bool) -> None:
+@given(
+    bitmaps=st.lists(BITMAPS, min_size=1, max_size=9),
+    entry=st.sampled_from([0, 1 << 14, 1 << 63]),
+    external=st.booleans(),
+)
+def test_invalid_bitmaps_are_those_of_invalid_entries(bitmaps: list[int], entry: int, *, external: bool) -> None:
     geometry = Geometry(14, 4, extended_l2=True, external_data=external)
     entries = np.full(len(bitmaps), entry, np.uint64)
     expected = [kind_of(entry, bitmap, 0, geometry) is Kind.INVALID for bitmap in bitmaps]

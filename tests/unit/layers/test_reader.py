@@ -149,7 +149,7 @@ def test_a_decompressed_cluster_is_kept_and_the_cache_is_bounded() -> None:
         assert len(image.layer.decompressed._kept) == 2
 
 
-def test_the_cache_of_tables_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_tables_is_bounded() -> None:
     builder = Builder(1 << 20, cluster_bits=9)
     for cluster in range(0, 2048, 64):
         builder.data(cluster, pattern(cluster, 512))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
@@ -192,3 +193,20 @@ def test_what_cannot_be_locked_is_closed_unless_it_is_of_the_caller(tmp_path: Pa
                 opened(source, Use.WRITABLE_IMAGE)
         assert given.pread(2, 1) == CONTENT[1:3]
         assert len(os.listdir("/proc/self/fd")) == before + 2
+
+
+class BrokenImage(io.BytesIO):
+    """A file object that is an image of this package: what fails is one of its errors already."""
+
+    def fail(self, *_arguments: object) -> int:
+        raise StoreError("the disk of the image", errno=errno.EIO)
+
+    write = truncate = flush = fail  # type: ignore[assignment]
+
+
+def test_an_error_of_an_image_that_is_the_file_stays_as_it_is() -> None:
+    store = open_store(BrokenImage(CONTENT), writable=True)
+    for call in (lambda: store.pwrite(b"x", 0), lambda: store.truncate(0), store.flush):
+        with pytest.raises(StoreError) as caught:
+            call()
+        assert (str(caught.value), caught.value.errno) == ("the disk of the image", errno.EIO)
