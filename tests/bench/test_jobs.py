@@ -29,10 +29,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_little_as_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the machine: nothing here is measured."""
     monkeypatch.setattr("os.sync", lambda: None)
     monkeypatch.setattr(jobs, "READS", 200)
+    monkeypatch.setattr(inputs, "METADATA_FACTOR", 16)
 
 
 # --- the whole program ----------------------------------------------------------------------------------------------
