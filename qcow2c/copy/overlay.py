@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from qcow2c.builder.image_builder import ImageBuilder
-from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions
+from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions, NewImageOptions, require_known
 from qcow2c.builder.plan import l1_entries_of
 from qcow2c.copy.plan import PlannedDisk
 from qcow2c.copy.zero_detection import data_ranges
@@ -34,7 +34,7 @@ def write_overlay(
     compress: bool = False,
     compression_level: int | None = None,
     progress: Progress | None = None,
-    **create: Any,
+    **create: Unpack[NewImageOptions],
 ) -> None:
     """Write a qcow2 image that shows the later disk over a backing file that shows the earlier one.
 
@@ -53,16 +53,14 @@ def write_differences(
     *,
     compress: bool = False,
     compression_level: int | None = None,
-    **create: Any,
+    **create: Unpack[NewImageOptions],
 ) -> None:
     """Write a qcow2 image that holds ranges of the last of some disks, which are read, in whole clusters.
 
     The rest is as in `write_overlay`.
     """
     after = disks[-1]
-    for name in create:
-        if name not in CreateOptions.__dataclass_fields__ or name in ("size", "preallocation", "data_file_raw"):
-            raise UsageError(f"Invalid parameter {name!r}")
+    require_known(create, "preallocation", "data_file_raw")
     options = CreateOptions(after.size, **create)
     options.validate()
     if options.backing_file is None or options.data_file is not None:

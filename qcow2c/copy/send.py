@@ -12,7 +12,7 @@ from qcow2c.bitmaps.copy import copy_bitmaps
 from qcow2c.bitmaps.stored import Bitmap
 from qcow2c.builder.empty_image import require_raw_preallocation, write_image
 from qcow2c.builder.image_builder import ImageBuilder
-from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions
+from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions, NewImageOptions
 from qcow2c.builder.plan import l1_entries_of
 from qcow2c.copy.buffers import SLAB_BYTES
 from qcow2c.copy.image_pipe import DataSurvey, ImagePipe
@@ -42,7 +42,7 @@ def send(
     output_format: str,
     how: How,
     gate: str | Gate,
-    create: dict[str, Any],
+    create: NewImageOptions,
     bitmaps: Sequence[Bitmap] | None = None,
 ) -> None:
     """Copy to a target of any sort, which is complete then. Raises as `convert`."""
@@ -67,13 +67,13 @@ def send(
             made.pop_all()  # A data file without its image is of no use, but for this one.
 
 
-def is_built(how: How, create: dict[str, Any]) -> bool:
+def is_built(how: How, create: NewImageOptions) -> bool:
     """Tell whether a new image can be built in one pass: nothing lies below it, and nothing is there before."""
     plain = create.get("backing_file") is None and create.get("data_file") is None
     return plain and not how.existing and create.get("preallocation", "off") == "off"
 
 
-def _to_raw(copy: Copying, target: Any, how: How, create: dict[str, Any]) -> None:
+def _to_raw(copy: Copying, target: Any, how: How, create: NewImageOptions) -> None:
     wipe = how.existing and not how.target_is_zero
     scope = Scope(with_zeros=wipe or not how.sparse_size, top_only=how.over_backing)
     if how.existing:
@@ -93,7 +93,7 @@ def _to_raw(copy: Copying, target: Any, how: How, create: dict[str, Any]) -> Non
         copy.run(RawTarget(store, unit=how.sparse_size, durable=how.durable), scope)
 
 
-def _options(size: int, create: dict[str, Any]) -> CreateOptions:
+def _options(size: int, create: NewImageOptions) -> CreateOptions:
     """Return the options of a new image, judged before anything is touched. Raises UsageError."""
     options = CreateOptions(size, **create)
     options.validate()
@@ -101,7 +101,7 @@ def _options(size: int, create: dict[str, Any]) -> CreateOptions:
     return options
 
 
-def _compressor(how: How, create: dict[str, Any]) -> codecs.Compressor | None:
+def _compressor(how: How, create: NewImageOptions) -> codecs.Compressor | None:
     """Return what compresses clusters of a new image, None where nothing does. Raises UsageError."""
     if not how.compressed:
         return None
@@ -136,7 +136,7 @@ def _to_new_image(
 
 
 def _to_pipe(
-    copy: Copying, pipe: Pipe, output_format: str, how: How, create: dict[str, Any], bitmaps: Sequence[Bitmap] | None
+    copy: Copying, pipe: Pipe, output_format: str, how: How, create: NewImageOptions, bitmaps: Sequence[Bitmap] | None
 ) -> None:
     if output_format == "raw":
         copy.run(RawPipe(pipe.write))

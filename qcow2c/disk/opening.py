@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from threading import RLock
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from qcow2c.errors import ChainError, UsageError, doing
 from qcow2c.format import rules
@@ -35,6 +35,17 @@ if TYPE_CHECKING:
 _MODES = ("r", "rb", "r+", "rb+", "r+b")
 
 BackingChoice = Source | Store | Image | Literal[False] | None
+
+
+class Opening(TypedDict, total=False):
+    """The choices of `open_image`, for what opens an image by the way."""
+
+    backing: BackingChoice
+    data_file: Source | Store | None
+    gate: str | Gate
+    on_error: Literal["raise", "zero"]
+    share: bool
+    trust: bool
 
 
 def open_image(
