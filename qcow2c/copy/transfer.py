@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from select import select
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from qcow2c.copy import plan as slabs
 from qcow2c.copy.affinity import keep_to, shares
@@ -154,8 +154,10 @@ _NOTHING: tuple[int, tuple[Slab | None, memoryview | None]] = (-1, (None, None))
 class DiskCopy(Copying):
     """Copies disks, one behind the other."""
 
-    def __init__(self, disks: Sequence[PlannedDisk], **how: Any) -> None:
-        super().__init__(**how)
+    def __init__(
+        self, disks: Sequence[PlannedDisk], *, threads: int | None = None, progress: Progress | None = None
+    ) -> None:
+        super().__init__(threads=threads, progress=progress)
         self._disks = disks
         self.size = disks[-1].end if disks else 0
         self._blind = any(_salvages(planned.disk) for planned in disks)
@@ -175,8 +177,8 @@ def _salvages(disk: Disk) -> bool:
 class StreamCopy(Copying):
     """Copies raw bytes that can be read but once; their end tells the size."""
 
-    def __init__(self, file: BinaryIO, **how: Any) -> None:
-        super().__init__(**how)
+    def __init__(self, file: BinaryIO, *, threads: int | None = None) -> None:
+        super().__init__(threads=threads)
         self._file = file
         self._head = b""
 

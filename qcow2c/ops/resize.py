@@ -117,8 +117,9 @@ def resize(
     leaves: the old size or the new one.
     Raises UsageError, UnsupportedFeature, LimitExceeded, CorruptMetadata, StoreError, and what opening raises.
     """
-    how = {"image_format": image_format, "backing": backing, "data_file": data_file, "gate": gate, "trust": trust}
-    with open_resizable(source, **how) as disk:  # type: ignore[arg-type]
+    with open_resizable(
+        source, image_format=image_format, backing=backing, data_file=data_file, gate=gate, trust=trust
+    ) as disk:
         require_wanted(disk, size, shrink=shrink, preallocation=preallocation)
         disk.resize(size, preallocation)
 
