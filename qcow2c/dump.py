@@ -40,7 +40,7 @@ from qcow2c.forensic.trace import guest_nodes, host_nodes
 from qcow2c.format import rules
 from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.header import Header
-from qcow2c.references.ownership import Use, extents
+from qcow2c.references.ownership import HostUse, extents
 from qcow2c.references.walk import Walk
 from qcow2c.storage import locks
 from qcow2c.storage.gate import GateRequest, gate_for
@@ -232,11 +232,11 @@ class Dump:
         header_end = min(max(ends), header.cluster_size)
         for extent in extents(_with_distinct_bitmaps(walk), header_end):
             owner = extent.owner.name.lower()
-            name = owner if extent.use is Use.OWNED else extent.use.value
-            words = {Use.SLACK: f"unused rest of the {owner}", Use.OVERLAP: f"{owner} and something else"}
+            name = owner if extent.use is HostUse.OWNED else extent.use.value
+            words = {HostUse.SLACK: f"unused rest of the {owner}", HostUse.OVERLAP: f"{owner} and something else"}
             findings: tuple[Finding, ...] = ()
-            if extent.use in (Use.OVERLAP, Use.LEAK):
-                grave = Severity.ERROR if extent.use is Use.OVERLAP else Severity.WARNING
+            if extent.use in (HostUse.OVERLAP, HostUse.LEAK):
+                grave = Severity.ERROR if extent.use is HostUse.OVERLAP else Severity.WARNING
                 message = f"{extent.use.value} of {size_text(extent.length)}"
                 findings = (Finding(f"map.{extent.use.value}", grave, message, Span(extent.offset, extent.length)),)
             meaning = words.get(extent.use, "") or size_text(extent.length)
@@ -350,7 +350,7 @@ def _with_distinct_bitmaps(walk: Walk) -> Walk:
 def _bounded(header: Header) -> Header:
     return replace(
         header,
-        l1_size=min(header.l1_size, Limit.L1_TABLE_BYTES // 8),
+        l1_size=min(header.l1_size, Limit.L1_ENTRIES),
         nb_snapshots=min(header.nb_snapshots, Limit.SNAPSHOTS),
         refcount_table_clusters=min(header.refcount_table_clusters, Limit.REFCOUNT_TABLE_BYTES >> header.cluster_bits),
     )

@@ -38,10 +38,11 @@ from qcow2c.format.records import SnapshotTable, read_snapshots
 from qcow2c.format.tables import L2_COMPRESSED, Table
 from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
-from qcow2c.layers.state import State, active_state
+from qcow2c.layers.state import LoadedState, active_state
 from qcow2c.references.admission import Admission, trusted
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.zeros import zeros
+from qcow2c.structs import ENTRY_BYTES
 from qcow2c.writer import cow
 from qcow2c.writer.allocation import Allocator
 from qcow2c.writer.cache import MetadataCache
@@ -78,7 +79,7 @@ class Engine:
         if reader.header.encrypted:
             raise MissingKey("the image is encrypted, and no key was given", spec="Data encryption")
         if len(reader.l1_table) != reader.l1_entries:
-            where = Span(reader.l1_offset, reader.l1_entries * 8)
+            where = Span(reader.l1_offset, reader.l1_entries * ENTRY_BYTES)
             raise CorruptMetadata("the L1 table leaves the file: run check -r first", where=where, spec="Header")
         if admission.verified:  # Nothing overlaps, and the refcount table may leave its place.
             reader.ignore_overlaps()
@@ -186,7 +187,7 @@ class Engine:
         self.mapping.move(table, guest_offset, guest_offset + len(data), host_offset)
         return len(data)
 
-    def _put(self, pieces: list[cow.Piece], guest_cluster: int, host_offset: int) -> None:
+    def _put(self, pieces: list[cow.GuestBytes], guest_cluster: int, host_offset: int) -> None:
         """Write pieces of guest data to host clusters: those that lie together in one go."""
         for run in cow.together(pieces):
             at = host_offset + run[0].guest_offset - guest_cluster
@@ -375,7 +376,7 @@ class Engine:
             self._compose(admission)
             return snapshots
 
-    def of_state(self, state: State, backing: Layer | None) -> Engine:
+    def of_state(self, state: LoadedState, backing: Layer | None) -> Engine:
         """Return an engine of another state of this image, which is at rest, over another layer.
 
         Nothing may be done with this one until the other has ended with `settle`. Raises CorruptMetadata, StoreError.

@@ -94,6 +94,7 @@ class Limit:
     SIGNED_OFFSET_END: Final = 1 << 63
     """QEMU computes with signed offsets: no size, and no table's end, may reach this."""
     L1_TABLE_BYTES: Final = 32 << 20
+    L1_ENTRIES: Final = L1_TABLE_BYTES // 8
     REFCOUNT_TABLE_BYTES: Final = 8 << 20
     BACKING_FILE_NAME_BYTES: Final = 1023
     BACKING_FORMAT_NAME_BYTES: Final = 15
@@ -134,9 +135,7 @@ HEADER_V2 = Struct(
     "cluster_bits" / Int32ub * _header("log2 of the cluster size.", unit="bits", valid=Limit.CLUSTER_BITS),
     "size" / Int64ub * _header("Virtual disk size.", unit="bytes", valid=range(Limit.SIGNED_OFFSET_END)),
     "crypt_method" / Enum(Int32ub, CryptMethod) * _header("How guest data is encrypted.", valid=tuple(CryptMethod)),
-    "l1_size"
-    / Int32ub
-    * _header("Entries of the active L1 table.", unit="entries", valid=range(Limit.L1_TABLE_BYTES // 8 + 1)),
+    "l1_size" / Int32ub * _header("Entries of the active L1 table.", unit="entries", valid=range(Limit.L1_ENTRIES + 1)),
     "l1_table_offset" / Int64ub * _header("Where the active L1 table begins; cluster-aligned.", unit="bytes"),
     "refcount_table_offset" / Int64ub * _header("Where the refcount table begins; cluster-aligned.", unit="bytes"),
     "refcount_table_clusters" / Int32ub * _header("Length of the refcount table.", unit="clusters"),
@@ -380,6 +379,9 @@ L1_ENTRY = BitStruct(
     "reserved_0" / BitsInteger(9) * _mapping.reserved(),
 )
 
+ENTRY_BYTES: Final[int] = L1_ENTRY.sizeof()
+"""Of an entry of any table: L1, L2, refcount or bitmap table. An extended L2 entry is twice as long."""
+
 STANDARD_L2_ENTRY = BitStruct(
     "copied" / Flag * _mapping("The cluster's refcount is exactly one. Accurate only below the active L1 table."),
     "compressed" / Flag * _mapping("Set: the entry is a compressed cluster descriptor instead."),
@@ -446,7 +448,7 @@ _snapshots = Section("Snapshots")
 
 SNAPSHOT_HEADER = Struct(
     "l1_table_offset" / Int64ub * _snapshots("Where the snapshot's L1 table begins; cluster-aligned.", unit="bytes"),
-    "l1_size" / Int32ub * _snapshots("Entries of it.", unit="entries", valid=range(Limit.L1_TABLE_BYTES // 8 + 1)),
+    "l1_size" / Int32ub * _snapshots("Entries of it.", unit="entries", valid=range(Limit.L1_ENTRIES + 1)),
     "id_str_size" / Int16ub * _snapshots("Length of the unique ID.", unit="bytes"),
     "name_size" / Int16ub * _snapshots("Length of the name.", unit="bytes"),
     "date_sec" / Int32ub * _snapshots("When it was taken, since the Epoch.", unit="seconds"),

@@ -202,6 +202,28 @@ def violations(package: Path) -> list[str]:
     return found
 
 
+def type_names(source: str) -> Iterator[str]:
+    """Yield the classes and type aliases that a module defines; one is an alias if it is named like a class."""
+    pending = list(ast.parse(source).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If):
+            pending += node.body + node.orelse
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names = [node.name] if isinstance(node, ast.ClassDef) else [ast.unparse(target) for target in targets if target]
+        yield from (name for name in names if re.fullmatch(r"_?[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*", name))
+
+
+def repeated_types(package: Path) -> dict[str, list[str]]:
+    """Return the names of types that stand in more than one module, with these; an underscore makes no other name."""
+    found: dict[str, list[str]] = {}
+    for path in package_files(package):
+        if not path.startswith(WITNESS):
+            for name in type_names((package / path).read_text(encoding="utf-8")):
+                found.setdefault(name.removeprefix("_"), []).append(path)
+    return {name: paths for name, paths in found.items() if len(paths) > 1}
+
+
 def imports_numpy(source: str) -> bool:
     """Return whether importing a module imports numpy, by itself."""
     return any(
@@ -234,6 +256,20 @@ def test_packages_say_which_of_their_modules_import_numpy(project_root: Path) ->
         assert stated(package, name, "numpy at import") == (users or ["nowhere"]), name
     top = [file.name for file in sorted(package.glob("*.py")) if imports_numpy(file.read_text(encoding="utf-8"))]
     assert top == []
+
+
+def test_the_name_of_a_type_stands_once(project_root: Path) -> None:
+    assert repeated_types(project_root / PACKAGE) == {}
+
+
+def test_a_type_whose_name_stands_twice_is_named(tmp_path: Path) -> None:
+    sources = {
+        "format/tables.py": "class Extent: pass\nLIMIT = 1\nPlace = int\nOnce: TypeAlias = int\n",
+        "references/walk.py": "class _Extent: pass\nLIMIT = 2\nif TYPE_CHECKING:\n    Place = bytes\n",
+    }
+    package = write_package(tmp_path, {**NEIGHBOURS, **sources})
+    both = ["format/tables.py", "references/walk.py"]
+    assert repeated_types(package) == {"Extent": both, "Place": both}
 
 
 def test_the_walk_sees_the_imports_of_the_package(project_root: Path) -> None:

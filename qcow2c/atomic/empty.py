@@ -36,7 +36,7 @@ def empty(image: Successor, data_store: Store | None = None) -> None:
 def _shorten(store: Store) -> None:
     """Move the L1 table and the refcounts to the front of the file, and cut off what nobody uses."""
     with changing(store) as image:
-        entries, size = image.active_l1(), len(image.active_l1()) * 8
+        entries, size = image.active_l1(), image.active_l1().nbytes
         if size:
             image.count(image.header.l1_table_offset, size, -1)
             image.set_fields(l1_table_offset=image.place(stored_words(entries)))

@@ -13,7 +13,7 @@ from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
 from qcow2c.format.tables import L1_OFFSET
 from qcow2c.storage.medium import Medium
-from qcow2c.structs import AUTOCLEAR_FEATURES, Limit, Version
+from qcow2c.structs import AUTOCLEAR_FEATURES, ENTRY_BYTES, Limit, Version
 from qcow2c.writer.header_update import HeaderUpdate
 
 _UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
@@ -45,19 +45,20 @@ def _has_room(medium: Medium, header: Header, size: int) -> bool:
     """Tell whether the L1 table has entries for the new part, and neither they nor L2 entries lead anywhere."""
     geometry, store = header.geometry, medium.store
     entries, kept = max(header.l1_size, geometry.l1_entries(size)), geometry.l1_entries(header.size)
-    if not header.l1_size or entries * 8 > Limit.L1_TABLE_BYTES:
+    if not header.l1_size or entries > Limit.L1_ENTRIES:
         return False
-    if geometry.clusters(entries * 8) > geometry.clusters(header.l1_size * 8):
+    if geometry.clusters(entries * ENTRY_BYTES) > geometry.clusters(header.l1_size * ENTRY_BYTES):
         return False
     larger = replace(header, l1_size=entries, size=size)
     if any(finding.severity >= Severity.ERROR for finding in rules.header_findings(larger)):
         return False
-    length = (entries - kept) * 8
-    if any(store.pread(length, header.l1_table_offset + kept * 8)):
+    length = (entries - kept) * ENTRY_BYTES
+    if any(store.pread(length, header.l1_table_offset + kept * ENTRY_BYTES)):
         return False
     inside = header.size & ((1 << geometry.l2_coverage_bits) - 1)
     if not inside:
         return True
-    last = layout.words(store.pread(8, header.l1_table_offset + (kept - 1) * 8).ljust(8, b"\0"))[0] & L1_OFFSET
-    first = (inside >> geometry.cluster_bits) * geometry.l2_entry_words * 8
+    where = layout.word_span(header.l1_table_offset, kept - 1)
+    last = layout.words(store.pread(where.length, where.offset).ljust(where.length, b"\0"))[0] & L1_OFFSET
+    first = (inside >> geometry.cluster_bits) * geometry.l2_entry_bytes
     return not last or not any(store.pread(geometry.cluster_size - first, last + first))

@@ -103,7 +103,7 @@ class Resizing:
         if self._cut >> self._geometry.l2_coverage_bits < len(words) and int(words[-1]) & L1_COPIED:
             words[-1] = self._cut_table(int(words[-1]), 0, 0, 0)
         if np.array_equal(image.set_active(words), image.active_l1()):
-            image.count(image.header.l1_table_offset, len(words) * 8, -1)
+            image.count(image.header.l1_table_offset, words.nbytes, -1)
             image.set_fields(l1_table_offset=image.place(stored_words(words)))
         image.renew_refcounts()
         image.switch(discard=True, shorten=True)
@@ -131,7 +131,7 @@ class Resizing:
         """
         geometry, image = self._geometry, self._image
         at, words_each = l1_word & L1_OFFSET, geometry.l2_entry_words
-        old = image.walk.words(at, geometry.cluster_size // 8) if at else np.zeros(geometry.cluster_size // 8, "u8")
+        old = image.walk.words(at, geometry.words_per_cluster) if at else np.zeros(geometry.words_per_cluster, "u8")
         new = old.copy()
         inside = (self._cut >> geometry.cluster_bits) & (geometry.l2_entries - 1)
         if self._cut & (geometry.cluster_size - 1):

@@ -19,7 +19,7 @@ from qcow2c.format import layout, rules
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import aligned
 from qcow2c.format.records import SnapshotRecord
-from qcow2c.structs import SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER, Limit
+from qcow2c.structs import ENTRY_BYTES, SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER, Limit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +81,7 @@ def delete(image: Successor, position: int) -> None:
     record = image.snapshots.records[position]
     image.add_references(_l1_words(image, record), -1)
     if record.l1_size:
-        image.count(record.l1_table_offset, record.l1_size * 8, -1)
+        image.count(record.l1_table_offset, record.l1_size * ENTRY_BYTES, -1)
     image.set_active(image.active_l1())
     set_table(image, stored_records(image, (other for other in image.snapshots.records if other is not record)))
     image.switch(discard=True)
@@ -116,7 +116,7 @@ def _require_own_data(image: Successor) -> None:
 def _l1_words(image: Successor, record: SnapshotRecord) -> NDArray[np.uint64]:
     """Return the L1 entries of a snapshot. Raises CorruptMetadata."""
     raise_first(rules.snapshot_findings(image.header, record), Severity.ERROR)
-    where = Span(record.l1_table_offset, record.l1_size * 8)
+    where = Span(record.l1_table_offset, record.l1_size * ENTRY_BYTES)
     if where.end > image.walk.size:
         raise CorruptMetadata("the L1 table of the snapshot leaves the file: run check -r first", where=where)
     return image.walk.words(record.l1_table_offset, record.l1_size)

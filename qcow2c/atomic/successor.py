@@ -18,7 +18,7 @@ from qcow2c.atomic.free_space import FreeSpace
 from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta, block_of
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout, tables
-from qcow2c.format.geometry import Geometry
+from qcow2c.format.geometry import ClusterRun, Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import Extensions, HeaderChange
 from qcow2c.format.loaded_image import load_image
@@ -33,7 +33,7 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer
-from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, Limit, Version
+from qcow2c.structs import AUTOCLEAR_FEATURES, ENTRY_BYTES, INCOMPATIBLE_FEATURES, Limit, Version
 from qcow2c.writer.header_update import HeaderUpdate, change_header
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Successor:
         self._fields = {} if refcount_order is None else {"refcount_order": refcount_order}
         self._extensions: Extensions | None = None
         self._verified = admission.verified
-        uncounted = ClusterSet((cluster, cluster + 1) for cluster, _ in admission.undercounted)
+        uncounted = ClusterSet(ClusterRun(cluster, cluster + 1) for cluster, _ in admission.undercounted)
         self._kept_away = uncounted if admission.verified else admission.metadata
         self._free = FreeSpace(self._is_used, self.geometry.clusters(self.walk.size), self._present.end_of_use())
         if admission.undercounted:
@@ -184,7 +184,7 @@ class Successor:
         words = self._reflagged(l1_words.copy(), holders)
         old = self.active_l1()
         if not np.array_equal(words, old):
-            self.count(self.header.l1_table_offset, len(old) * 8, -1)
+            self.count(self.header.l1_table_offset, old.nbytes, -1)
             self._fields["l1_table_offset"] = self.place(stored_words(words)) if len(words) else 0
             self._fields["l1_size"] = len(words)
         return words
@@ -268,7 +268,8 @@ class Successor:
             for index, cluster in self._place_blocks(lacking):
                 places[index] = cluster
                 self._drop_blocks(table[index : index + 1])
-        table = np.concatenate((table, np.zeros((table_clusters << self._bits) // 8 - len(table), dtype=np.uint64)))
+        behind = table_clusters * self.geometry.words_per_cluster - len(table)
+        table = np.concatenate((table, np.zeros(behind, dtype=np.uint64)))
         self._write_blocks(places)
         table[list(places)] = np.array(list(places.values()), dtype=np.uint64) << np.uint64(self._bits)
         self._write([stored_words(table)], table_at)
@@ -277,7 +278,7 @@ class Successor:
     def _place_table(self, entries: int) -> tuple[int, int]:
         """Take room for a refcount table; return its first cluster and their number. Raises LimitExceeded."""
         require_table(entries)
-        clusters = self.geometry.clusters(entries * 8)
+        clusters = self.geometry.clusters(entries * ENTRY_BYTES)
         first = self._free.take(clusters)
         self._delta.add_run(first, clusters, 1)
         return first, clusters

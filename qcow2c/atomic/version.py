@@ -14,7 +14,7 @@ from qcow2c.atomic.snapshots import set_table, stored_records
 from qcow2c.atomic.successor import Successor, stored_words
 from qcow2c.format import layout, tables
 from qcow2c.references.batches import batches
-from qcow2c.structs import SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER, Limit
+from qcow2c.structs import ENTRY_BYTES, SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER, Limit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def expand_zero_clusters(image: Successor) -> bool:
         old = walk.words(record.l1_table_offset, record.l1_size)
         new = _renamed(old, offsets, moved)
         if not np.array_equal(old, new):
-            image.count(record.l1_table_offset, record.l1_size * 8, -1)
+            image.count(record.l1_table_offset, record.l1_size * ENTRY_BYTES, -1)
             records[position] = _with_field(records[position], _RECORD_L1, image.place(stored_words(new)))
     if records != stored_records(image, image.snapshots.records):
         set_table(image, records)

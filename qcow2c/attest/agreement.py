@@ -14,8 +14,9 @@ from typing import Any, Final, TypeVar
 
 from construct import ConstructError
 
-from qcow2c.attest.witnesses import READ_BYTES, REFUSALS, Kaitai, Leaf, Value, kaitai_values
+from qcow2c.attest.witnesses import READ_BYTES, REFUSALS, Kaitai, Leaf, kaitai_values
 from qcow2c.errors import Span
+from qcow2c.format.layout import Value
 from qcow2c.storage.sources import Store
 
 Fields = dict[str, Value]
@@ -37,7 +38,7 @@ NOTES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class FieldDifference:
     """The first field on which the parsers disagree. None: this one has no such field, or cannot read it."""
 
     path: str
@@ -85,7 +86,7 @@ class VerifyResult:
 
     fields: int = 0
     structures: int = 0
-    difference: Difference | None = None
+    difference: FieldDifference | None = None
     notes: list[Note] = field(default_factory=list)
     notes_dropped: int = 0
 
@@ -112,7 +113,7 @@ def _shown(value: Value | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ComparedTable:
     """A table of `entries` entries at byte `offset`."""
 
     path: str
@@ -126,7 +127,7 @@ class TableKind:
 
     page: str
     entry: str
-    parameters: Callable[[Table, int], tuple[int, ...]]
+    parameters: Callable[[ComparedTable, int], tuple[int, ...]]
     entry_bytes: int
     values: Callable[[bytes], Fields]
 
@@ -167,7 +168,7 @@ class Agreement:
             self.result.notes_dropped += 1
 
     def _differ(self, path: str, where: Span, construct: Value | None, kaitai: Value | None) -> Disagreement:
-        self.result.difference = Difference(path, where, construct, kaitai)
+        self.result.difference = FieldDifference(path, where, construct, kaitai)
         return Disagreement()
 
     # --- one structure ---
@@ -241,7 +242,7 @@ class Agreement:
 
     # --- tables ---
 
-    def tables(self, kind: TableKind, tables: Sequence[Table]) -> Iterator[Fields]:
+    def tables(self, kind: TableKind, tables: Sequence[ComparedTable]) -> Iterator[Fields]:
         """Compare tables of one kind; yield the fields of each entry that was compared. Raises Disagreement."""
         page_entries = min(PAGE, max((table.entries for table in tables), default=1)) or 1
         chosen = spread(tables, ENTRIES // page_entries)
@@ -256,7 +257,7 @@ class Agreement:
         for table in chosen:
             yield from self._table(kind, table, max(ENTRIES // (len(chosen) * page_entries), 1))
 
-    def _table(self, kind: TableKind, table: Table, limit: int) -> Iterator[Fields]:
+    def _table(self, kind: TableKind, table: ComparedTable, limit: int) -> Iterator[Fields]:
         pages = range(-(-table.entries // PAGE))
         holding = self._pages_to_compare(kind, table, pages)
         chosen = spread(holding, limit)
@@ -267,7 +268,7 @@ class Agreement:
             yield from self._page(kind, table, page)
         self.result.structures += 1
 
-    def _pages_to_compare(self, kind: TableKind, table: Table, pages: range) -> list[int]:
+    def _pages_to_compare(self, kind: TableKind, table: ComparedTable, pages: range) -> list[int]:
         """Return the pages that hold more than zeros, the first page of zeros of a kind, and the one that is torn."""
         holding: list[int] = []
         for page in spread(pages, TABLE_PAGES_SEEN):
@@ -284,7 +285,7 @@ class Agreement:
                 break
         return holding
 
-    def _page(self, kind: TableKind, table: Table, page: int) -> Iterator[Fields]:
+    def _page(self, kind: TableKind, table: ComparedTable, page: int) -> Iterator[Fields]:
         where = _page_span(kind, table, page)
         data = self.store.pread(where.length, where.offset)
         parameters = kind.parameters(table, page)
@@ -312,7 +313,7 @@ class Agreement:
         self._check(table.path, where, lambda kaitai: kaitai.at(kind.page, where.offset, *parameters).entries)
 
 
-def _page_span(kind: TableKind, table: Table, page: int) -> Span:
+def _page_span(kind: TableKind, table: ComparedTable, page: int) -> Span:
     first = page * PAGE
     return Span(table.offset + first * kind.entry_bytes, min(PAGE, table.entries - first) * kind.entry_bytes)
 

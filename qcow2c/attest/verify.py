@@ -17,12 +17,12 @@ from construct import Construct as Schema
 from qcow2c.attest._kaitai import qcow2, qcow2_unchecked
 from qcow2c.attest.agreement import (
     Agreement,
-    Difference,
+    ComparedTable,
     Disagreement,
+    FieldDifference,
     Fields,
     Note,
     NoteKind,
-    Table,
     TableKind,
     VerifyResult,
 )
@@ -66,7 +66,7 @@ from qcow2c.structs import (
     refcount_group,
 )
 
-__all__ = ["Difference", "Note", "NoteKind", "VerifyResult", "verify"]
+__all__ = ["FieldDifference", "Note", "NoteKind", "VerifyResult", "verify"]
 
 RECORDS: Final = 1024
 """Extensions, snapshots or bitmaps of one list that are compared."""
@@ -87,10 +87,10 @@ def verify(store: Store) -> VerifyResult:
 
     Any content is accepted, damaged and truncated images too: what cannot be read is in `notes`. Raises StoreError.
     """
-    return Walk(store, qcow2, qcow2_unchecked).run()
+    return Verification(store, qcow2, qcow2_unchecked).run()
 
 
-class Walk:
+class Verification:
     """One image: `checked` and `unchecked` are the compiled description with and without its `valid` keys."""
 
     def __init__(self, store: Store, checked: Any, unchecked: Any) -> None:
@@ -112,7 +112,7 @@ class Walk:
         where = Span(header["backing_file_offset"], header["backing_file_size"])
         if where.offset:
             self._fixed("backing_file_name", BACKING_FILE_NAME, where, lambda kaitai: kaitai.root.backing_file_name)
-        bitmaps: list[Table] = []
+        bitmaps: list[ComparedTable] = []
         for kind, data in self._extensions(header):
             if kind == ExtensionType.BITMAPS:
                 bitmaps += self._bitmaps(data)
@@ -229,7 +229,7 @@ class Walk:
 
     # --- records of variable length ---
 
-    def _snapshots(self, header: dict[str, Any]) -> Iterator[Table]:
+    def _snapshots(self, header: dict[str, Any]) -> Iterator[ComparedTable]:
         """Compare the snapshot table; yield the L1 tables."""
         at = start = header["snapshots_offset"]
         declared = header["nb_snapshots"]
@@ -238,15 +238,15 @@ class Walk:
             fields, at = self._record(path, at, "SnapshotRecord", SNAPSHOT_HEADER, _snapshot_leaves)
             if fields is None:
                 return
-            yield Table(f"{path}.l1_table", fields["header.l1_table_offset"], fields["header.l1_size"])
+            yield ComparedTable(f"{path}.l1_table", fields["header.l1_table_offset"], fields["header.l1_size"])
         if declared > RECORDS:
             self._agreement.note(NoteKind.SAMPLED, "snapshots", Span(start, at - start), _only(RECORDS, declared))
 
-    def _bitmaps(self, extension: dict[str, Any]) -> list[Table]:
+    def _bitmaps(self, extension: dict[str, Any]) -> list[ComparedTable]:
         """Compare the bitmap directory; return the bitmap tables."""
         at = start = extension["bitmap_directory_offset"]
         declared = extension["nb_bitmaps"]
-        tables: list[Table] = []
+        tables: list[ComparedTable] = []
         while len(tables) < declared and (at == start or at - start < extension["bitmap_directory_size"]):
             path = f"bitmap_directory[{len(tables)}]"
             if len(tables) == RECORDS:
@@ -257,7 +257,7 @@ class Walk:
             if fields is None:
                 break
             offset, entries = fields["header.bitmap_table_offset"], fields["header.bitmap_table_size"]
-            tables.append(Table(f"{path}.bitmap_table", offset, entries))
+            tables.append(ComparedTable(f"{path}.bitmap_table", offset, entries))
         return tables
 
     def _record(
@@ -281,14 +281,14 @@ class Walk:
 
     # --- tables ---
 
-    def _tables(self, kind: TableKind, tables: list[Table], pointer: str = "") -> dict[int, None]:
+    def _tables(self, kind: TableKind, tables: list[ComparedTable], pointer: str = "") -> dict[int, None]:
         """Compare tables; return the different offsets, not 0, that their entries have in the field `pointer`."""
         found = dict.fromkeys(fields.get(pointer, 0) for fields in self._agreement.tables(kind, tables))
         return {offset: None for offset in found if isinstance(offset, int) and offset}
 
-    def _mapping(self, header: dict[str, Any], geometry: Geometry, snapshots: list[Table]) -> None:
+    def _mapping(self, header: dict[str, Any], geometry: Geometry, snapshots: list[ComparedTable]) -> None:
         kind = _words("L1TablePage", "L1Entry", L1_ENTRY)
-        active = Table("l1_table", header["l1_table_offset"], header["l1_size"])
+        active = ComparedTable("l1_table", header["l1_table_offset"], header["l1_size"])
         offsets = self._tables(kind, [active], "l2_table_offset") | self._tables(kind, snapshots, "l2_table_offset")
         standard, compressed = STANDARD_L2_ENTRY, compressed_descriptor(geometry.cluster_bits)
 
@@ -301,12 +301,12 @@ class Walk:
 
         size = EXTENDED_L2_ENTRY.sizeof() if geometry.extended_l2 else standard.sizeof()
         kind = TableKind("L2TablePage", "L2Entry", lambda table, page: (table.offset, page), size, values)
-        self._tables(kind, [Table(f"l2_table@{offset:#x}", offset, geometry.l2_entries) for offset in offsets])
+        self._tables(kind, [ComparedTable(f"l2_table@{offset:#x}", offset, geometry.l2_entries) for offset in offsets])
 
     def _refcounts(self, header: dict[str, Any], geometry: Geometry) -> None:
         kind = _words("RefcountTablePage", "RefcountTableEntry", REFCOUNT_TABLE_ENTRY)
         entries = header["refcount_table_clusters"] * geometry.words_per_cluster
-        table = Table("refcount_table", header["refcount_table_offset"], entries)
+        table = ComparedTable("refcount_table", header["refcount_table_offset"], entries)
         offsets = self._tables(kind, [table], "refcount_block_offset")
         order = geometry.refcount_order
         if order not in Limit.REFCOUNT_ORDER:
@@ -326,13 +326,13 @@ class Walk:
             size,
             read,
         )
-        self._tables(kind, [Table(f"refcount_block@{offset:#x}", offset, groups) for offset in offsets])
+        self._tables(kind, [ComparedTable(f"refcount_block@{offset:#x}", offset, groups) for offset in offsets])
 
 
 def _words(page: str, entry: str, schema: Schema) -> TableKind:
     """A kind of table whose entries are words, and whose length is not fixed."""
 
-    def parameters(table: Table, number: int) -> tuple[int, ...]:
+    def parameters(table: ComparedTable, number: int) -> tuple[int, ...]:
         return table.offset, table.entries, number
 
     return TableKind(page, entry, parameters, schema.sizeof(), partial(bit_values, schema))

@@ -5,14 +5,14 @@ What is placed here is named by a header extension in the end. Spec: "Bitmaps ex
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from qcow2c.bitmaps.stored import Bitmap, Place, load_bitmaps, store_clusters, store_directory, table_entries
+from qcow2c.bitmaps.stored import Bitmap, PlaceClusters, load_bitmaps, store_clusters, store_directory, table_entries
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
+from qcow2c.format.layout import zero_words
 from qcow2c.storage.store import Store
 from qcow2c.structs import Version
 
@@ -37,7 +37,7 @@ def bitmaps_to_copy(
     return tuple(kept)
 
 
-def copy_bitmaps(bitmaps: Sequence[Bitmap], disk_size: int, cluster_size: int, place: Place) -> bytes | None:
+def copy_bitmaps(bitmaps: Sequence[Bitmap], disk_size: int, cluster_size: int, place: PlaceClusters) -> bytes | None:
     """Store copies of bitmaps for a new image; return the data of its bitmaps extension, None without any.
 
     Durable order: data, tables, directory. Raises CorruptMetadata, StoreError, and what `place` raises.
@@ -45,7 +45,7 @@ def copy_bitmaps(bitmaps: Sequence[Bitmap], disk_size: int, cluster_size: int, p
     records = []
     for bitmap in bitmaps:
         bits = bitmap.record.granularity_bits
-        table = array("Q", bytes(8 * table_entries(disk_size, bits, cluster_size)))
+        table = zero_words(table_entries(disk_size, bits, cluster_size))
         store_clusters(enumerate(bitmap.clusters(bits, cluster_size)), table, place)
         at = place(layout.stored(table))
         records.append(replace(bitmap.record, bitmap_table_offset=at, bitmap_table_size=len(table)))

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from qcow2c.bitmaps.stored import (
     Bitmap,
-    Place,
+    PlaceClusters,
     load_bitmaps,
     record_size,
     store_clusters,
@@ -27,17 +27,11 @@ from qcow2c.errors import CorruptMetadata, Span, UsageError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, with_extension
+from qcow2c.format.layout import zero_words
 from qcow2c.format.records import BitmapRecord
 from qcow2c.format.tables import BITMAP_OFFSET
 from qcow2c.storage.store import Store
-from qcow2c.structs import (
-    AUTOCLEAR_FEATURES,
-    BITMAP_FLAGS,
-    BitmapType,
-    ExtensionType,
-    Limit,
-    Version,
-)
+from qcow2c.structs import AUTOCLEAR_FEATURES, BITMAP_FLAGS, ENTRY_BYTES, BitmapType, ExtensionType, Limit, Version
 
 DEFAULT_GRANULARITIES = (4096, 65536)
 """Bounds in bytes of the granularity that follows from the cluster size."""
@@ -46,20 +40,20 @@ _AUTO = layout.bits(BITMAP_FLAGS)["auto"].mask
 _CONSISTENT = layout.bits(AUTOCLEAR_FEATURES)["bitmaps"].mask
 
 
-class Runs(list[tuple[int, int]]):
-    """Ranges of the file, as (offset, length); one that follows on the last is joined to it."""
+class PlacedSpans(list[Span]):
+    """Spans of the file; one that follows on the last is joined to it."""
 
     def add(self, offset: int, length: int) -> None:
-        if self and self[-1][0] + self[-1][1] == offset:
-            self[-1] = self[-1][0], self[-1][1] + length
+        if self and self[-1].end == offset:
+            self[-1] = Span(self[-1].offset, self[-1].length + length)
         else:
-            self.append((offset, length))
+            self.append(Span(offset, length))
 
 
 class BitmapEdit:
     """The bitmaps of an image as they are to be. They are at rest: nobody else changes them, or the disk, meanwhile."""
 
-    def __init__(self, store: Store, header: Header, place: Place) -> None:
+    def __init__(self, store: Store, header: Header, place: PlaceClusters) -> None:
         """`header` is the present one. Raises CorruptMetadata, StoreError."""
         self._store = store
         self._header = header
@@ -70,9 +64,9 @@ class BitmapEdit:
         """There were other bitmaps, but a program that knows none has written to the image: they are lost."""
         self._before = [bitmap.record for bitmap in found]
         self.records = list(self._before)
-        self.placed = Runs()
+        self.placed = PlacedSpans()
         """Everything that was stored: to be let go of if the change is given up."""
-        self.released = Runs()
+        self.released = PlacedSpans()
         """What nothing refers to any more, once the header is changed: to be let go of then."""
 
     # --- what is asked for ---
@@ -96,7 +90,7 @@ class BitmapEdit:
         for problem in self._problems(stored_name, bits):
             raise UsageError(f"Can't make bitmap '{name}' persistent in '{self._store.name}': {problem}")
         entries = table_entries(self._header.size, bits, self._size)
-        at = self._place(bytes(entries * 8))
+        at = self._place(bytes(entries * ENTRY_BYTES))
         flags, kind = layout.flags(BITMAP_FLAGS, auto=enabled), BitmapType.DIRTY_TRACKING
         self.records.append(BitmapRecord(Span(0, 0), at, entries, flags, kind, bits, stored_name, b""))
 
@@ -133,7 +127,7 @@ class BitmapEdit:
         position = self._usable(name)
         record = self.records[position]
         entries = table_entries(self._header.size, record.granularity_bits, self._size)
-        self._replace_table(position, array("Q", bytes(entries * 8)))
+        self._replace_table(position, zero_words(entries))
 
     def enable(self, name: str, *, enabled: bool = True) -> None:
         """Let every write be recorded from now on, or none. Raises UsageError."""
@@ -190,10 +184,10 @@ class BitmapEdit:
         entries = table_entries(disk_size, bits, size)
         kept = -(-min(disk_size, self._header.size) >> bits)
         table = bitmap.table[:entries]
-        table.extend(array("Q", bytes(8 * (entries - len(table)))))
+        table.extend(zero_words(entries - len(table)))
         index, rest = divmod(kept, size * 8)
         first_new = index + bool(rest)
-        table[first_new:] = array("Q", bytes(8 * (entries - first_new)))
+        table[first_new:] = zero_words(entries - first_new)
         if rest and table[index]:  # What is behind the old end, or the new one, must not count some day.
             data = without_rest(bitmap.read(index * size, size), rest)
             store_clusters([(index, data)], table, self._place)
@@ -251,7 +245,7 @@ class BitmapEdit:
                 return
             at = self._place(layout.stored(table))
             self.records[position] = replace(record, bitmap_table_offset=at, bitmap_table_size=len(table))
-        self.released.add(record.bitmap_table_offset, record.bitmap_table_size * 8)
+        self.released.add(record.bitmap_table_offset, record.bitmap_table_size * ENTRY_BYTES)
         self._release(old, table if table is not None else array("Q"))
 
     def _release(self, words: array[int], kept: array[int]) -> None:
@@ -261,7 +255,7 @@ class BitmapEdit:
                 self.released.add(entry & BITMAP_OFFSET, self._size)
 
 
-def resized(store: Store, header: Header, place: Place, disk_size: int) -> BitmapEdit:
+def resized(store: Store, header: Header, place: PlaceClusters, disk_size: int) -> BitmapEdit:
     """Return the bitmaps of an image for a disk of another size, stored but not named yet.
 
     Where `changed`, the header change must name them in the sector write that changes the size. Raises as

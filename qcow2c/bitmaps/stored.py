@@ -21,9 +21,9 @@ from qcow2c.format.records import BitmapRecord
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, broken_rules, suspects
 from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
 from qcow2c.storage.store import Store
-from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAPS_EXTENSION
+from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAPS_EXTENSION, ENTRY_BYTES
 
-Place = Callable[[bytes], int]
+PlaceClusters = Callable[[bytes], int]
 """Stores bytes in whole clusters of the image, which lie together; returns their host offset."""
 
 _STEP = 1 << 16
@@ -80,7 +80,7 @@ class Bitmap:
     def read_table(self) -> array[int]:
         """Return the entries of the bitmap table, and do not keep them. Raises CorruptMetadata, StoreError."""
         record, geometry = self.record, self._header.geometry
-        where = Span(record.bitmap_table_offset, record.bitmap_table_size * 8)
+        where = Span(record.bitmap_table_offset, record.bitmap_table_size * ENTRY_BYTES)
         words = layout.words(self._store.pread(where.length, where.offset))
         if len(words) < record.bitmap_table_size:
             message = f"the table of bitmap {self.name!r} leaves the file"
@@ -89,11 +89,11 @@ class Bitmap:
         for index, entry in enumerate(words if broken else ()):
             for rule in broken_rules(broken, entry, 0, geometry):
                 message = f"bitmap {self.name!r}: {rule.message} ({entry:#018x})"
-                raise CorruptMetadata(message, where=Span(where.offset + index * 8, 8), spec=rule.spec)
+                raise CorruptMetadata(message, where=layout.word_span(where.offset, index), spec=rule.spec)
         return words
 
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """Yield the dirty guest ranges in order, as (offset, length): adjacent ones as one, and none behind the disk.
+    def ranges(self) -> Iterator[Span]:
+        """Yield the dirty spans of the disk in order: adjacent ones as one, and none behind the disk.
 
         Raises UsageError for an inconsistent bitmap, CorruptMetadata, StoreError.
         """
@@ -104,12 +104,12 @@ class Bitmap:
             if firsts[0] == end:
                 firsts[0] = start
             elif end:
-                yield start << bits, end - start << bits
+                yield Span(start << bits, end - start << bits)
             start, end = firsts.pop(), ends.pop()
             for first, stop in zip(firsts, ends, strict=True):
-                yield first << bits, stop - first << bits
+                yield Span(first << bits, stop - first << bits)
         if end:
-            yield start << bits, min(end << bits, self._header.size) - (start << bits)
+            yield Span(start << bits, min(end << bits, self._header.size) - (start << bits))
 
     def _runs(self) -> Iterator[tuple[list[int], list[int]]]:
         """Yield where runs of set bits begin and end; the first run of a piece may go on from the one before."""
@@ -262,7 +262,7 @@ def table_entries(disk_size: int, granularity_bits: int, cluster_size: int) -> i
     return -(-bits // (cluster_size * 8))
 
 
-def store_clusters(clusters: Iterable[tuple[int, bytes]], table: array[int], place: Place) -> None:
+def store_clusters(clusters: Iterable[tuple[int, bytes]], table: array[int], place: PlaceClusters) -> None:
     """Store clusters of a bitmap, and enter them in its table, by their index: zeros and ones take no room."""
     waiting: dict[int, bytes] = {}
 
@@ -285,7 +285,7 @@ def store_clusters(clusters: Iterable[tuple[int, bytes]], table: array[int], pla
     store()
 
 
-def store_directory(records: Sequence[BitmapRecord], place: Place) -> bytes | None:
+def store_directory(records: Sequence[BitmapRecord], place: PlaceClusters) -> bytes | None:
     """Store a directory of bitmaps; return the data of the extension that names it, None without any."""
     if not records:
         return None

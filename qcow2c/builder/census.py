@@ -15,6 +15,7 @@ from qcow2c.errors import CorruptMetadata, LimitExceeded, Span
 from qcow2c.format import rules, tables
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.geometry import Geometry
+from qcow2c.format.layout import word_span
 from qcow2c.format.records import BitmapRecord
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, l2_rules, suspects
 from qcow2c.references.walk import L2Batch, Walk
@@ -87,7 +88,7 @@ class Census:
         for rule in BITMAP_TABLE_RULES:
             broken = np.flatnonzero(rule.broken(words, 0, self.geometry))
             if len(broken):
-                where = Span(record.bitmap_table_offset + int(broken[0]) * 8, 8)
+                where = word_span(record.bitmap_table_offset, int(broken[0]))
                 message = f"bitmap table entry {int(words[broken[0]]):#018x}: {rule.message}"
                 raise CorruptMetadata(message, where=where, spec=rule.spec)
         return words
@@ -100,7 +101,7 @@ class Census:
             broken = np.argwhere(rule.broken(batch.entries, bitmaps, self.geometry))
             if len(broken):
                 table, index = broken[0].tolist()
-                length = self.geometry.l2_entry_words * 8
+                length = self.geometry.l2_entry_bytes
                 where = Span(int(batch.offsets[table]) + index * length, length)
                 message = f"L2 entry {int(batch.entries[table, index]):#018x}: {rule.message}"
                 raise CorruptMetadata(message, where=where, spec=rule.spec)

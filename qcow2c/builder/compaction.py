@@ -7,7 +7,7 @@ at all where nothing lies below. No other file is opened: what lies below, or in
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -24,7 +24,7 @@ from qcow2c.format.header import Header, aligned
 from qcow2c.format.header_writer import HeaderChange, changed_header, with_extension
 from qcow2c.format.records import SnapshotTable
 from qcow2c.references.walk import ACTIVE, L2Batch, State, Walk
-from qcow2c.storage.store import Store
+from qcow2c.storage.store import Progress, Store
 from qcow2c.structs import (
     AUTOCLEAR_FEATURES,
     BITMAP_DIRECTORY_HEADER,
@@ -48,9 +48,6 @@ _WINDOW = 1 << 20
 
 _ZEROS = tables.L2_ZERO
 """Stands for the new place of a cluster whose data turned out to be zeros: no place has this bit."""
-
-Progress = Callable[[int, int], object]
-"""Told how many bytes of data of how many are done."""
 
 
 class Compaction:

@@ -33,7 +33,7 @@ _DATA_ALIGNMENT = 2 << 20
 """Where guest data begins in an image that holds much of it; tables have room before it."""
 
 
-class _Refcounts:
+class _GrowingRefcounts:
     """The refcounts of an image that grows: blocks that are complete can be taken out, but for the first ones."""
 
     def __init__(self, options: CreateOptions, head_clusters: int) -> None:
@@ -102,14 +102,14 @@ class ImageBuilder:
         """Clusters up to the end of what was appended."""
         self._gap = (1, self._clusters)
         """Clusters before the data that are still free."""
-        self._refcounts = _Refcounts(options, self._clusters)
+        self._refcounts = _GrowingRefcounts(options, self._clusters)
         self._refcounts.set_ones(0, 1)
         self._blocks: list[int | bytes] = []
         """Of each complete refcount block after the first ones its host offset, or what is yet to be placed."""
         self._out = Appender(store, start)
         self._room = 0
         """Bytes behind compressed data in its last cluster."""
-        self._l1 = array("Q", bytes(8 * l1_entries_of(self.geometry, options.disk_size)))
+        self._l1 = layout.zero_words(l1_entries_of(self.geometry, options.disk_size))
         self._l1_index = -1
         self._words = array("Q")
         self._tables: list[tuple[int, bytes]] = []
@@ -231,7 +231,7 @@ class ImageBuilder:
 
     def _l1_of(self, entries: int) -> array[int]:
         """Return the L1 table, of a length."""
-        return self._l1[:entries] + array("Q", bytes(8 * max(0, entries - len(self._l1))))
+        return self._l1[:entries] + layout.zero_words(max(0, entries - len(self._l1)))
 
     def _place_tables(self) -> None:
         offset = self.place(b"".join(data for _, data in self._tables))

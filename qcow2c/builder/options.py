@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
@@ -29,6 +29,30 @@ PREALLOCATIONS = ("off", "metadata", "falloc", "full")
 _NEWER = "with compatibility level 1.1 and above (use version=v3 or greater)"
 NAMES_ABOVE = 4096
 """Cluster size in bytes up to which there is no feature name table: it would leave no room for a backing file."""
+
+
+class NewImageOptions(TypedDict, total=False):
+    """The options of `CreateOptions` for images whose size follows from what they hold."""
+
+    compat: str
+    cluster_size: int
+    refcount_bits: int
+    lazy_refcounts: bool
+    extended_l2: bool
+    compression_type: str
+    backing_file: str | None
+    backing_fmt: str | None
+    data_file: str | None
+    data_file_raw: bool
+    preallocation: str
+    nocow: bool
+
+
+def require_known(options: Iterable[str], *refused: str) -> None:
+    """Raise UsageError for a name that is no option of a new image, or one of those that are refused."""
+    for name in options:
+        if name not in NewImageOptions.__annotations__ or name in refused:
+            raise UsageError(f"Invalid parameter {name!r}")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.refcounts import RefcountRoom, refcount_room, stored_ones
 from qcow2c.format.tables import L1_COPIED, L2_COPIED
-from qcow2c.structs import Limit
+from qcow2c.structs import ENTRY_BYTES, Limit
 
 _TOO_LARGE = "The image size is too large for file format 'qcow2' (try using a larger cluster size)"
 
@@ -47,7 +47,7 @@ class ImageLayout:
 
     @property
     def first_l2_table(self) -> int:
-        return self.l1_table + self.geometry.clusters(self.l1_entries * 8)
+        return self.l1_table + self.geometry.clusters(self.l1_entries * ENTRY_BYTES)
 
     @property
     def l2_tables(self) -> int:
@@ -94,7 +94,7 @@ class ImageLayout:
             count = min(per_part, self.data_clusters - first)
             entries = array("Q", range(host + first * size, host + (first + count) * size, size))
             if words > 1:
-                spread = array("Q", bytes(8 * words * count))
+                spread = layout.zero_words(words * count)
                 spread[::words] = entries
                 entries = spread
             table = self.first_l2_table + (first >> geometry.l2_bits)
@@ -116,7 +116,7 @@ def plan(geometry: Geometry, disk_size: int, *, allocated: bool) -> ImageLayout:
 def refcounts_of(geometry: Geometry, clusters: int) -> RefcountRoom:
     """Return the room of the refcounts of so many other clusters. Raises UsageError where no table can be that long."""
     room = refcount_room(geometry, clusters)
-    if room.entries * 8 > Limit.REFCOUNT_TABLE_BYTES:
+    if room.entries * ENTRY_BYTES > Limit.REFCOUNT_TABLE_BYTES:
         raise UsageError(_TOO_LARGE)
     return room
 
@@ -124,6 +124,6 @@ def refcounts_of(geometry: Geometry, clusters: int) -> RefcountRoom:
 def l1_entries_of(geometry: Geometry, disk_size: int) -> int:
     """Return the L1 entries of a disk. Raises UsageError where no L1 table can be that long."""
     entries = geometry.l1_entries(disk_size)
-    if entries * 8 > Limit.L1_TABLE_BYTES:
+    if entries > Limit.L1_ENTRIES:
         raise UsageError(_TOO_LARGE)
     return entries

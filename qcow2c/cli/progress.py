@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from qcow2c.cli import text
+from qcow2c.storage.store import Progress
 
 _STEP = 1.0
 """Percent that have to be added before they are shown."""
 
-Report = Callable[[int, int], None]
-
 
 @contextmanager
-def shown(*, wanted: bool) -> Iterator[Report | None]:
+def shown(*, wanted: bool) -> Iterator[Progress | None]:
     """Give out a function that takes the bytes done and all bytes, or None where nothing is to be shown."""
     if not wanted:
         yield None
@@ -26,7 +25,7 @@ def shown(*, wanted: bool) -> Iterator[Report | None]:
 
 
 @contextmanager
-def _plain() -> Iterator[Report]:
+def _plain() -> Iterator[Progress]:
     last = 0.0
     text.write("    (0.00/100%)\r")
 
@@ -45,7 +44,7 @@ def _plain() -> Iterator[Report]:
         text.write("\n")
 
 
-def _bar() -> AbstractContextManager[Report] | None:
+def _bar() -> AbstractContextManager[Progress] | None:
     """Return a context manager that gives out a report to a bar, None without tqdm (the extra `progress`)."""
     try:
         import tqdm
@@ -53,7 +52,7 @@ def _bar() -> AbstractContextManager[Report] | None:
         return None
 
     @contextmanager
-    def drawn() -> Iterator[Report]:
+    def drawn() -> Iterator[Progress]:
         with tqdm.tqdm(unit="B", unit_scale=True, unit_divisor=1024) as bar:
 
             def report(done: int, size: int) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from qcow2c.copy.plan import Slab
-from qcow2c.copy.targets import RESERVE_FROM, Release, Target
+from qcow2c.copy.targets import RESERVE_FROM, ReleaseBuffer, Target
 from qcow2c.disk.opening import open_image
 from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
@@ -67,7 +67,7 @@ class RawBase(BaseTarget):
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
         self._place(slab, buffer)
 
-    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any, release: Release) -> None:
+    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any, release: ReleaseBuffer) -> None:
         release()
 
     def _write(self, data: memoryview, offset: int) -> None:
@@ -106,7 +106,7 @@ class ImageBase(BaseTarget):
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
         """An image takes one write at a time."""
 
-    def take(self, slab: Slab, buffer: memoryview, _prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: Any, release: ReleaseBuffer) -> None:
         self._place(slab, buffer)
         release()
 

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from qcow2c.disk.block_status import Segment
 from qcow2c.disk.disk import Disk
-from qcow2c.disk.map_layers import PRESENT, ZERO
+from qcow2c.disk.map_layers import PRESENT, ZERO, Segment
 from qcow2c.disk.pair import BY_LAYER, Side, pairs
 from qcow2c.engine import Engine
 from qcow2c.errors import doing
@@ -24,14 +23,12 @@ from qcow2c.layers.chain import files_of, layers_of
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.state import load_state
 from qcow2c.storage.sources import Memory, Store
+from qcow2c.storage.store import Progress
 
 SLAB_BYTES = 2 << 20
 """Bytes that are read of each chain before they are compared, and written at once, by QEMU, too."""
 
 _ZEROS = bytes(SLAB_BYTES)
-
-Progress = Callable[[int, int], None]
-"""Told how many bytes of the disks are done, of how many."""
 
 
 def keep_disks(
@@ -97,7 +94,7 @@ def _refresh_copied_bits(engine: Engine) -> None:
                         table.set(index, table.words[index] | L2_COPIED)
 
 
-class _What(enum.Enum):
+class _Need(enum.Enum):
     """What is to be done with a cluster, or subcluster."""
 
     SAME = enum.auto()
@@ -199,16 +196,16 @@ class _Copy:
         if old.startswith(views[1]):
             return
         units = [(at, min(at + self._unit, length)) for at in range(0, length, self._unit)]
-        found = [_What.SAME if old.startswith(views[1][at:end], at) else self._what(old, at, end) for at, end in units]
+        found = [_Need.SAME if old.startswith(views[1][at:end], at) else self._what(old, at, end) for at, end in units]
         for what, group in groupby(zip(found, units, strict=True), key=itemgetter(0)):
             run = [unit for _, unit in group]
             first, end = run[0][0], run[-1][1]
             with doing("Error while writing to COW image"):
-                if what is _What.DATA:
+                if what is _Need.DATA:
                     self._writer.write(views[0][first:end], start + first)
-                elif what is _What.ZEROS:
+                elif what is _Need.ZEROS:
                     self._writer.write_zeroes(start + first, end - first, unmap=False)
 
     @staticmethod
-    def _what(old: bytearray, at: int, end: int) -> _What:
-        return _What.ZEROS if old.startswith(memoryview(_ZEROS)[: end - at], at) else _What.DATA
+    def _what(old: bytearray, at: int, end: int) -> _Need:
+        return _Need.ZEROS if old.startswith(memoryview(_ZEROS)[: end - at], at) else _Need.DATA

@@ -1,6 +1,6 @@
 """A new image written from its first byte to its last, to where nobody can seek: all metadata comes before the data.
 
-That takes two passes over the disk: `Survey` finds the clusters that hold data, `ImagePipe` writes them.
+That takes two passes over the disk: `DataSurvey` finds the clusters that hold data, `ImagePipe` writes them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from qcow2c.builder.options import CreateOptions, Places, header_of
 from qcow2c.builder.plan import l1_entries_of, refcounts_of
 from qcow2c.copy.plan import Slab
-from qcow2c.copy.targets import Ranges, Release, Target, Write
+from qcow2c.copy.targets import ReleaseBuffer, Target, Write
 from qcow2c.format import layout
+from qcow2c.format.geometry import ByteRange
 from qcow2c.format.refcounts import stored_ones
 from qcow2c.format.tables import L1_COPIED, L2_COPIED, SUBCLUSTERS_ALLOCATED
 from qcow2c.storage.zeros import zeros
+from qcow2c.structs import ENTRY_BYTES
 
 
-class Survey(Target):
+class DataSurvey(Target):
     """Remembers which guest clusters hold data: first and end of each range, one after the other."""
 
     def __init__(self, cluster_size: int, *, find_zeros: bool = True) -> None:
@@ -26,7 +28,7 @@ class Survey(Target):
         self._cluster_size = cluster_size
         self.edges = array("Q")
 
-    def take(self, slab: Slab, _buffer: memoryview, prepared: Ranges, release: Release) -> None:
+    def take(self, slab: Slab, _buffer: memoryview, prepared: list[ByteRange], release: ReleaseBuffer) -> None:
         for start, end in prepared:
             first, last = (slab.start + start) // self._cluster_size, -(-(slab.start + end) // self._cluster_size)
             if self.edges and self.edges[-1] == first:
@@ -55,7 +57,7 @@ class ImagePipe(Target):
         tables = sorted(set(self._table_numbers()))
         data = sum(edges[1::2]) - sum(edges[::2])
         l1_entries = l1_entries_of(geometry, options.disk_size)
-        l1_clusters = geometry.clusters(l1_entries * 8)
+        l1_clusters = geometry.clusters(l1_entries * ENTRY_BYTES)
         others = 1 + l1_clusters + len(tables) + data
         room = refcounts_of(geometry, others)
         total = others + room.clusters
@@ -68,7 +70,7 @@ class ImagePipe(Target):
         per_block = 1 << geometry.refcount_block_bits
         for block in range(room.blocks):
             self._whole(stored_ones(min(per_block, total - block * per_block), geometry.refcount_order))
-        l1 = array("Q", bytes(8 * l1_entries))
+        l1 = layout.zero_words(l1_entries)
         for number, index in enumerate(tables):
             l1[index] = (first_table + number) * size | L1_COPIED
         self._whole(layout.stored(l1))
@@ -117,7 +119,7 @@ class ImagePipe(Target):
         if words:
             yield words
 
-    def take(self, slab: Slab, buffer: memoryview, _prepared: Ranges, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: list[ByteRange], release: ReleaseBuffer) -> None:
         size, edges = self._geometry.cluster_size, self._edges
         while self._next < len(edges) and edges[self._next] * size < slab.end:
             start, end = edges[self._next] * size, edges[self._next + 1] * size

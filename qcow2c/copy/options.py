@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+from typing import TypedDict
 
 SPARSE_SIZE = 4096
 """Bytes of zeros that become a hole, unless the caller says otherwise."""
+
+
+class CopyOptions(TypedDict, total=False):
+    """The choices of `How`, as keyword arguments."""
+
+    compressed: bool
+    compression_level: int | None
+    sparse_size: int
+    existing: bool
+    target_is_zero: bool
+    over_backing: bool
+    salvage: bool
+    bitmaps: bool
+    skip_broken_bitmaps: bool
+    durable: bool
+    threads: int | None
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from qcow2c.builder.image_builder import ImageBuilder
-from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions
+from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions, NewImageOptions, require_known
 from qcow2c.builder.plan import l1_entries_of
 from qcow2c.copy.plan import PlannedDisk
 from qcow2c.copy.zero_detection import data_ranges
-from qcow2c.disk.differences import Difference, Progress, differences
+from qcow2c.disk.differences import Difference, differences
 from qcow2c.disk.disk import Disk
 from qcow2c.errors import UsageError
 from qcow2c.format import codecs
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file
+from qcow2c.storage.store import Progress
 from qcow2c.storage.zeros import zeros
 from qcow2c.structs import Version
 
@@ -33,7 +34,7 @@ def write_overlay(
     compress: bool = False,
     compression_level: int | None = None,
     progress: Progress | None = None,
-    **create: Any,
+    **create: Unpack[NewImageOptions],
 ) -> None:
     """Write a qcow2 image that shows the later disk over a backing file that shows the earlier one.
 
@@ -52,16 +53,14 @@ def write_differences(
     *,
     compress: bool = False,
     compression_level: int | None = None,
-    **create: Any,
+    **create: Unpack[NewImageOptions],
 ) -> None:
     """Write a qcow2 image that holds ranges of the last of some disks, which are read, in whole clusters.
 
     The rest is as in `write_overlay`.
     """
     after = disks[-1]
-    for name in create:
-        if name not in CreateOptions.__dataclass_fields__ or name in ("size", "preallocation", "data_file_raw"):
-            raise UsageError(f"Invalid parameter {name!r}")
+    require_known(create, "preallocation", "data_file_raw")
     options = CreateOptions(after.size, **create)
     options.validate()
     if options.backing_file is None or options.data_file is not None:
@@ -76,11 +75,11 @@ def write_differences(
         PlannedDisk(disk, 0).require_other(target)
     with complete_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow) as store:
         builder = ImageBuilder(store, options)
-        _Overlay(builder, after, packer).take(found)
+        _OverlayBuild(builder, after, packer).take(found)
         builder.finish()
 
 
-class _Overlay:
+class _OverlayBuild:
     """Differences on their way to an image that is built."""
 
     def __init__(self, builder: ImageBuilder, disk: Disk, compress: codecs.Compressor | None) -> None:

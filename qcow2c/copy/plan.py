@@ -14,6 +14,7 @@ from qcow2c.copy.buffers import SLAB_BYTES
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import DATA, OFFSET, PRESENT, ZERO
 from qcow2c.errors import ImageLocked, StoreError
+from qcow2c.format.geometry import ByteRange
 from qcow2c.layers.chain import files_of, layers_of
 from qcow2c.layers.compressed import read_compressed
 from qcow2c.storage.store import Store
@@ -41,8 +42,8 @@ class Slab(NamedTuple):
     start: int
     end: int
     pieces: Sequence[Piece]
-    zeros: Sequence[tuple[int, int]]
-    """Ranges, as (start, end), that must read as zeros."""
+    zeros: Sequence[ByteRange]
+    """What must read as zeros."""
 
 
 class Scope(NamedTuple):
@@ -143,7 +144,7 @@ def plan(
     `blind` does without maps, which may be damaged, and takes all for data. Raises as `DiskMap.columns`.
     """
     pieces: list[Piece] = []
-    empty: list[tuple[int, int]] = []
+    empty: list[ByteRange] = []
     current = -1
     size = disks[-1].end if disks else 0
 
@@ -165,7 +166,7 @@ def plan(
                 current = number
             whole = end // SLAB_BYTES * SLAB_BYTES
             if not is_data and at == number * SLAB_BYTES < whole:
-                yield Slab(at, whole, (), [(at, whole)])  # However many slabs: zeros need no buffer.
+                yield Slab(at, whole, (), [ByteRange(at, whole)])  # However many slabs: zeros need no buffer.
                 at = whole
                 continue
             stop = min(end, (number + 1) * SLAB_BYTES)
@@ -173,7 +174,7 @@ def plan(
                 where = offset + at - start if flags & OFFSET else -1
                 pieces.append(Piece(at, stop - at, source, depth, where))
             else:
-                empty.append((at, stop))
+                empty.append(ByteRange(at, stop))
             at = stop
     if pieces or empty:
         yield slab()

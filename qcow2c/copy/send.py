@@ -12,10 +12,10 @@ from qcow2c.bitmaps.copy import copy_bitmaps
 from qcow2c.bitmaps.stored import Bitmap
 from qcow2c.builder.empty_image import require_raw_preallocation, write_image
 from qcow2c.builder.image_builder import ImageBuilder
-from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions
+from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions, NewImageOptions
 from qcow2c.builder.plan import l1_entries_of
 from qcow2c.copy.buffers import SLAB_BYTES
-from qcow2c.copy.image_pipe import ImagePipe, Survey
+from qcow2c.copy.image_pipe import DataSurvey, ImagePipe
 from qcow2c.copy.options import How
 from qcow2c.copy.plan import Scope
 from qcow2c.copy.targets import ImageTarget, NewImageTarget, Pipe, RawPipe, RawTarget
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 _ALIGNED_FROM = 64 << 20
 """Bytes of a disk from which on data begins where large writes are fast."""
 
-Bitmaps = Sequence[Bitmap]
-"""Bitmaps of the source, to be copied."""
-
 
 def send(
     copy: Copying,
@@ -45,8 +42,8 @@ def send(
     output_format: str,
     how: How,
     gate: str | Gate,
-    create: dict[str, Any],
-    bitmaps: Bitmaps | None = None,
+    create: NewImageOptions,
+    bitmaps: Sequence[Bitmap] | None = None,
 ) -> None:
     """Copy to a target of any sort, which is complete then. Raises as `convert`."""
     if isinstance(target, Pipe):
@@ -70,13 +67,13 @@ def send(
             made.pop_all()  # A data file without its image is of no use, but for this one.
 
 
-def is_built(how: How, create: dict[str, Any]) -> bool:
+def is_built(how: How, create: NewImageOptions) -> bool:
     """Tell whether a new image can be built in one pass: nothing lies below it, and nothing is there before."""
     plain = create.get("backing_file") is None and create.get("data_file") is None
     return plain and not how.existing and create.get("preallocation", "off") == "off"
 
 
-def _to_raw(copy: Copying, target: Any, how: How, create: dict[str, Any]) -> None:
+def _to_raw(copy: Copying, target: Any, how: How, create: NewImageOptions) -> None:
     wipe = how.existing and not how.target_is_zero
     scope = Scope(with_zeros=wipe or not how.sparse_size, top_only=how.over_backing)
     if how.existing:
@@ -96,7 +93,7 @@ def _to_raw(copy: Copying, target: Any, how: How, create: dict[str, Any]) -> Non
         copy.run(RawTarget(store, unit=how.sparse_size, durable=how.durable), scope)
 
 
-def _options(size: int, create: dict[str, Any]) -> CreateOptions:
+def _options(size: int, create: NewImageOptions) -> CreateOptions:
     """Return the options of a new image, judged before anything is touched. Raises UsageError."""
     options = CreateOptions(size, **create)
     options.validate()
@@ -104,7 +101,7 @@ def _options(size: int, create: dict[str, Any]) -> CreateOptions:
     return options
 
 
-def _compressor(how: How, create: dict[str, Any]) -> codecs.Compressor | None:
+def _compressor(how: How, create: NewImageOptions) -> codecs.Compressor | None:
     """Return what compresses clusters of a new image, None where nothing does. Raises UsageError."""
     if not how.compressed:
         return None
@@ -122,7 +119,7 @@ def _to_new_image(
     how: How,
     options: CreateOptions,
     compress: codecs.Compressor | None,
-    bitmaps: Bitmaps | None = None,
+    bitmaps: Sequence[Bitmap] | None = None,
 ) -> None:
     aligned = copy.size >= _ALIGNED_FROM and not how.compressed
     builder = ImageBuilder(store, options, aligned=aligned, durable=how.durable)
@@ -139,13 +136,13 @@ def _to_new_image(
 
 
 def _to_pipe(
-    copy: Copying, pipe: Pipe, output_format: str, how: How, create: dict[str, Any], bitmaps: Bitmaps | None
+    copy: Copying, pipe: Pipe, output_format: str, how: How, create: NewImageOptions, bitmaps: Sequence[Bitmap] | None
 ) -> None:
     if output_format == "raw":
         copy.run(RawPipe(pipe.write))
     elif is_built(how, create) and not how.compressed and not bitmaps:
         options = _options(copy.size, create)
-        survey = Survey(options.cluster_size, find_zeros=bool(how.sparse_size))
+        survey = DataSurvey(options.cluster_size, find_zeros=bool(how.sparse_size))
         copy.run(survey)
         copy.run(ImagePipe(pipe.write, options, survey.edges))
     elif is_built(how, create):
@@ -169,7 +166,7 @@ def _into_image(
     how: How,
     gate: str | Gate,
     options: CreateOptions | None = None,
-    bitmaps: Bitmaps | None = None,
+    bitmaps: Sequence[Bitmap] | None = None,
 ) -> None:
     """Write through the engine: into an image that is there, or with `options` a new one that cannot be built."""
     over_backing = how.over_backing or (options is not None and options.backing_file is not None)
@@ -202,7 +199,7 @@ def _into_image(
                 raise problem
 
 
-def _add_bitmaps(edit: BitmapEdit, bitmaps: Bitmaps, disk_size: int) -> UsageError | None:
+def _add_bitmaps(edit: BitmapEdit, bitmaps: Sequence[Bitmap], disk_size: int) -> UsageError | None:
     """Add bitmaps to an image in their order; return why one cannot be. As in QEMU, those behind it are there then."""
     before = len(edit.records)
     problem = None

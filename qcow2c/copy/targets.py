@@ -16,6 +16,7 @@ from qcow2c.copy.plan import Slab
 from qcow2c.copy.zero_detection import data_ranges
 from qcow2c.errors import StoreError
 from qcow2c.format.codecs import Compressor
+from qcow2c.format.geometry import ByteRange
 from qcow2c.format.tables import SUBCLUSTERS_ALLOCATED
 from qcow2c.image import Image
 from qcow2c.storage.store import Store, reason
@@ -28,8 +29,7 @@ RESERVE_FROM = 1 << 20
 _COPY_UP_TO = SLAB_BYTES // 2
 """Bytes of a slab that are copied, so that its buffer is free again at once."""
 
-Ranges = list[tuple[int, int]]
-Release = Callable[[], None]
+ReleaseBuffer = Callable[[], None]
 Write = Callable[[memoryview], object]
 """Takes all of some bytes, or raises."""
 
@@ -40,10 +40,10 @@ class Target(ABC):
     def __init__(self, unit: int) -> None:
         self.unit = unit
 
-    def ranges(self, slab: Slab, buffer: memoryview) -> Ranges:
+    def ranges(self, slab: Slab, buffer: memoryview) -> list[ByteRange]:
         """Return the ranges within a slab's buffer that hold data, in whole units."""
         length = slab.end - slab.start
-        return data_ranges(buffer[:length], self.unit) if self.unit else [(0, length)]
+        return data_ranges(buffer[:length], self.unit) if self.unit else [ByteRange(0, length)]
 
     def clone(self, slab: Slab, /) -> bool:  # noqa: ARG002 - most targets cannot
         """Take a slab without its bytes, where the file system can share them, in a thread; tell whether it is done."""
@@ -54,7 +54,7 @@ class Target(ABC):
         return self.ranges(slab, buffer)
 
     @abstractmethod
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release, /) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: ReleaseBuffer, /) -> None:
         """Take a slab, and release its buffer, now or later. Raises StoreError."""
 
     def zero(self, start: int, end: int) -> None:  # noqa: B027 - nobody asks a pipe for it
@@ -95,7 +95,7 @@ class RawTarget(Target):
                 self._store.reserve(slab.start + start, end - start)
             self._store.pwrite(buffer[start:end], slab.start + start)
 
-    def _replace(self, slab: Slab, buffer: memoryview, ranges: Ranges) -> None:
+    def _replace(self, slab: Slab, buffer: memoryview, ranges: list[ByteRange]) -> None:
         """Write data and zeros over what is there; what lies between the pieces stays."""
         asked = _asked(slab)
         for start, end in _in_both(asked, ranges):
@@ -105,7 +105,7 @@ class RawTarget(Target):
         for start, end in slab.zeros:
             self.zero(start, end)
 
-    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any, release: Release) -> None:
+    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any, release: ReleaseBuffer) -> None:
         release()
 
     def zero(self, start: int, end: int) -> None:
@@ -155,7 +155,7 @@ class NewImageTarget(Target):
                 packed.append((at, data if len(data) < size else None))
         return packed
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: ReleaseBuffer) -> None:
         if self._compress is not None:
             self._take_packed(slab, buffer, prepared)
             release()
@@ -178,21 +178,21 @@ class NewImageTarget(Target):
             else:
                 self._builder.add_compressed(slab.start + at, data)
 
-    def _whole_clusters(self, ranges: Ranges, length: int) -> Ranges:
+    def _whole_clusters(self, ranges: list[ByteRange], length: int) -> list[ByteRange]:
         """Return the ranges of whole clusters that have data."""
         size = self._cluster_size
         if self.unit == size:
             return ranges
-        found: Ranges = []
+        found: list[ByteRange] = []
         for first, last in ranges:
             start, end = first // size * size, min(length, -(-last // size) * size)
-            if found and start <= found[-1][1]:
-                found[-1] = found[-1][0], max(end, found[-1][1])
+            if found and start <= found[-1].end:
+                found[-1] = ByteRange(found[-1].start, max(end, found[-1].end))
             else:
-                found.append((start, end))
+                found.append(ByteRange(start, end))
         return found
 
-    def _bitmaps(self, ranges: Ranges, start: int, end: int) -> list[int]:
+    def _bitmaps(self, ranges: list[ByteRange], start: int, end: int) -> list[int]:
         """Return of each cluster the bitmap of its subclusters: with data, or not allocated."""
         geometry = self._builder.geometry
         size, unit = geometry.cluster_size, geometry.subcluster_size
@@ -233,7 +233,7 @@ class ImageTarget(Target):
         self._level = level
         self._durable = durable
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: list[ByteRange], release: ReleaseBuffer) -> None:
         asked = _asked(slab, self.unit if self._compressed else 1)
         for start, end in _in_both(asked, prepared):
             self._write(buffer[start:end], slab.start + start)
@@ -288,7 +288,7 @@ class RawPipe(Target):
         self._send = write
         self._position = 0
 
-    def take(self, slab: Slab, buffer: memoryview, _prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: Any, release: ReleaseBuffer) -> None:
         self._fill(slab.start)
         self._send(buffer[: slab.end - slab.start])
         self._position = slab.end
@@ -304,41 +304,42 @@ class RawPipe(Target):
         self._fill(size)
 
 
-def _asked(slab: Slab, unit: int = 1) -> Ranges:
+def _asked(slab: Slab, unit: int = 1) -> list[ByteRange]:
     """Return the ranges of the pieces of a slab, in whole units: nothing else may change."""
-    found: Ranges = []
+    found: list[ByteRange] = []
     for piece in slab.pieces:
         start = (piece.start - slab.start) // unit * unit
         end = min(slab.end - slab.start, -(-(piece.start + piece.length - slab.start) // unit) * unit)
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(end, found[-1][1])
+        if found and start <= found[-1].end:
+            found[-1] = ByteRange(found[-1].start, max(end, found[-1].end))
         else:
-            found.append((start, end))
+            found.append(ByteRange(start, end))
     return found
 
 
-def _in_both(one: Ranges, other: Ranges) -> Ranges:
+def _in_both(one: list[ByteRange], other: list[ByteRange]) -> list[ByteRange]:
     """Return the ranges that lie in ranges of both, all in order."""
-    found: Ranges = []
+    found: list[ByteRange] = []
     first = second = 0
     while first < len(one) and second < len(other):
-        start, end = max(one[first][0], other[second][0]), min(one[first][1], other[second][1])
-        if start < end:
-            found.append((start, end))
-        if one[first][1] < other[second][1]:
+        both = ByteRange(max(one[first].start, other[second].start), min(one[first].end, other[second].end))
+        if both.start < both.end:
+            found.append(both)
+        if one[first].end < other[second].end:
             first += 1
         else:
             second += 1
     return found
 
 
-def _between(ranges: Ranges, length: int) -> Ranges:
+def _between(ranges: list[ByteRange], length: int) -> list[ByteRange]:
     """Return what the ranges leave of a length."""
-    found, done = [], 0
+    found: list[ByteRange] = []
+    done = 0
     for start, end in ranges:
         if start > done:
-            found.append((done, start))
+            found.append(ByteRange(done, start))
         done = max(done, end)
     if done < length:
-        found.append((done, length))
+        found.append(ByteRange(done, length))
     return found

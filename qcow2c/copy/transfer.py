@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from select import select
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from qcow2c.copy import plan as slabs
 from qcow2c.copy.affinity import keep_to, shares
@@ -17,7 +17,7 @@ from qcow2c.copy.plan import Piece, PlannedDisk, Scope, Slab
 from qcow2c.copy.targets import Target
 from qcow2c.disk.disk import Disk
 from qcow2c.errors import StoreError
-from qcow2c.storage.store import reason
+from qcow2c.storage.store import Progress, reason
 from qcow2c.storage.zeros import fill_zeros
 from qcow2c.structs import SECTOR_SIZE
 
@@ -31,9 +31,6 @@ _TELL_SECONDS = 0.1
 """How often it is told how far a copy is."""
 
 _DATA = Scope()
-
-Progress = Callable[[int, int], object]
-"""Told how many bytes of how many are done."""
 
 
 class Copying(ABC):
@@ -55,7 +52,7 @@ class Copying(ABC):
 
     def run(self, target: Target, scope: Scope = _DATA) -> None:
         """Copy everything that is in the scope. Raises as reading and the target."""
-        _Run(self, target, scope, self._workers).go(self._tell)
+        _Workers(self, target, scope, self._workers).go(self._tell)
         target.finish(self.size)
         self._tell(self.size)
 
@@ -64,7 +61,7 @@ class Copying(ABC):
             self._progress(done, self.size)
 
 
-class _Run:
+class _Workers:
     """Threads that each take the next slab, read it, prepare it, and hand it to the target when it is its turn."""
 
     def __init__(self, copy: Copying, target: Target, scope: Scope, workers: int) -> None:
@@ -157,8 +154,10 @@ _NOTHING: tuple[int, tuple[Slab | None, memoryview | None]] = (-1, (None, None))
 class DiskCopy(Copying):
     """Copies disks, one behind the other."""
 
-    def __init__(self, disks: Sequence[PlannedDisk], **how: Any) -> None:
-        super().__init__(**how)
+    def __init__(
+        self, disks: Sequence[PlannedDisk], *, threads: int | None = None, progress: Progress | None = None
+    ) -> None:
+        super().__init__(threads=threads, progress=progress)
         self._disks = disks
         self.size = disks[-1].end if disks else 0
         self._blind = any(_salvages(planned.disk) for planned in disks)
@@ -178,8 +177,8 @@ def _salvages(disk: Disk) -> bool:
 class StreamCopy(Copying):
     """Copies raw bytes that can be read but once; their end tells the size."""
 
-    def __init__(self, file: BinaryIO, **how: Any) -> None:
-        super().__init__(**how)
+    def __init__(self, file: BinaryIO, *, threads: int | None = None) -> None:
+        super().__init__(threads=threads)
         self._file = file
         self._head = b""
 

@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Iterator
 
 from qcow2c.copy.buffers import SLAB_BYTES
+from qcow2c.format.geometry import ByteRange
+from qcow2c.format.layout import WORD_BYTES
 
 _ZEROS = bytes(SLAB_BYTES)
 
@@ -13,18 +15,18 @@ _ZEROS = bytes(SLAB_BYTES)
 # --- zeros ----------------------------------------------------------------------------------------------------------
 
 
-def data_ranges(buffer: memoryview, unit: int) -> list[tuple[int, int]]:
-    """Return the ranges, as (start, end), of whole units that hold anything but zeros; 8 bytes are the least unit.
+def data_ranges(buffer: memoryview, unit: int) -> list[ByteRange]:
+    """Return the ranges of whole units that hold anything but zeros; 8 bytes are the least unit.
 
     The last unit may be cut short, at a multiple of 8 bytes. Looks at one word of most units, and at no more than it
     needs of the others.
     """
     length = len(buffer)
-    probes = array("Q", buffer.cast("Q")[:: unit // 8].tobytes())
+    probes = array("Q", buffer.cast("Q")[:: unit // WORD_BYTES].tobytes())
     suspects = probes.count(0)
     if not suspects:
-        return [(0, length)]
-    found: list[tuple[int, int]] = []
+        return [ByteRange(0, length)]
+    found: list[ByteRange] = []
     begin = 0
     index = -1
     while suspects:
@@ -35,11 +37,11 @@ def data_ranges(buffer: memoryview, unit: int) -> list[tuple[int, int]]:
         suspects -= last - index
         for start, end in _zero_units(buffer, index * unit, min(length, last * unit), unit):
             if start > begin:
-                found.append((begin, start))
+                found.append(ByteRange(begin, start))
             begin = end
         index = last - 1
     if begin < length:
-        found.append((begin, length))
+        found.append(ByteRange(begin, length))
     return found
 
 

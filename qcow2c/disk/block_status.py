@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from qcow2c.disk.map_layers import BELOW, OFFSET, PRESENT, ZERO, MappedLayer
+from qcow2c.disk.map_layers import BELOW, OFFSET, PRESENT, ZERO, MappedLayer, Segment
 from qcow2c.format.tables import Kind
 from qcow2c.layers.layer import Layer, file_runs
 
@@ -17,9 +17,6 @@ END = BELOW << 1
 
 _L2_CACHE_BYTES, _SMALL_SLICE_BYTES = 32 << 20, 4096
 """QEMU's cache of L2 tables; where it cannot hold them all, it holds parts of them, of this size."""
-
-Segment = tuple[int, int, int, int, int]
-"""Start, length, depth, flags, offset, as in the columns of a map."""
 
 
 def segments(layers: Sequence[MappedLayer], start: int, end: int) -> Iterator[Segment]:
@@ -42,7 +39,7 @@ def slice_bytes(layer: Layer) -> int:
     if layer.header is None:
         return 0
     geometry = layer.header.geometry
-    entry_bytes = geometry.l2_entry_words * 8
+    entry_bytes = geometry.l2_entry_bytes
     table_bytes = geometry.clusters(geometry.clusters(layer.disk_size) * entry_bytes) * geometry.cluster_size
     cached = geometry.cluster_size
     if table_bytes > _L2_CACHE_BYTES:

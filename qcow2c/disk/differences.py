@@ -6,29 +6,27 @@ the same, and never read. The rest is read and compared, unless the maps are to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 
-from qcow2c.disk.block_status import Segment
 from qcow2c.disk.disk import Disk
-from qcow2c.disk.map_layers import ZERO
-from qcow2c.disk.pair import BY_LAYER, NOTHING, Piece, Side, pairs
+from qcow2c.disk.map_layers import ZERO, Segment
+from qcow2c.disk.pair import BY_LAYER, NOTHING, PiecePair, Side, pairs
 from qcow2c.errors import MissingKey
+from qcow2c.format.layout import WORD_BYTES
 from qcow2c.format.tables import Kind
 from qcow2c.layers.chain import layers_of
 from qcow2c.storage.sources import Store
+from qcow2c.storage.store import Progress
 from qcow2c.structs import SECTOR_SIZE
 
 SLAB_BYTES = 2 << 20
 """Bytes that are read of each disk before they are compared."""
 
-_WORDS = SECTOR_SIZE // 8
-
-Progress = Callable[[int, int], object]
-"""Told how many bytes of the later disk are done, of how many."""
+_WORDS = SECTOR_SIZE // WORD_BYTES
 
 
 class Difference(NamedTuple):
@@ -112,7 +110,7 @@ class _Search:
 
     # --- by the maps ---
 
-    def _open(self) -> Iterator[Piece]:
+    def _open(self) -> Iterator[PiecePair]:
         """Yield what the maps leave open, in whole sectors."""
         before, after = self._sides
         done = 0
@@ -129,7 +127,7 @@ class _Search:
             if first == second:
                 ranges = self._not_one_packed(start, end, one, other)
             for begin, limit in ranges:
-                yield Piece(begin, limit - begin, (_further(first, begin - start), _further(second, begin - start)))
+                yield PiecePair(begin, limit - begin, (_further(first, begin - start), _further(second, begin - start)))
             done = end
 
     def _not_one_packed(self, start: int, end: int, one: Segment, other: Segment) -> Iterator[tuple[int, int]]:
@@ -152,16 +150,16 @@ class _Search:
 
     # --- by the data ---
 
-    def _slabs(self) -> Iterator[list[Piece]]:
+    def _slabs(self) -> Iterator[list[PiecePair]]:
         """Yield what must be read, as much as is read at a time."""
-        slab: list[Piece] = []
+        slab: list[PiecePair] = []
         room = SLAB_BYTES
         for piece in self._open():
             at = 0
             while at < piece.length:
                 length = min(room, piece.length - at)
                 places = _further(piece.places[0], at), _further(piece.places[1], at)
-                slab.append(Piece(piece.start + at, length, places))
+                slab.append(PiecePair(piece.start + at, length, places))
                 at, room = at + length, room - length
                 if not room:
                     yield slab
@@ -169,10 +167,10 @@ class _Search:
         if slab:
             yield slab
 
-    def _compared(self, slab: list[Piece]) -> Iterator[Difference]:
+    def _compared(self, slab: list[PiecePair]) -> Iterator[Difference]:
         length = sum(piece.length for piece in slab)
         # What one of the two does not hold is zeros, and is not read.
-        one, other = (np.zeros(length // 8, dtype=np.uint64) for _ in self._sides)
+        one, other = (np.zeros(length // WORD_BYTES, dtype=np.uint64) for _ in self._sides)
         for side, words in zip(self._sides, (one, other), strict=True):
             side.read(slab, memoryview(words.data).cast("B"))
         sectors = other.reshape(-1, _WORDS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qcow2c.disk.map import DiskMap
-from qcow2c.disk.opening import Backing, open_image
+from qcow2c.disk.opening import BackingChoice, open_image
 from qcow2c.errors import UsageError
 from qcow2c.format.detection import Format, known_format
 from qcow2c.image import Image, Snapshot
@@ -64,7 +64,7 @@ def open_disk(
     gate: str | Gate = "directory",
     share: bool = False,
     snapshot: str | SnapshotKey | None = None,
-    backing: Backing = None,
+    backing: BackingChoice = None,
     data_file: Source | Store | None = None,
     on_error: Literal["raise", "zero"] = "raise",
 ) -> Iterator[Disk]:

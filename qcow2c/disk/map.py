@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from qcow2c.disk.map_layers import BELOW, DATA, OFFSET, PRESENT, ZERO, Columns, MappedLayer, mapped_layers
+from qcow2c.disk.map_layers import BELOW, DATA, OFFSET, PRESENT, ZERO, Columns, MappedLayer, Segment, mapped_layers
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format.tables import Kind
 from qcow2c.image import Image
@@ -23,9 +23,6 @@ __all__ = ["DATA", "OFFSET", "PRESENT", "ZERO", "Columns", "DiskMap", "entries",
 
 _BATCH = 4096
 """Runs in one batch of the plain way."""
-
-_Run = tuple[int, int, int, int, int]
-"""Start, length, depth, flags, offset."""
 
 
 class DiskMap:
@@ -71,7 +68,7 @@ def entries(layers: Sequence[MappedLayer], start: int, end: int) -> int:
 
 def plain_columns(layers: Sequence[MappedLayer], start: int, end: int) -> Iterator[Columns]:
     """Yield the runs of a range in batches, without arrays."""
-    batch: list[_Run] = []
+    batch: list[Segment] = []
     broken: CorruptMetadata | None = None
     runs = _merged(_runs(layers, 0, start, end))
     while broken is None:
@@ -88,12 +85,12 @@ def plain_columns(layers: Sequence[MappedLayer], start: int, end: int) -> Iterat
         raise broken
 
 
-def as_columns(runs: list[_Run]) -> Columns:
+def as_columns(runs: list[Segment]) -> Columns:
     """Return runs as columns; there is at least one."""
     return Columns(*map(list, zip(*runs, strict=True)))
 
 
-def _runs(layers: Sequence[MappedLayer], depth: int, start: int, end: int) -> Iterator[_Run]:
+def _runs(layers: Sequence[MappedLayer], depth: int, start: int, end: int) -> Iterator[Segment]:
     """Yield the runs of a range from a depth on, with those of the layers below where this one says nothing."""
     layer, _, flags_of, preallocated = layers[depth]
     for kind, at, length, host_offset in layer.runs(start, end - start):
@@ -110,7 +107,7 @@ def _runs(layers: Sequence[MappedLayer], depth: int, start: int, end: int) -> It
 
 def _runs_below(
     layers: Sequence[MappedLayer], depth: int, start: int, end: int, place: int, host_offset: int
-) -> Iterator[_Run]:
+) -> Iterator[Segment]:
     """Yield what lies below a depth; past the end of a short backing file are zeros of the layer above it."""
     within = max(start, min(end, layers[depth + 1].size))
     if within > start:
@@ -119,7 +116,7 @@ def _runs_below(
         yield within, end - within, depth, ZERO | place, host_offset + within - start if place else 0
 
 
-def _merged(runs: Iterator[_Run]) -> Iterator[_Run]:
+def _merged(runs: Iterator[Segment]) -> Iterator[Segment]:
     """Join runs that go on in the same way, in the file too."""
     start = length = depth = flags = offset = 0
     try:

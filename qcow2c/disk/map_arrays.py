@@ -59,7 +59,7 @@ class Runs(NamedTuple):
         return Runs(self.starts[part], self.flags[part], self.depths[part], self.offsets[part], end)
 
 
-class _Plan:
+class _PreparedLayer:
     """One layer, prepared: its L1 table, and the holes of its file where they matter."""
 
     def __init__(self, mapped: MappedLayer, depth: int) -> None:
@@ -83,7 +83,7 @@ class _Plan:
         repeated = int(np.count_nonzero(named[1:] == named[:-1])) << reader.geometry.cluster_bits
         if repeated > MAX_REPEATED_BYTES:
             message = f"the L1 table names the same L2 tables again and again: {repeated} bytes of them"
-            where = Span(reader.header.l1_table_offset, len(self.l1_table) * 8)
+            where = Span(reader.header.l1_table_offset, self.l1_table.nbytes)
             raise LimitExceeded(message, where=where, spec="Cluster mapping")
         self.holes = _holes(reader.data_store) if self.mapped.preallocated else None
         self._table_holes = _holes(reader.store)
@@ -261,7 +261,7 @@ def columns(
     layers: Sequence[MappedLayer], start: int, end: int, *, window_entries: int = WINDOW_ENTRIES
 ) -> Iterator[Columns]:
     """Yield the runs of a range in batches. Raises as the reader at the first entry that breaks a rule."""
-    plans = [_Plan(mapped, depth) for depth, mapped in enumerate(layers)]
+    plans = [_PreparedLayer(mapped, depth) for depth, mapped in enumerate(layers)]
     pending: Runs | None = None
     while start < end:
         stop = _window_end(plans, start, end, window_entries)
@@ -284,7 +284,7 @@ def columns(
         yield _columns(pending)
 
 
-def _window_end(plans: list[_Plan], start: int, end: int, entries: int) -> int:
+def _window_end(plans: list[_PreparedLayer], start: int, end: int, entries: int) -> int:
     """Return the end of a window in which no layer has more than so many entries."""
     for plan in plans:
         if plan.unit and start < plan.mapped.size:
@@ -292,7 +292,7 @@ def _window_end(plans: list[_Plan], start: int, end: int, entries: int) -> int:
     return end
 
 
-def _composed(plans: list[_Plan], start: int, end: int) -> Runs:
+def _composed(plans: list[_PreparedLayer], start: int, end: int) -> Runs:
     """Return the runs of a range with those of the layers below where a layer says nothing; `end` is in the layer."""
     plan, *lower = plans
     mine = plan.runs(start, end)

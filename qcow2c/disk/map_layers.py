@@ -17,13 +17,17 @@ from qcow2c.format.tables import HAS_HOST_CLUSTER, Kind
 from qcow2c.layers.chain import layers_of
 from qcow2c.layers.layer import Layer
 from qcow2c.storage.sources import Store
-from qcow2c.structs import SECTOR_SIZE
+from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE
 
 DATA, ZERO, PRESENT, OFFSET = 1, 2, 4, 8
 """Flags of a run: it holds data, reads as zeros, is decided by this layer, has a place in a file."""
 
 BELOW = 16
 """The layer says nothing of the run: what lies below decides. Never in a result."""
+
+
+Segment = tuple[int, int, int, int, int]
+"""One run: start, length, depth, flags, offset, as in the columns of a map."""
 
 
 class Columns(NamedTuple):
@@ -100,7 +104,7 @@ def _used_clusters(store: Store, header: Header, clusters: int) -> Iterator[int]
     geometry = header.geometry
     per_block = 1 << geometry.refcount_block_bits
     blocks = min(-(-clusters // per_block), header.refcount_table_clusters * geometry.words_per_cluster)
-    table = layout.words(store.pread(blocks * 8, header.refcount_table_offset)[: blocks * 8])
+    table = layout.words(store.pread(blocks * ENTRY_BYTES, header.refcount_table_offset)[: blocks * ENTRY_BYTES])
     for number, entry in enumerate(table):
         offset = entry & BLOCK_OFFSET
         if offset & (geometry.cluster_size - 1):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from threading import RLock
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from qcow2c.errors import ChainError, UsageError, doing
 from qcow2c.format import rules
@@ -34,14 +34,25 @@ if TYPE_CHECKING:
 
 _MODES = ("r", "rb", "r+", "rb+", "r+b")
 
-Backing = Source | Store | Image | Literal[False] | None
+BackingChoice = Source | Store | Image | Literal[False] | None
+
+
+class Opening(TypedDict, total=False):
+    """The choices of `open_image`, for what opens an image by the way."""
+
+    backing: BackingChoice
+    data_file: Source | Store | None
+    gate: str | Gate
+    on_error: Literal["raise", "zero"]
+    share: bool
+    trust: bool
 
 
 def open_image(
     source: Source | Store,
     mode: str = "r",
     *,
-    backing: Backing = None,
+    backing: BackingChoice = None,
     data_file: Source | Store | None = None,
     gate: str | Gate = "directory",
     on_error: Literal["raise", "zero"] = "raise",
@@ -123,7 +134,7 @@ class _Opener:
         self,
         store: Store,
         header: Header,
-        backing: Backing,
+        backing: BackingChoice,
         data_file: Source | Store | None,
         chain: tuple[Store, ...],
         *,
@@ -170,7 +181,9 @@ class _Opener:
         here = os.path.relpath(os.fsdecode(name), os.path.dirname(store.path) or os.curdir)
         return named_file(store, self._gate, "data file", os.fsencode(here))
 
-    def _backing_layer(self, store: Store, header: Header, backing: Backing, chain: tuple[Store, ...]) -> Layer | None:
+    def _backing_layer(
+        self, store: Store, header: Header, backing: BackingChoice, chain: tuple[Store, ...]
+    ) -> Layer | None:
         if backing is False:
             return None
         if isinstance(backing, Image):

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from qcow2c.disk.block_status import Segment
 from qcow2c.disk.disk import Disk
-from qcow2c.disk.map_layers import OFFSET, ZERO
+from qcow2c.disk.map_layers import OFFSET, ZERO, Segment
 from qcow2c.layers.chain import layers_of
 from qcow2c.storage.sources import Store
 
@@ -21,7 +20,7 @@ NOTHING, BY_LAYER = -1, -2
 """Reads as zeros (offset 0); must be read through the layers, by its guest offset."""
 
 
-class Piece(NamedTuple):
+class PiecePair(NamedTuple):
     """Bytes that must be compared, and where they are in each disk."""
 
     start: int
@@ -60,7 +59,7 @@ class Side:
             return NOTHING, 0
         return (self._keys[depth], offset + at - start) if flags & OFFSET else (BY_LAYER, at)
 
-    def read(self, pieces: Sequence[Piece], buffer: memoryview) -> None:
+    def read(self, pieces: Sequence[PiecePair], buffer: memoryview) -> None:
         """Fill a buffer with pieces one behind the other; it stays as it is where one is zeros.
 
         Raises as `Disk.read_into`.
@@ -80,7 +79,7 @@ class Side:
                 self.disk.read_into(buffer[begin : begin + piece.length], piece.start)
             begin += piece.length
 
-    def _reads(self, pieces: Sequence[Piece]) -> Iterator[tuple[int, int, int, int]]:
+    def _reads(self, pieces: Sequence[PiecePair]) -> Iterator[tuple[int, int, int, int]]:
         """Yield where in a buffer, how many bytes, and from which place: pieces that go on are read at once."""
         begin = end = offset = 0
         key = NOTHING

@@ -9,7 +9,7 @@ from qcow2c.atomic.size import Resizing
 from qcow2c.errors import LimitExceeded, UnsupportedFeature, UsageError
 from qcow2c.image import Image
 from qcow2c.storage.preallocation import Preallocation
-from qcow2c.structs import SECTOR_SIZE, Limit, Version
+from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE, Limit, Version
 
 
 def resize(image: Image, size: int, *, preallocation: Preallocation = "off") -> None:
@@ -54,7 +54,7 @@ def _require_possible(image: Image, size: int, preallocation: str) -> None:
         raise UnsupportedFeature("Can't resize an image with an external data file which has snapshots")
     if preallocation != "off" and size < image.size():
         raise UsageError("Preallocation can't be used for shrinking an image")
-    needed = header.geometry.l1_entries(size) * 8
+    needed = header.geometry.l1_entries(size) * ENTRY_BYTES
     if needed > Limit.L1_TABLE_BYTES:
         bound = f"{needed} bytes, at most {Limit.L1_TABLE_BYTES}"
         raise LimitExceeded(f"Failed to grow the L1 table: File too large ({bound})", spec="Header")

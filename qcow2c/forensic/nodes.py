@@ -14,7 +14,7 @@ from qcow2c.format.findings import Finding
 from qcow2c.schema import Doc
 from qcow2c.storage.sources import Store
 
-Value = int | str | bool | None
+NodeValue = int | str | bool | None
 Children = Callable[[], Iterable["Node"]]
 
 RAW_BYTES = 64
@@ -32,7 +32,7 @@ class Node:
 
     name: str
     span: Span | None = None
-    value: Value = None
+    value: NodeValue = None
     text: str = ""
     doc: str = ""
     unit: str = ""

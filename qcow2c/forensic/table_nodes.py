@@ -31,22 +31,22 @@ from qcow2c.format.table_rules import (
 )
 from qcow2c.format.tables import Kind
 from qcow2c.references.walk import ACTIVE, State, Walk
-from qcow2c.structs import SECTOR_SIZE, Limit
+from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE, Limit
 
 if TYPE_CHECKING:
     from qcow2c.format.array_types import U64Array
 
-Words = Callable[[int, int], str]
+EntryMeaning = Callable[[int, int], str]
 """Says what an entry and its bitmap mean."""
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TableDisplay:
     """How the entries of one kind of table are shown: their size in bytes, their rules, and their meaning."""
 
     entry_size: int
     rules: tuple[EntryRule, ...]
-    words: Words
+    words: EntryMeaning
     spec: str
     target: Callable[[int], int]
     """Where in the file an entry leads; 0: nowhere."""
@@ -87,7 +87,9 @@ def runs(words: U64Array, bitmaps: U64Array | None, stride: int) -> Iterator[tup
         yield position, 1, 0
 
 
-def entry_nodes(table: Table, words: U64Array, bitmaps: U64Array | None, at: int, geometry: Geometry) -> Iterator[Node]:
+def entry_nodes(
+    table: TableDisplay, words: U64Array, bitmaps: U64Array | None, at: int, geometry: Geometry
+) -> Iterator[Node]:
     """Yield a node for each run of a table at byte `at`, named by the indices of its entries."""
     seen = int(np.bitwise_or.reduce(words)) if len(words) else 0
     breakable = suspects(table.rules, seen, geometry)
@@ -132,7 +134,7 @@ def l1_words(word: int, _bitmap: int = 0) -> str:
     return f"L2 table at {word & tables.L1_OFFSET:#x}{', copied' if word & tables.L1_COPIED else ''}"
 
 
-def l2_words(geometry: Geometry) -> Words:
+def l2_words(geometry: Geometry) -> EntryMeaning:
     """Return what says the meaning of the L2 entries of an image."""
     names = {
         Kind.UNALLOCATED: "unallocated",
@@ -216,18 +218,18 @@ def state_name(state: State) -> str:
 
 def l1_nodes(walk: Walk) -> Iterator[Node]:
     """Yield the L1 table of each state."""
-    table = Table(8, L1_RULES, l1_words, "Cluster mapping", tables.L1_OFFSET.__and__, walk.size)
+    table = TableDisplay(ENTRY_BYTES, L1_RULES, l1_words, "Cluster mapping", tables.L1_OFFSET.__and__, walk.size)
     seen: set[tuple[int, int]] = set()
     shared = 0
     for state in walk.states():
-        entries = min(state.l1_entries, Limit.L1_TABLE_BYTES // 8)
+        entries = min(state.l1_entries, Limit.L1_ENTRIES)
         if not entries and state.index != ACTIVE:
             continue
-        span = Span(state.l1_offset, entries * 8)
+        span = Span(state.l1_offset, entries * ENTRY_BYTES)
         coverage = size_text(entries << walk.geometry.l2_coverage_bits)
 
         def children(state: State = state, entries: int = entries) -> Iterator[Node]:
-            held = max(0, min(entries, -(-(walk.size - state.l1_offset) // 8)))
+            held = max(0, min(entries, -(-(walk.size - state.l1_offset) // ENTRY_BYTES)))
             yield from entry_nodes(table, walk.words(state.l1_offset, held), None, state.l1_offset, walk.geometry)
 
         if (state.l1_offset, entries) in seen:
@@ -251,8 +253,10 @@ def l1_nodes(walk: Walk) -> Iterator[Node]:
 def l2_nodes(walk: Walk) -> Iterator[Node]:
     """Yield each distinct L2 table in the order of the file, with who refers to it."""
     geometry = walk.geometry
-    entry_size = 8 * geometry.l2_entry_words
-    table = Table(entry_size, l2_rules(geometry), l2_words(geometry), "Cluster mapping", l2_target(geometry), walk.size)
+    entry_size = geometry.l2_entry_bytes
+    table = TableDisplay(
+        entry_size, l2_rules(geometry), l2_words(geometry), "Cluster mapping", l2_target(geometry), walk.size
+    )
     every = walk.l2_tables()
     beyond = int(np.count_nonzero(every.offsets >= np.uint64(walk.size)))
     if beyond:
@@ -289,10 +293,15 @@ def refcount_nodes(walk: Walk) -> Iterator[Node]:
     """Yield the refcount table and each distinct refcount block, whose entries are named by their host clusters."""
     geometry, header = walk.geometry, walk.header
     words = walk.refcount_table()
-    table = Table(
-        8, REFCOUNT_TABLE_RULES, refcount_table_words, "Host cluster management", BLOCK_OFFSET.__and__, walk.size
+    table = TableDisplay(
+        ENTRY_BYTES,
+        REFCOUNT_TABLE_RULES,
+        refcount_table_words,
+        "Host cluster management",
+        BLOCK_OFFSET.__and__,
+        walk.size,
     )
-    span = Span(header.refcount_table_offset, len(words) * 8)
+    span = Span(header.refcount_table_offset, words.nbytes)
     yield Node(
         "refcount table",
         span,
@@ -345,13 +354,15 @@ def bitmap_table_nodes(walk: Walk) -> Iterator[Node]:
     """Yield the table of each bitmap; one that several bitmaps name is taken apart at the first of them."""
     geometry = walk.geometry
     first_of: dict[int, int] = {}
-    table = Table(8, BITMAP_TABLE_RULES, bitmap_table_words, "Bitmap table", tables.BITMAP_OFFSET.__and__, walk.size)
+    table = TableDisplay(
+        ENTRY_BYTES, BITMAP_TABLE_RULES, bitmap_table_words, "Bitmap table", tables.BITMAP_OFFSET.__and__, walk.size
+    )
     for index, record in enumerate(walk.bitmaps.records):
         entries = min(record.bitmap_table_size, Limit.BITMAP_BYTES >> geometry.cluster_bits)
-        span = Span(record.bitmap_table_offset, entries * 8)
+        span = Span(record.bitmap_table_offset, entries * ENTRY_BYTES)
 
         def children(at: int = record.bitmap_table_offset, entries: int = entries) -> Iterator[Node]:
-            held = max(0, min(entries, -(-(walk.size - at) // 8)))
+            held = max(0, min(entries, -(-(walk.size - at) // ENTRY_BYTES)))
             yield from entry_nodes(table, walk.words(at, held), None, at, geometry)
 
         first = first_of.setdefault(record.bitmap_table_offset, index)

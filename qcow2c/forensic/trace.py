@@ -17,9 +17,10 @@ from qcow2c.forensic.table_nodes import l1_words, l2_words, state_name, subclust
 from qcow2c.format import tables
 from qcow2c.format.refcounts import BLOCK_OFFSET
 from qcow2c.format.tables import Kind
-from qcow2c.references.ownership import Use, extents
-from qcow2c.references.stored_refcounts import Refcounts
+from qcow2c.references.ownership import HostUse, extents
+from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import State, Walk
+from qcow2c.structs import ENTRY_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,10 +40,10 @@ def host_nodes(walk: Walk, offset: int, sections: Iterator[Node]) -> Iterator[No
     for extent in extents(walk, walk.geometry.cluster_size):
         if extent.offset <= offset < extent.end:
             owner = extent.owner.name.lower()
-            label = owner if extent.use in (Use.OWNED, Use.OVERLAP) else extent.use.value
+            label = owner if extent.use in (HostUse.OWNED, HostUse.OVERLAP) else extent.use.value
             words = f"{extent.use.value}, {offset - extent.offset} bytes into it"
             yield Node("belongs to", Span(extent.offset, extent.length), label, words)
-    refcounts = Refcounts(walk.store, walk.geometry, walk.refcount_table())
+    refcounts = StoredRefcounts(walk)
     count = int(refcounts.at(np.array([cluster], dtype=np.uint64))[0])
     start = cluster << walk.geometry.cluster_bits
     yield Node("host cluster", Span(start, walk.geometry.cluster_size), cluster, f"refcount {count}")
@@ -84,13 +85,14 @@ def _l1_referrers(walk: Walk, start: int) -> Generator[Node, None, dict[int, lis
             table = int(words[index]) & tables.L1_OFFSET
             states.setdefault(table, []).append(label)
             if table == start:
-                yield _referrer("L1 entry", state.l1_offset + 8 * index, index, int(words[index]), label)
+                at = state.l1_offset + ENTRY_BYTES * index
+                yield _referrer("L1 entry", at, index, int(words[index]), label)
     return states
 
 
 def _l2_referrers(walk: Walk, start: int, states: dict[int, list[str]]) -> Iterator[Node]:
     found = walk.stored_tables()
-    entry_size = 8 * walk.geometry.l2_entry_words
+    entry_size = walk.geometry.l2_entry_bytes
     for first, end in walk.batches(found):
         batch = walk.batch(found, first, end)
         rows, columns = np.nonzero(_points_to(batch.entries, walk, start))
@@ -104,15 +106,15 @@ def _l2_referrers(walk: Walk, start: int, states: dict[int, list[str]]) -> Itera
 def _refcount_table_referrers(walk: Walk, start: int) -> Iterator[Node]:
     words = walk.refcount_table()
     for index in np.flatnonzero((words & np.uint64(BLOCK_OFFSET)) == np.uint64(start)).tolist():
-        at = walk.header.refcount_table_offset + 8 * index
+        at = walk.header.refcount_table_offset + ENTRY_BYTES * index
         yield _referrer("refcount table entry", at, index, int(words[index]), "refcounts")
 
 
 def _bitmap_table_referrers(walk: Walk, start: int) -> Iterator[Node]:
     for number, record in enumerate(walk.bitmaps.records):
-        entries = walk.words(record.bitmap_table_offset, min(record.bitmap_table_size, walk.size // 8))
+        entries = walk.words(record.bitmap_table_offset, min(record.bitmap_table_size, walk.size // ENTRY_BYTES))
         for index in np.flatnonzero((entries & np.uint64(tables.BITMAP_OFFSET)) == np.uint64(start)).tolist():
-            at = record.bitmap_table_offset + 8 * index
+            at = record.bitmap_table_offset + ENTRY_BYTES * index
             yield _referrer("bitmap table entry", at, index, int(entries[index]), f"bitmap {number}")
 
 
@@ -130,7 +132,7 @@ def _points_to(entries: U64Array, walk: Walk, start: int) -> NDArray[np.bool_]:
 
 
 def _referrer(kind: str, at: int, index: int, word: int, states: str) -> Node:
-    return Node(f"{kind} [{index}]", Span(at, 8), word, f"of {states}" if states else "")
+    return Node(f"{kind} [{index}]", Span(at, ENTRY_BYTES), word, f"of {states}" if states else "")
 
 
 def state_label(walk: Walk, state: State) -> str:
@@ -158,19 +160,19 @@ def guest_nodes(walk: Walk, guest_offset: int) -> Iterator[Node]:
 def _steps(walk: Walk, state: State, guest_offset: int) -> Iterator[Node]:
     geometry = walk.geometry
     l1_index = guest_offset >> geometry.l2_coverage_bits
-    at = state.l1_offset + 8 * l1_index
+    at = state.l1_offset + ENTRY_BYTES * l1_index
     if l1_index >= state.l1_entries or not state.walkable:
         yield Node(f"L1 entry [{l1_index}]", None, None, "there is none: the L1 table is shorter")
         yield from _below(walk)
         return
     word = int(walk.words(at, 1)[0])
-    yield Node(f"L1 entry [{l1_index}]", Span(at, 8), word, l1_words(word), spec="Cluster mapping")
+    yield Node(f"L1 entry [{l1_index}]", Span(at, ENTRY_BYTES), word, l1_words(word), spec="Cluster mapping")
     table = word & tables.L1_OFFSET
     if not table:
         yield from _below(walk)
         return
     l2_index = guest_offset >> geometry.cluster_bits & (geometry.l2_entries - 1)
-    entry_size = 8 * geometry.l2_entry_words
+    entry_size = geometry.l2_entry_bytes
     at = table + entry_size * l2_index
     if at >= walk.size:
         yield Node(f"L2 entry [{l2_index}]", Span(at, entry_size), None, "past the end of the file")

@@ -1,18 +1,30 @@
-"""`Geometry`: the sizes that follow from a header, and index arithmetic. Frozen; reads nothing."""
+"""`Geometry`: the sizes that follow from a header, and index arithmetic. Frozen; reads nothing.
+
+Ranges have a type where they leave a module: `errors.Span` is offset and length in a file or on a disk, `ByteRange`
+and `ClusterRun` are what lies between a start and an end.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NewType
+from typing import NamedTuple
 
-from qcow2c.structs import SECTOR_SIZE, SUBCLUSTERS_PER_CLUSTER, Version
+from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE, SUBCLUSTERS_PER_CLUSTER, Version
 
-GuestOffset = NewType("GuestOffset", int)
-"""A byte of the virtual disk."""
 
-HostOffset = NewType("HostOffset", int)
-"""A byte of the image file, or of the external data file for guest data."""
+class ByteRange(NamedTuple):
+    """Bytes from `start` up to, not including, `end`."""
+
+    start: int
+    end: int
+
+
+class ClusterRun(NamedTuple):
+    """Adjacent host clusters from `first` up to, not including, `end`."""
+
+    first: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,10 @@ class Geometry:
     def l2_entry_words(self) -> int:
         """64-bit words of one L2 entry: the descriptor, and the subcluster bitmap of an extended one."""
         return 2 if self.extended_l2 else 1
+
+    @cached_property
+    def l2_entry_bytes(self) -> int:
+        return self.l2_entry_words * ENTRY_BYTES
 
     @cached_property
     def has_zero_bit(self) -> bool:
@@ -78,7 +94,7 @@ class Geometry:
     @cached_property
     def words_per_cluster(self) -> int:
         """64-bit words in a cluster: entries of one cluster of an L1, refcount or bitmap table."""
-        return self.cluster_size >> 3
+        return self.cluster_size // ENTRY_BYTES
 
     def clusters(self, size: int) -> int:
         """Return the clusters that `size` bytes need."""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from construct import Adapter, Enum, FormatField, Renamed, Struct, Tell, Transformed
 from construct import Construct as Schema
 
+from qcow2c.errors import Span
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -168,10 +170,24 @@ def flags(schema: Schema, **set_bits: bool) -> int:
 # --- many words: array and numpy ------------------------------------------------------------------------------------
 
 
+WORD_BYTES = array("Q").itemsize
+"""Of the 64-bit words of which all tables consist."""
+
+
+def zero_words(count: int) -> array[int]:
+    """Return words of 0, in native order as those of `words`."""
+    return array("Q", bytes(count * WORD_BYTES))
+
+
+def word_span(table_offset: int, index: int) -> Span:
+    """Return the bytes of one word of a table."""
+    return Span(table_offset + index * WORD_BYTES, WORD_BYTES)
+
+
 def words(data: bytes | memoryview) -> array[int]:
     """Return big-endian 64-bit words in native order; a torn last word is left out."""
     decoded = array("Q")
-    decoded.frombytes(memoryview(data)[: len(data) & ~7])
+    decoded.frombytes(memoryview(data)[: len(data) // WORD_BYTES * WORD_BYTES])
     if sys.byteorder == "little":
         decoded.byteswap()
     return decoded

@@ -100,7 +100,7 @@ _BLOCK = 1 << 20
 """Bytes that are read from a table at a time."""
 
 
-class _Window:
+class _SequentialReads:
     """Sequential reads of small pieces out of big ones, zero-filled past the end of the file, as QEMU reads."""
 
     def __init__(self, store: Store) -> None:
@@ -121,7 +121,7 @@ def read_snapshots(store: Store, header: Header) -> SnapshotTable:
     broken = None
     end = header.snapshots_offset
     try:
-        for record in _snapshots(_Window(store), header):
+        for record in _snapshots(_SequentialReads(store), header):
             found.append(record)
             end = record.span.end
     except _Broken as stop:
@@ -129,7 +129,7 @@ def read_snapshots(store: Store, header: Header) -> SnapshotTable:
     return SnapshotTable(tuple(found), end - header.snapshots_offset, broken)
 
 
-def _snapshots(window: _Window, header: Header) -> Iterator[SnapshotRecord]:
+def _snapshots(window: _SequentialReads, header: Header) -> Iterator[SnapshotRecord]:
     if header.nb_snapshots > Limit.SNAPSHOTS:
         where = Span(header.snapshots_offset, 0)
         raise _Broken(f"{header.nb_snapshots} snapshots exceed {Limit.SNAPSHOTS}", where, LimitExceeded)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
-from qcow2c.structs import REFCOUNT_TABLE_ENTRY, Limit, refcount_group
+from qcow2c.structs import ENTRY_BYTES, REFCOUNT_TABLE_ENTRY, Limit, refcount_group
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,7 +141,7 @@ def refcount_room(
         room = wider
 
 
-def require_table(entries: int, most: int = Limit.REFCOUNT_TABLE_BYTES // REFCOUNT_TABLE_ENTRY.sizeof()) -> None:
+def require_table(entries: int, most: int = Limit.REFCOUNT_TABLE_BYTES // ENTRY_BYTES) -> None:
     """Raise LimitExceeded for a refcount table of more entries than an image can have."""
     if entries > most:
         message = f"the image would need a refcount table of more than {Limit.REFCOUNT_TABLE_BYTES} bytes"

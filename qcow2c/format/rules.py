@@ -17,6 +17,7 @@ from qcow2c.structs import (
     BITMAP_DIRECTORY_HEADER,
     BITMAPS_EXTENSION,
     ENCRYPTION_HEADER_POINTER,
+    ENTRY_BYTES,
     HEADER_V2,
     HEADER_V3_TAIL,
     SNAPSHOT_HEADER,
@@ -165,7 +166,7 @@ def _tables(header: Header) -> Iterator[Finding]:
             Severity.ERROR,
         )
     for name, length in (
-        ("l1_table_offset", header.l1_size * 8),
+        ("l1_table_offset", header.l1_size * ENTRY_BYTES),
         ("refcount_table_offset", size),
         ("snapshots_offset", header.nb_snapshots * SNAPSHOT_HEADER.sizeof()),
     ):
@@ -269,7 +270,7 @@ def metadata_spans(header: Header) -> Iterator[tuple[str, Span]]:
     """Yield the places that the header itself names: what no other structure may overlap."""
     yield "header", Span(0, header.cluster_size)
     sized = [
-        ("active L1 table", header.l1_table_offset, header.l1_size * 8),
+        ("active L1 table", header.l1_table_offset, header.l1_size * ENTRY_BYTES),
         ("refcount table", header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size),
         ("snapshot table", header.snapshots_offset, header.nb_snapshots * SNAPSHOT_HEADER.sizeof()),
     ]
@@ -303,10 +304,10 @@ def _state(header: Header) -> Iterator[Finding]:
     if header.corrupt:
         message = "the image is marked corrupt: it is readable, but must not be written"
         yield _at("header.corrupt", "incompatible_features", message, Severity.NOTE)
-    end = header.l1_table_offset + header.l1_size * 8
+    end = header.l1_table_offset + header.l1_size * ENTRY_BYTES
     if header.l1_size and end > header.file_size:
         message = f"the active L1 table leaves the file, which has {header.file_size} bytes"
-        where = Span(header.l1_table_offset, header.l1_size * 8)
+        where = Span(header.l1_table_offset, header.l1_size * ENTRY_BYTES)
         yield Finding("header.l1_past_end", Severity.WARNING, message, where, "Header")
 
 

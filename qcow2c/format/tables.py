@@ -16,6 +16,7 @@ from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.structs import (
     BITMAP_TABLE_ENTRY,
+    ENTRY_BYTES,
     L1_ENTRY,
     SECTOR_SIZE,
     STANDARD_L2_ENTRY,
@@ -37,7 +38,7 @@ _L2 = layout.bits(STANDARD_L2_ENTRY)
 _SUBCLUSTERS = layout.bits(SUBCLUSTER_BITMAP)
 _BITMAP = layout.bits(BITMAP_TABLE_ENTRY)
 
-_WORDS_PER_SECTOR_BITS = (SECTOR_SIZE // L1_ENTRY.sizeof()).bit_length() - 1
+_WORDS_PER_SECTOR_BITS = (SECTOR_SIZE // ENTRY_BYTES).bit_length() - 1
 
 L1_OFFSET = _L1["l2_table_offset"].mask
 L1_COPIED = _L1["copied"].mask
@@ -183,7 +184,7 @@ def entries_alike(words: array[int], index: int, most: int, cluster_size: int, s
     count, step = 0, _FIRST_COMPARED
     while step >= _FIRST_COMPARED and count + step <= most:
         start = entry + (count + 1) * size
-        expected = array("Q", range(start, start + step * size, size)) if size else array("Q", bytes(step * 8))
+        expected = array("Q", range(start, start + step * size, size)) if size else layout.zero_words(step)
         if words[index + count + 1 : index + count + 1 + step] == expected:
             count += step
             step = min(step * 2, _MOST_COMPARED, max(most - count, _FIRST_COMPARED))
@@ -229,7 +230,7 @@ def native(data: bytes | bytearray | memoryview) -> U64Array:
     """Return big-endian 64-bit words as an array of native uint64, shape (len(data) // 8,)."""
     import numpy as np
 
-    words = np.frombuffer(data, dtype=">u8", count=len(data) // 8)
+    words = np.frombuffer(data, dtype=">u8", count=len(data) // layout.WORD_BYTES)
     return words.astype(np.uint64)
 
 

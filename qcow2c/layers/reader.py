@@ -29,7 +29,7 @@ from qcow2c.format.tables import (
 )
 from qcow2c.layers.decompressed import DecompressedClusters
 from qcow2c.layers.layer import Layer, Run
-from qcow2c.layers.state import State, load_state
+from qcow2c.layers.state import LoadedState, load_state
 from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.sources import Store
 from qcow2c.storage.zeros import fill_zeros
@@ -50,7 +50,7 @@ class Reader:
     def __init__(
         self,
         store: Store,
-        state: State,
+        state: LoadedState,
         *,
         data_store: Store | None = None,
         backing: Layer | None = None,
@@ -72,7 +72,7 @@ class Reader:
         self._lock = threading.Lock()
         self.show(state, metadata)
 
-    def show(self, state: State, metadata: Sequence[tuple[str, Span]] = ()) -> None:
+    def show(self, state: LoadedState, metadata: Sequence[tuple[str, Span]] = ()) -> None:
         """Read another state of the image from now on; whatever was cached is forgotten."""
         self.header = state.header
         self.geometry = geometry = state.header.geometry
@@ -235,7 +235,7 @@ class Reader:
     def judge(self, table: Table, index: int, entry: int, bitmap: int, guest_offset: int) -> None:
         """Raise the first rule that an entry breaks."""
         geometry = self.geometry
-        where = Span(table.host_offset + index * geometry.l2_entry_words * 8, geometry.l2_entry_words * 8)
+        where = Span(table.host_offset + index * geometry.l2_entry_bytes, geometry.l2_entry_bytes)
         guest = Span(guest_offset & ~self._cluster_mask, geometry.cluster_size)
         for rule in broken_rules(self._rules, entry, bitmap, geometry):
             raise CorruptMetadata(f"L2 entry {entry:#018x}: {rule.message}", where=where, guest=guest, spec=rule.spec)
@@ -274,14 +274,14 @@ class Reader:
         if l1_index < self.l1_entries:
             guest = Span(l1_index << self.geometry.l2_coverage_bits, 1 << self.geometry.l2_coverage_bits)
             message = f"L1 entry {l1_index} is past the end of the file at {self.store.size():#x}"
-            raise CorruptMetadata(message, where=Span(self.l1_offset + l1_index * 8, 8), guest=guest, spec="Header")
+            raise CorruptMetadata(message, where=layout.word_span(self.l1_offset, l1_index), guest=guest, spec="Header")
 
     def _load_table(self, l1_index: int) -> Table | None:
         entry, geometry = self.l1_table[l1_index], self.geometry
         if not entry:
             return None
         at = entry & L1_OFFSET
-        where = Span(self.l1_offset + l1_index * 8, 8)
+        where = layout.word_span(self.l1_offset, l1_index)
         guest = Span(l1_index << geometry.l2_coverage_bits, 1 << geometry.l2_coverage_bits)
         for rule in broken_rules(L1_RULES, entry, 0, geometry):
             raise CorruptMetadata(f"L1 entry {entry:#018x}: {rule.message}", where=where, guest=guest, spec=rule.spec)

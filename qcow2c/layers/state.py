@@ -11,9 +11,10 @@ from typing import NamedTuple
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.storage.store import Store
+from qcow2c.structs import ENTRY_BYTES
 
 
-class State(NamedTuple):
+class LoadedState(NamedTuple):
     """Where one state of an image lies, the active one or a snapshot's, with the part of its L1 table in the file."""
 
     header: Header
@@ -23,12 +24,12 @@ class State(NamedTuple):
     disk_size: int
 
 
-def load_state(store: Store, header: Header, l1_offset: int, l1_entries: int, disk_size: int) -> State:
+def load_state(store: Store, header: Header, l1_offset: int, l1_entries: int, disk_size: int) -> LoadedState:
     """Return the state whose L1 table lies at `l1_offset`. Raises StoreError."""
-    l1_table = layout.words(store.pread(l1_entries * 8, l1_offset))
-    return State(header, l1_table, l1_offset, l1_entries, disk_size)
+    l1_table = layout.words(store.pread(l1_entries * ENTRY_BYTES, l1_offset))
+    return LoadedState(header, l1_table, l1_offset, l1_entries, disk_size)
 
 
-def active_state(store: Store, header: Header) -> State:
+def active_state(store: Store, header: Header) -> LoadedState:
     """Return the state that the header names. Raises StoreError."""
     return load_state(store, header, header.l1_table_offset, header.l1_size, header.size)

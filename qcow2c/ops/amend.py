@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, Unpack
 
 from qcow2c.atomic.successor import Successor, changing
 from qcow2c.atomic.version import complete_records, expand_zero_clusters, has_compressed_clusters, widest_refcount
 from qcow2c.builder.options import NAMES_ABOVE, VERSIONS
-from qcow2c.disk.opening import Backing, open_image
+from qcow2c.disk.opening import BackingChoice, Opening, open_image
 from qcow2c.disk.size import resize
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
@@ -50,6 +50,19 @@ _V2_REFCOUNT_BITS = 1 << V2_REFCOUNT_ORDER
 _V2_MOST_VM_STATE = layout.field(SNAPSHOT_HEADER, "vm_state_size").all_ones
 
 
+class AmendOptions(TypedDict, total=False):
+    """The options of `Amendment`, as keyword arguments."""
+
+    compat: str | None
+    backing_file: str | None
+    backing_fmt: str | None
+    data_file: str | None
+    data_file_raw: bool | None
+    lazy_refcounts: bool | None
+    refcount_bits: int | None
+    size: int | None
+
+
 @dataclass(frozen=True)
 class Amendment:
     """What is to be, under the names that qemu-img amend takes with -o; None stays as it is."""
@@ -72,9 +85,9 @@ def amend(
     *,
     image_format: str | None = None,
     gate: str | Gate = "directory",
-    backing: Backing = None,
+    backing: BackingChoice = None,
     data: Source | Store | None = None,
-    **options: Any,
+    **options: Unpack[AmendOptions],
 ) -> None:
     """Change options of an image; `options` are those of `Amendment`.
 
@@ -108,7 +121,7 @@ def require_amendable(image_format: str) -> None:
         raise UsageError(f"Unknown file format '{image_format}'")
 
 
-def amend_store(store: Store, wish: Amendment, **opening: Any) -> None:
+def amend_store(store: Store, wish: Amendment, **opening: Unpack[Opening]) -> None:
     """Change options of an image that nobody else uses; see `amend`. `opening` are arguments of `open_image`."""
     if wish.size:
         open_image(store, **opening).close()  # What is below must be there before anything is changed.
@@ -190,7 +203,7 @@ def _stored(words: str | None) -> bytes | None:
 # --- the steps ------------------------------------------------------------------------------------------------------
 
 
-def _amend(store: Store, wish: Amendment, opening: dict[str, Any]) -> None:
+def _amend(store: Store, wish: Amendment, opening: Opening) -> None:
     """Do what was judged: a newer version first, because other options need it, and an older one last."""
     header = Header.load(store)
     version = _version(header, wish)

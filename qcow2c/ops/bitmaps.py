@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 from qcow2c.bitmaps.edit import BitmapEdit
 from qcow2c.bitmaps.stored import Bitmaps
-from qcow2c.disk.opening import open_image
-from qcow2c.errors import UsageError
+from qcow2c.disk.opening import Opening, open_image
+from qcow2c.errors import Span, UsageError
 from qcow2c.format.detection import Format, known_format
 from qcow2c.image import Image
 from qcow2c.storage.sources import Source, Store, opened
@@ -35,7 +35,7 @@ class Verb(StrEnum):
     MERGE = "merge"
 
 
-class Action(NamedTuple):
+class BitmapChange(NamedTuple):
     """One thing to do to a bitmap."""
 
     verb: Verb
@@ -50,55 +50,72 @@ class SourceImage(NamedTuple):
     image_format: str | None = None
 
 
+class ChangeOptions(Opening, total=False):
+    """What `change` may be told, beside what it is to do."""
+
+    image_format: str | None
+    warn: Warn | None
+
+
 def add(
-    image: Source | Store, name: str, *, granularity: int | None = None, enabled: bool = True, **opening: Any
+    image: Source | Store,
+    name: str,
+    *,
+    granularity: int | None = None,
+    enabled: bool = True,
+    **opening: Unpack[ChangeOptions],
 ) -> None:
     """Add a bitmap, without a bit set; `granularity` bytes are one bit, by default a cluster, of 4 to 64 KiB.
 
     `opening` are arguments of `change`. Raises UsageError, and as `qcow2c.open` with "r+".
     """
-    actions = [Action(Verb.ADD)] if enabled else [Action(Verb.ADD), Action(Verb.DISABLE)]
+    actions = [BitmapChange(Verb.ADD)] if enabled else [BitmapChange(Verb.ADD), BitmapChange(Verb.DISABLE)]
     change(image, name, actions, granularity=granularity, **opening)
 
 
-def remove(image: Source | Store, name: str, **opening: Any) -> None:
+def remove(image: Source | Store, name: str, **opening: Unpack[ChangeOptions]) -> None:
     """Remove a bitmap: also one that is inconsistent. Raises as `add`."""
-    change(image, name, [Action(Verb.REMOVE)], **opening)
+    change(image, name, [BitmapChange(Verb.REMOVE)], **opening)
 
 
-def clear(image: Source | Store, name: str, **opening: Any) -> None:
+def clear(image: Source | Store, name: str, **opening: Unpack[ChangeOptions]) -> None:
     """Clear all bits of a bitmap. Raises as `add`."""
-    change(image, name, [Action(Verb.CLEAR)], **opening)
+    change(image, name, [BitmapChange(Verb.CLEAR)], **opening)
 
 
-def enable(image: Source | Store, name: str, **opening: Any) -> None:
+def enable(image: Source | Store, name: str, **opening: Unpack[ChangeOptions]) -> None:
     """Let a bitmap record every write from now on. Raises as `add`."""
-    change(image, name, [Action(Verb.ENABLE)], **opening)
+    change(image, name, [BitmapChange(Verb.ENABLE)], **opening)
 
 
-def disable(image: Source | Store, name: str, **opening: Any) -> None:
+def disable(image: Source | Store, name: str, **opening: Unpack[ChangeOptions]) -> None:
     """Let a bitmap stay as it is, whatever is written. Raises as `add`."""
-    change(image, name, [Action(Verb.DISABLE)], **opening)
+    change(image, name, [BitmapChange(Verb.DISABLE)], **opening)
 
 
 def merge(
-    image: Source | Store, name: str, source_name: str, *, source: Source | Store | None = None, **opening: Any
+    image: Source | Store,
+    name: str,
+    source_name: str,
+    *,
+    source: Source | Store | None = None,
+    **opening: Unpack[ChangeOptions],
 ) -> None:
     """Set the bits of a bitmap that are set in another one, of the same image or of `source`. Raises as `add`."""
     other = None if source is None else SourceImage(source)
-    change(image, name, [Action(Verb.MERGE, source_name)], source=other, **opening)
+    change(image, name, [BitmapChange(Verb.MERGE, source_name)], source=other, **opening)
 
 
 def change(
     image: Source | Store,
     name: str,
-    actions: Sequence[Action],
+    actions: Sequence[BitmapChange],
     *,
     granularity: int | None = None,
     source: SourceImage | None = None,
     image_format: str | None = None,
     warn: Warn | None = None,
-    **opening: Any,
+    **opening: Unpack[Opening],
 ) -> None:
     """Do one thing after the other to a bitmap, all of them by one change of the header.
 
@@ -106,11 +123,11 @@ def change(
     `data_file`. Raises UsageError, and as `qcow2c.open` with "r+".
     """
     with ExitStack() as stack:
-        opening = {"backing": False, **opening}
+        opening.setdefault("backing", False)
         target = stack.enter_context(_image(image, "r+", image_format, opening))
         others, size = None, 0
         if source is not None:
-            read = {key: value for key, value in opening.items() if key in ("backing", "gate")}
+            read = Opening(backing=opening["backing"], gate=opening.get("gate", "directory"))
             other = stack.enter_context(_image(source.path, "r", source.image_format, read))
             others, size = (Bitmaps(), 0) if other is None else (other.bitmaps, other.size())
         if target is None:
@@ -130,7 +147,7 @@ def change(
 
 
 def _do(
-    edit: BitmapEdit, name: str, action: Action, granularity: int | None, others: Bitmaps | None, size: int
+    edit: BitmapEdit, name: str, action: BitmapChange, granularity: int | None, others: Bitmaps | None, size: int
 ) -> None:
     """Do one thing; `others` are the bitmaps of another disk of `size` bytes. Raises UsageError."""
     if action.verb is Verb.ADD:
@@ -149,11 +166,11 @@ def _do(
         edit.enable(name, enabled=action.verb is Verb.ENABLE)
 
 
-def _failed(action: Action, name: str, reason: str) -> UsageError:
+def _failed(action: BitmapChange, name: str, reason: str) -> UsageError:
     return UsageError(f"Operation {action.verb} on bitmap {name} failed: {reason}")
 
 
-def _without_bitmaps(action: Action, name: str, image: Source | Store) -> str:
+def _without_bitmaps(action: BitmapChange, name: str, image: Source | Store) -> str:
     """Return what is wrong with an action on a raw file."""
     if action.verb is Verb.ADD:
         shown = image if isinstance(image, str) else getattr(image, "name", "the image")
@@ -162,9 +179,7 @@ def _without_bitmaps(action: Action, name: str, image: Source | Store) -> str:
 
 
 @contextmanager
-def _image(
-    source: Source | Store, mode: str, image_format: str | None, opening: dict[str, Any]
-) -> Iterator[Image | None]:
+def _image(source: Source | Store, mode: str, image_format: str | None, opening: Opening) -> Iterator[Image | None]:
     """Open an image; a raw file gives None: it has no bitmaps. Raises as `qcow2c.open`, and UnsupportedFeature."""
     with opened(source, writable="+" in mode) as store:
         if known_format(store, image_format, "Could not open {name!r}: Unknown driver {found!r}") is Format.RAW:
@@ -174,11 +189,12 @@ def _image(
                 yield image
 
 
-def dirty_ranges(image: Source | Store, name: str, **opening: Any) -> Iterator[tuple[int, int]]:
-    """Yield the dirty guest ranges of a bitmap in order, as (offset, length).
+def dirty_ranges(image: Source | Store, name: str, **opening: Unpack[Opening]) -> Iterator[Span]:
+    """Yield the dirty spans of the disk that a bitmap has, in order.
 
     Adjacent ones come as one, and none lies behind the disk. `opening` are arguments of `qcow2c.open`. Raises
     UsageError where there is no such bitmap, or it is inconsistent, and as `qcow2c.open`.
     """
-    with open_image(image, **{"backing": False, **opening}) as found:
+    opening.setdefault("backing", False)
+    with open_image(image, **opening) as found:
         yield from found.bitmaps.find(name).ranges()

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import compress, pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from qcow2c.copy.base_targets import BaseTarget, open_base
 from qcow2c.copy.buffers import Buffers
 from qcow2c.copy.plan import PlannedDisk, Scope, Slab
-from qcow2c.copy.transfer import DiskCopy, Progress
+from qcow2c.copy.transfer import DiskCopy
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import PRESENT, Columns, DiskMap
 from qcow2c.disk.opening import open_image
@@ -31,6 +31,7 @@ from qcow2c.layers.layer import Layer
 from qcow2c.storage.gate import Gate, full_name
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Memory, Store, opened
+from qcow2c.storage.store import Progress
 from qcow2c.structs import SECTOR_SIZE
 
 FileName = str | os.PathLike[str]
@@ -211,7 +212,7 @@ def commit_chain(
 
 def copy(planned: PlannedDisk, target: BaseTarget, *, progress: Progress | None, rate_limit: int | None) -> None:
     """Copy what a disk and the layers that are open below it decide into a layer, which is durable then."""
-    _LayerCopy(planned, rate_limit, progress=progress).run(target, Scope(with_zeros=True))
+    _LayerCopy(planned, rate_limit, progress).run(target, Scope(with_zeros=True))
 
 
 def _own_data_file(chain: Chain, stack: ExitStack) -> Store | None:
@@ -275,8 +276,8 @@ class _DecidedMap(DiskMap):
 class _LayerCopy(DiskCopy):
     """Copies a disk no faster than so many bytes of data a second."""
 
-    def __init__(self, planned: PlannedDisk, rate_limit: int | None, **how: Any) -> None:
-        super().__init__([planned], **how)
+    def __init__(self, planned: PlannedDisk, rate_limit: int | None, progress: Progress | None) -> None:
+        super().__init__([planned], progress=progress)
         self._rate_limit = rate_limit
 
     def slabs(self, scope: Scope, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:

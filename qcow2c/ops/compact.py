@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qcow2c.builder.compaction import Compaction, Progress
+from qcow2c.builder.compaction import Compaction
 from qcow2c.errors import UnsupportedFeature, UsageError
 from qcow2c.format import codecs
 from qcow2c.format.loaded_image import load_image
@@ -22,7 +22,7 @@ from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, replacement
 from qcow2c.storage.sources import Source, Store, opened
-from qcow2c.storage.store import Buffer
+from qcow2c.storage.store import Buffer, Progress
 from qcow2c.structs import CryptMethod
 
 

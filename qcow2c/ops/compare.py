@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from qcow2c.copy.affinity import keep_to, shares
-from qcow2c.disk.block_status import Segment, segments, slice_bytes
+from qcow2c.disk.block_status import segments, slice_bytes
 from qcow2c.disk.disk import Disk, open_disk
-from qcow2c.disk.map_layers import ZERO, mapped_layers
-from qcow2c.disk.pair import BY_LAYER, Piece, Side, pairs
+from qcow2c.disk.map_layers import ZERO, Segment, mapped_layers
+from qcow2c.disk.pair import BY_LAYER, PiecePair, Side, pairs
 from qcow2c.errors import MissingKey, Qcow2Error, doing
 from qcow2c.layers.chain import layers_of
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
+from qcow2c.storage.store import Progress
 from qcow2c.structs import SECTOR_SIZE
 
 SLAB_BYTES = 2 << 20
@@ -27,9 +28,6 @@ SLAB_BYTES = 2 << 20
 
 CANNOT_OPEN, CANNOT_MAP, CANNOT_READ = 2, 3, 4
 """Exit status of the errors."""
-
-Progress = Callable[[int, int], None]
-"""Told how many bytes of the larger disk are done, of how many; also where the smaller one ends, and at the end."""
 
 
 class Why(enum.StrEnum):
@@ -76,6 +74,7 @@ def compare(
 def compare_disks(first: Disk, second: Disk, *, strict: bool = False, progress: Progress | None = None) -> Comparison:
     """Compare two disks; `strict` compares sizes and allocation, too.
 
+    `progress` is told the bytes of the larger disk, also where the smaller one ends, and at the end.
     Raises MissingKey, CorruptMetadata, CorruptData, StoreError, if no difference comes before; `exit_code` of the
     error tells whether a disk could not be opened, mapped or read.
     """
@@ -88,7 +87,7 @@ def compare_disks(first: Disk, second: Disk, *, strict: bool = False, progress: 
     tell = progress or (lambda _done, _total: None)
     # QEMU, too, comes to the common end before it looks further.
     for start, end in ((0, common), (common, total)) if common != total else ((0, common),):
-        found = _Part(first, second, start, end, strict=strict).first_difference(lambda done: tell(done, total))
+        found = _RangePair(first, second, start, end, strict=strict).first_difference(lambda done: tell(done, total))
         if found is not None:
             offset, why = found
             return Comparison(identical=False, offset=offset, why=why, **sizes)
@@ -129,7 +128,7 @@ _SKIP = 4096 - 16
 """A big block of memory begins 16 bytes behind a page, and copies to aligned addresses take half the time."""
 
 
-class _Buffers:
+class _SlabPair:
     """Room for one slab of each disk."""
 
     def __init__(self) -> None:
@@ -144,7 +143,7 @@ class _Buffers:
         return buffer.startswith(other, begin + _SKIP)
 
 
-class _Part:
+class _RangePair:
     """A range of both disks that is compared, by two threads."""
 
     def __init__(self, first: Disk, second: Disk, start: int, end: int, *, strict: bool) -> None:
@@ -161,7 +160,7 @@ class _Part:
         self._failure: BaseException | None = None
         self._position = start
 
-    def first_difference(self, tell: Callable[[int], None]) -> _Found | None:
+    def first_difference(self, tell: Callable[[int], object]) -> _Found | None:
         """Return the first difference. Raises what comes before it."""
         helpers = [threading.Thread(target=self._help, args=(cpus,)) for cpus in shares(2)]
         tell(self._start)
@@ -190,7 +189,7 @@ class _Part:
         """Compare slabs until there are no more, or something is found; what others have begun, they finish."""
         try:
             keep_to(cpus)
-            buffers = _Buffers()
+            buffers = _SlabPair()
             while self._compare_next(buffers):
                 pass
         except BaseException as exc:  # Nobody would hear of it here: the thread that waits for this one raises it.
@@ -198,7 +197,7 @@ class _Part:
         finally:
             self._stopped = True
 
-    def _compare_next(self, buffers: _Buffers | None = None) -> bool:
+    def _compare_next(self, buffers: _SlabPair | None = None) -> bool:
         """Compare a slab; return False if there is none, or no reason to go on."""
         with self._lock:
             slab = None if self._stopped else next(self._slabs, None)
@@ -206,7 +205,7 @@ class _Part:
                 return False
             number, pieces = slab
             self._position = pieces[0].start
-        found = self._compared(pieces, buffers or _Buffers())
+        found = self._compared(pieces, buffers or _SlabPair())
         if found is not None:
             self._found[number] = found
             self._stopped = True
@@ -214,9 +213,9 @@ class _Part:
 
     # --- the plan ---
 
-    def _planned(self) -> Iterator[list[Piece]]:
+    def _planned(self) -> Iterator[list[PiecePair]]:
         """Yield what must be compared, a slab at a time; no piece goes over a multiple of its size."""
-        slab: list[Piece] = []
+        slab: list[PiecePair] = []
         room = SLAB_BYTES
         first, second = self._sides
         for start, end, one, other in self._open_pairs():
@@ -226,7 +225,7 @@ class _Part:
                 if length > room:
                     yield slab
                     slab, room = [], SLAB_BYTES
-                slab.append(Piece(at, length, (first.place(one, at), second.place(other, at))))
+                slab.append(PiecePair(at, length, (first.place(one, at), second.place(other, at))))
                 room -= length
                 at += length
         if slab:
@@ -254,7 +253,7 @@ class _Part:
 
     # --- one slab ---
 
-    def _compared(self, slab: list[Piece], buffers: _Buffers) -> _Found | Qcow2Error | None:
+    def _compared(self, slab: list[PiecePair], buffers: _SlabPair) -> _Found | Qcow2Error | None:
         try:
             for side, view in zip(self._sides, buffers.views, strict=True):
                 side.read(slab, view)
@@ -271,7 +270,7 @@ class _Part:
             end += piece.length
         return None if buffers.equal(begin, end, before) else self._located(slab, buffers)
 
-    def _located(self, slab: list[Piece], buffers: _Buffers) -> _Found:
+    def _located(self, slab: list[PiecePair], buffers: _SlabPair) -> _Found:
         """Return the place of the first sector that differs."""
         position = 0
         for piece in slab:
@@ -288,10 +287,10 @@ class _Part:
                 high = middle
         return piece.start + low * SECTOR_SIZE, Why.CONTENT
 
-    def _step_by_step(self, slab: list[Piece]) -> _Found | Qcow2Error | None:
+    def _step_by_step(self, slab: list[PiecePair]) -> _Found | Qcow2Error | None:
         """Return what QEMU would have found first in a slab that cannot be read, in the steps that it would take."""
         low, high = slab[0].start, slab[-1].start + slab[-1].length
-        buffers = _Buffers()
+        buffers = _SlabPair()
         for at, length in self._steps(low, high):
             for side, view in zip(self._sides, buffers.views, strict=True):
                 try:
@@ -300,7 +299,7 @@ class _Part:
                 except Qcow2Error as exc:
                     return exc
             if not buffers.equal(0, length, (True, True)):
-                return self._located([Piece(at, length, ((BY_LAYER, at), (BY_LAYER, at)))], buffers)
+                return self._located([PiecePair(at, length, ((BY_LAYER, at), (BY_LAYER, at)))], buffers)
         return None
 
     def _steps(self, low: int, high: int) -> Iterator[tuple[int, int]]:

@@ -6,26 +6,31 @@ taken by a target (`copy/targets.py`, `copy/send.py`) in the order of the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Unpack
 
 from qcow2c.bitmaps.copy import bitmaps_to_copy
-from qcow2c.builder.options import VERSIONS, CreateOptions
-from qcow2c.copy.options import How
+from qcow2c.bitmaps.stored import Bitmap
+from qcow2c.builder.options import VERSIONS, NewImageOptions, require_known
+from qcow2c.copy.options import CopyOptions, How
 from qcow2c.copy.plan import PlannedDisk
-from qcow2c.copy.send import Bitmaps, is_built, send
+from qcow2c.copy.send import is_built, send
 from qcow2c.copy.targets import Pipe
-from qcow2c.copy.transfer import DiskCopy, Progress, StreamCopy
+from qcow2c.copy.transfer import DiskCopy, StreamCopy
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.format.detection import detect_format
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Memory, Source, Store, opened
+from qcow2c.storage.store import Progress
 from qcow2c.structs import FORMAT_PROBE_BYTES, SECTOR_SIZE, Version
 
 MAX_SPARSE_SIZE = 16 << 20
+
+
+class ConvertOptions(CopyOptions, NewImageOptions, total=False):
+    """How a copy is made, and the options of a new qcow2 image."""
 
 
 def convert(
@@ -38,7 +43,7 @@ def convert(
     gate: str | Gate = "directory",
     share: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[ConvertOptions],
 ) -> None:
     """Copy a disk, or several one behind the other, to a path or a writable binary file object.
 
@@ -53,9 +58,8 @@ def convert(
         raise UsageError("Must specify image file name")
     if snapshot is not None and len(several) > 1:
         raise UsageError("No support for concatenating multiple snapshot")
-    names = {field.name for field in fields(How)}
-    how = How(**{name: value for name, value in options.items() if name in names})
-    create = {name: value for name, value in options.items() if name not in names}
+    given: dict[str, Any] = dict(options)
+    how = How(**{name: given.pop(name) for name in CopyOptions.__annotations__ if name in given})
     with ExitStack() as stack:
         disks = [
             stack.enter_context(
@@ -70,7 +74,7 @@ def convert(
             )
             for source in several
         ]
-        copy_disks(disks, target, output_format, how, progress=progress, gate=gate, **create)
+        copy_disks(disks, target, output_format, how, progress=progress, gate=gate, **given)
 
 
 def copy_disks(
@@ -82,7 +86,7 @@ def copy_disks(
     progress: Progress | None = None,
     warn: Callable[[str], object] | None = None,
     gate: str | Gate = "directory",
-    **create: Any,
+    **create: Unpack[NewImageOptions],
 ) -> None:
     """Copy open disks; see `convert`. The target may be a `Pipe`, too; `warn` is told what could not be copied."""
     judge(len(disks), output_format, how, create)
@@ -108,7 +112,7 @@ def copy_stream(
     *,
     image_format: str | None = None,
     gate: str | Gate = "directory",
-    **create: Any,
+    **create: Unpack[NewImageOptions],
 ) -> None:
     """Copy an unbuffered file that can be read but once; see `convert`.
 
@@ -132,8 +136,8 @@ def copy_stream(
 
 
 def _bitmaps(
-    disks: Sequence[Disk], output_format: str, how: How, create: dict[str, Any], warn: Callable[[str], object]
-) -> Bitmaps:
+    disks: Sequence[Disk], output_format: str, how: How, create: NewImageOptions, warn: Callable[[str], object]
+) -> Sequence[Bitmap]:
     """Return the bitmaps of the one source that are to be copied. Raises UsageError, CorruptMetadata."""
     if len(disks) != 1:
         raise UsageError("Copying bitmaps only possible with single source")
@@ -146,7 +150,7 @@ def _bitmaps(
     return found
 
 
-def judge(sources: int, output_format: str, how: How, create: dict[str, Any]) -> None:
+def judge(sources: int, output_format: str, how: How, create: Mapping[str, Any]) -> None:
     """Raise UsageError for what makes no sense, in QEMU's words; nothing is opened for that."""
     if output_format not in ("raw", "qcow2"):
         raise UsageError(f"Unknown file format '{output_format}'")
@@ -157,13 +161,11 @@ def judge(sources: int, output_format: str, how: How, create: dict[str, Any]) ->
     if how.compressed and create.get("preallocation", "off") != "off":
         raise UsageError("Compression and preallocation not supported at the same time")
     require_sparse_size(how.sparse_size)
-    for name in create:
-        if name not in CreateOptions.__dataclass_fields__ or name == "size":
-            raise UsageError(f"Invalid parameter {name!r}")
+    require_known(create)
     _judge_backing(sources, output_format, how, create)
 
 
-def _judge_backing(sources: int, output_format: str, how: How, create: dict[str, Any]) -> None:
+def _judge_backing(sources: int, output_format: str, how: How, create: Mapping[str, Any]) -> None:
     """Raise UsageError for a backing file that the target cannot have."""
     has_backing = create.get("backing_file") is not None
     for option, shown in (("backing_file", "Backing file"), ("backing_fmt", "Backing file format")):

@@ -22,33 +22,53 @@ def create(
     path: str | os.PathLike[str] | Any,
     size: int | None = None,
     *,
+    compat: str = CreateOptions.compat,
+    cluster_size: int = CreateOptions.cluster_size,
+    refcount_bits: int = CreateOptions.refcount_bits,
+    lazy_refcounts: bool = CreateOptions.lazy_refcounts,
+    extended_l2: bool = CreateOptions.extended_l2,
+    compression_type: str = CreateOptions.compression_type,
+    backing_file: str | os.PathLike[str] | None = None,
+    backing_fmt: str | None = None,
+    data_file: str | os.PathLike[str] | None = None,
+    data_file_raw: bool = CreateOptions.data_file_raw,
+    preallocation: str = CreateOptions.preallocation,
+    nocow: bool = CreateOptions.nocow,
     check_backing: bool = True,
     guest_data: Any = None,
-    **options: Any,
 ) -> None:
     """Create a qcow2 image of `size` bytes at `path`, or in a writable binary file object or a bytearray.
 
-    `options` are those of `CreateOptions`. An existing file is replaced. Without a size it is the backing file's; with
-    `check_backing=False` the backing file is not looked at. An external data file is created, too, unless
-    `guest_data`, a binary file object or a bytearray, is to be it.
+    The options are those that qemu-img create takes with -o. An existing file is replaced. Without a size it is the
+    backing file's; with `check_backing=False` the backing file is not looked at. An external data file is created, too,
+    unless `guest_data`, a binary file object or a bytearray, is to be it.
 
     Durable order: everything but the magic value, the magic value, the file's name. A crash leaves no image.
     Raises UsageError before any file is touched, StoreError, ImageLocked, and what opening the backing file raises.
     """
-    for option in ("backing_file", "data_file"):
-        if options.get(option) is not None:
-            options[option] = os.fsdecode(options[option])
-    name = os.fsdecode(path) if isinstance(path, str | os.PathLike) else None
-    unknown = options.keys() - CreateOptions.__dataclass_fields__.keys()
-    if unknown:
-        raise UsageError(f"Invalid parameter {sorted(unknown)[0]!r}")
-    backing, backing_format = options.get("backing_file"), options.get("backing_fmt")
+    backing = None if backing_file is None else os.fsdecode(backing_file)
     if backing and check_backing:
-        found = backing_size(name, backing, backing_format)
+        name = os.fsdecode(path) if isinstance(path, str | os.PathLike) else None
+        found = backing_size(name, backing, backing_fmt)
         size = found if size is None else size
     if size is None:
         raise UsageError("Image creation needs a size parameter")
-    write_image(path, CreateOptions(size, **options), guest_data)
+    options = CreateOptions(
+        size,
+        compat=compat,
+        cluster_size=cluster_size,
+        refcount_bits=refcount_bits,
+        lazy_refcounts=lazy_refcounts,
+        extended_l2=extended_l2,
+        compression_type=compression_type,
+        backing_file=backing,
+        backing_fmt=backing_fmt,
+        data_file=None if data_file is None else os.fsdecode(data_file),
+        data_file_raw=data_file_raw,
+        preallocation=preallocation,
+        nocow=nocow,
+    )
+    write_image(path, options, guest_data)
 
 
 def backing_size(image: str | None, backing_file: str, backing_format: str | None) -> int:

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 
 from qcow2c.copy.diff_stream import write_records
 from qcow2c.copy.overlay import write_overlay
-from qcow2c.disk.differences import Difference, Progress, differences
+from qcow2c.disk.differences import Difference, differences
 from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
+from qcow2c.storage.store import Progress
 
 __all__ = ["Difference", "diff", "differences", "open_states", "require_two", "write_overlay", "write_stream"]
 

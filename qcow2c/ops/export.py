@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Unpack
 
-from qcow2c.builder.options import CreateOptions
+from qcow2c.builder.options import NewImageOptions, require_known
 from qcow2c.copy.options import How
 from qcow2c.copy.overlay import write_overlay
 from qcow2c.copy.plan import PlannedDisk
 from qcow2c.copy.send import send
-from qcow2c.copy.transfer import DiskCopy, Progress
+from qcow2c.copy.transfer import DiskCopy
 from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.storage.gate import Gate, full_name
 from qcow2c.storage.sources import Source, Store
+from qcow2c.storage.store import Progress
 
 
 def export(
@@ -28,7 +29,9 @@ def export(
     gate: str | Gate = "directory",
     share: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    compressed: bool = False,
+    compression_level: int | None = None,
+    **create: Unpack[NewImageOptions],
 ) -> None:
     """Open an image, and write a snapshot of it as a file of its own; see `export_disk`, and `open_disk` for keys.
 
@@ -41,7 +44,17 @@ def export(
             if key is not None
         ]
         relative = opened[1] if relative_to is not None else None
-        export_disk(opened[0], target, output_format, relative, gate=gate, progress=progress, **options)
+        export_disk(
+            opened[0],
+            target,
+            output_format,
+            relative,
+            gate=gate,
+            progress=progress,
+            compressed=compressed,
+            compression_level=compression_level,
+            **create,
+        )
 
 
 def export_disk(
@@ -54,7 +67,7 @@ def export_disk(
     progress: Progress | None = None,
     compressed: bool = False,
     compression_level: int | None = None,
-    **create: Any,
+    **create: Unpack[NewImageOptions],
 ) -> None:
     """Write a disk into a new file; nothing is shared with the image that it comes from.
 
@@ -65,9 +78,7 @@ def export_disk(
 
     Raises UsageError, ImageLocked for a target that is read, StoreError, and as reading a disk.
     """
-    for name in create:
-        if name not in CreateOptions.__dataclass_fields__ or name == "size":
-            raise UsageError(f"Invalid parameter {name!r}")
+    require_known(create)
     if output_format not in ("qcow2", "raw"):
         raise UsageError(f"Unknown file format {output_format!r}")
     base = create.get("backing_file")

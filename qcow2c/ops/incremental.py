@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Unpack
 
 from qcow2c.bitmaps.stored import Bitmaps
+from qcow2c.builder.options import NewImageOptions
 from qcow2c.copy.diff_stream import write_records
 from qcow2c.copy.overlay import write_differences
-from qcow2c.disk.differences import Difference, Progress, require_no_key
+from qcow2c.disk.differences import Difference, require_no_key
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map_layers import ZERO
+from qcow2c.errors import Span
+from qcow2c.storage.store import Progress
 from qcow2c.structs import SECTOR_SIZE
 
 
@@ -30,26 +33,34 @@ def dirty_differences(disk: Disk, name: str, progress: Progress | None = None) -
     return _split(disk, bitmap.ranges(), progress or (lambda _done, _size: None))
 
 
-def _split(disk: Disk, ranges: Iterator[tuple[int, int]], tell: Progress) -> Iterator[Difference]:
-    for offset, length in ranges:
-        end = -(-(offset + length) // SECTOR_SIZE) * SECTOR_SIZE
-        for columns in disk.map.columns(offset, end - offset):
+def _split(disk: Disk, dirty: Iterator[Span], tell: Progress) -> Iterator[Difference]:
+    for span in dirty:
+        end = -(-span.end // SECTOR_SIZE) * SECTOR_SIZE
+        for columns in disk.map.columns(span.offset, end - span.offset):
             for start, part, flags in zip(columns.starts, columns.lengths, columns.flags, strict=True):
                 yield Difference(start, part, bool(flags & ZERO))
         tell(end, disk.size)
 
 
 def write_overlay(
-    disk: Disk, name: str, target: str | os.PathLike[str] | Any, *, progress: Progress | None = None, **options: Any
+    disk: Disk,
+    name: str,
+    target: str | os.PathLike[str] | Any,
+    *,
+    compress: bool = False,
+    compression_level: int | None = None,
+    progress: Progress | None = None,
+    **create: Unpack[NewImageOptions],
 ) -> None:
     """Write what is dirty as a qcow2 overlay, whose backing file is the last backup.
 
     It shows the disk as it is now, if the backing file shows what the disk was when the bitmap was added or cleared.
-    `options` are those of `create`, with `backing_file` and `backing_fmt`, and `compress` and `compression_level`.
-    The target has its name, or its magic value, only when it is complete and durable. Raises UsageError, ImageLocked
-    for a target that is read, StoreError, and as `dirty_differences`.
+    `create` are options of the new image, with `backing_file` and `backing_fmt`. The target has its name, or its magic
+    value, only when it is complete and durable. Raises UsageError, ImageLocked for a target that is read, StoreError,
+    and as `dirty_differences`.
     """
-    write_differences(dirty_differences(disk, name, progress), [disk], target, **options)
+    found = dirty_differences(disk, name, progress)
+    write_differences(found, [disk], target, compress=compress, compression_level=compression_level, **create)
 
 
 def write_stream(

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any
+from typing import Unpack
 
-from qcow2c.builder.options import PREALLOCATIONS, CreateOptions
+from qcow2c.builder.options import PREALLOCATIONS, CreateOptions, NewImageOptions, require_known
 from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.disk.map import DATA, OFFSET, ZERO, Columns
 from qcow2c.errors import UsageError
@@ -53,11 +53,11 @@ def measure(
     snapshot: str | SnapshotKey | None = None,
     gate: str | Gate = "directory",
     share: bool = False,
-    **create_options: Any,
+    **create_options: Unpack[NewImageOptions],
 ) -> Measurement:
     """Return how large a file of `output_format` becomes: a copy of `source`, or an empty image of `size` bytes.
 
-    `snapshot` is an ID or, where no ID matches, a name. `create_options` are those of `CreateOptions`; with a backing
+    `snapshot` is an ID or, where no ID matches, a name. `create_options` are those of a new image; with a backing
     file nothing is taken to be in it. `image_format`, `gate` and `share` are as in `open_disk`.
 
     Raises UsageError, and what opening `source` and reading its tables raises.
@@ -79,7 +79,7 @@ def measure(
     return _measured(target.geometry, target.geometry.clusters(size), data)
 
 
-def measure_disk(disk: Disk, output_format: str = "raw", **create_options: Any) -> Measurement:
+def measure_disk(disk: Disk, output_format: str = "raw", **create_options: Unpack[NewImageOptions]) -> Measurement:
     """Return how large a copy of an open disk becomes; see `measure`."""
     if _is_raw(output_format):
         return Measurement(disk.size, disk.size)
@@ -100,11 +100,9 @@ def _is_raw(output_format: str) -> bool:
     return output_format == "raw"
 
 
-def _target(size: int, options: dict[str, Any]) -> CreateOptions:
+def _target(size: int, options: NewImageOptions) -> CreateOptions:
     """Return the options of the new image, checked as far as they have a part in its size, as in QEMU."""
-    for name in options:
-        if name not in CreateOptions.__dataclass_fields__:
-            raise UsageError(f"Invalid parameter {name!r}")
+    require_known(options)
     target = CreateOptions(size, **options)
     CreateOptions(
         0, cluster_size=target.cluster_size, refcount_bits=target.refcount_bits, extended_l2=target.extended_l2
@@ -116,7 +114,7 @@ def _target(size: int, options: dict[str, Any]) -> CreateOptions:
         raise UsageError(f"Different refcount widths than 16 bits require {newer}")
     if target.preallocation not in PREALLOCATIONS:
         raise UsageError(f"invalid parameter value: {target.preallocation}")
-    if target.geometry.l1_entries(size) * 8 > Limit.L1_TABLE_BYTES:
+    if target.geometry.l1_entries(size) > Limit.L1_ENTRIES:
         raise UsageError("The image size is too large (try using a larger cluster size)")
     return target
 

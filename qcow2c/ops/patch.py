@@ -16,11 +16,8 @@ from qcow2c.format.detection import Format, known_format
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
-from qcow2c.storage.store import reason
+from qcow2c.storage.store import Progress, reason
 from qcow2c.structs import SECTOR_SIZE
-
-Progress = Callable[[int, int], object]
-"""Told how many bytes of the disk are done, of how many."""
 
 
 def patch(

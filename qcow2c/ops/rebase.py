@@ -24,13 +24,13 @@ from qcow2c.storage.gate import Gate, GateRequest, any_file
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Memory, Source, Store, opened
+from qcow2c.storage.store import Progress
 from qcow2c.structs import AUTOCLEAR_FEATURES, ExtensionType, Limit, Version
 from qcow2c.writer.header_update import change_header
 
 if TYPE_CHECKING:
-    from qcow2c.copy.from_backing import Progress
     from qcow2c.disk.disk import Disk
-    from qcow2c.disk.opening import Backing
+    from qcow2c.disk.opening import BackingChoice
     from qcow2c.image import Image
 
 # What opens and copies images is imported late: the header alone is changed without it.
@@ -76,7 +76,7 @@ def rebase(
     share: bool = False,
     progress: Progress | None = None,
     image_format: str | None = None,
-    backing: Backing = None,
+    backing: BackingChoice = None,
     data_file: Source | Store | None = None,
 ) -> None:
     """Let an image name another backing file, as seen from its directory, of a given format; or none.
@@ -106,7 +106,7 @@ def open_overlay(
     unsafe: bool = False,
     gate: str | Gate = "directory",
     image_format: str | None = None,
-    backing: Backing = None,
+    backing: BackingChoice = None,
     data_file: Source | Store | None = None,
 ) -> Iterator[Overlay]:
     """Open what is to be rebased: for writing, and with its backing chain, but only its header if `unsafe`.

@@ -24,7 +24,7 @@ from qcow2c.structs import INCOMPATIBLE_FEATURES
 
 if TYPE_CHECKING:
     from qcow2c.recovery.journal import Journal
-    from qcow2c.recovery.plan import Action, Plan
+    from qcow2c.recovery.plan import Plan, RepairAction
 
 __all__ = ["RepairResult", "repair", "undo_repair"]
 
@@ -48,7 +48,7 @@ class RepairResult:
     is_dry_run: bool
     before: CheckResult
     after: CheckResult
-    actions: tuple[Action, ...] = ()
+    actions: tuple[RepairAction, ...] = ()
     action_count: int = 0
     """All actions; `actions` lists the first of them."""
     doubts: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ class _Repair:
         from qcow2c.recovery.changes import Changes, Stage, forget_empty_misaligned
         from qcow2c.recovery.doubt import Doubt
         from qcow2c.recovery.journal import Patched
-        from qcow2c.recovery.plan import Plan, Refcounts
+        from qcow2c.recovery.plan import Plan, PlannedRefcounts
         from qcow2c.recovery.survey import TABLE_OVERLAP, Survey
 
         before = self._before
@@ -162,7 +162,7 @@ class _Repair:
         if mends:
             forget_empty_misaligned(survey)
         plan = Plan(doubts=doubt.reasons)
-        refcounts = Refcounts(
+        refcounts = PlannedRefcounts(
             survey,
             doubt,
             rebuild=bool(damage),

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from qcow2c.atomic.header_growth import grow_by_header
 from qcow2c.disk.disk import Disk
-from qcow2c.disk.opening import Backing, open_image
+from qcow2c.disk.opening import BackingChoice, open_image
 from qcow2c.errors import UsageError
 from qcow2c.format.detection import Format, known_format
 from qcow2c.format.header import Header
@@ -104,7 +104,7 @@ def resize(
     shrink: bool = False,
     preallocation: Preallocation = "off",
     image_format: str | None = None,
-    backing: Backing = None,
+    backing: BackingChoice = None,
     data_file: Source | Store | None = None,
     gate: str | Gate = "directory",
     trust: bool = False,
@@ -117,8 +117,9 @@ def resize(
     leaves: the old size or the new one.
     Raises UsageError, UnsupportedFeature, LimitExceeded, CorruptMetadata, StoreError, and what opening raises.
     """
-    how = {"image_format": image_format, "backing": backing, "data_file": data_file, "gate": gate, "trust": trust}
-    with open_resizable(source, **how) as disk:  # type: ignore[arg-type]
+    with open_resizable(
+        source, image_format=image_format, backing=backing, data_file=data_file, gate=gate, trust=trust
+    ) as disk:
         require_wanted(disk, size, shrink=shrink, preallocation=preallocation)
         disk.resize(size, preallocation)
 
@@ -145,7 +146,7 @@ def open_resizable(
     source: Source | Store,
     *,
     image_format: str | None = None,
-    backing: Backing = None,
+    backing: BackingChoice = None,
     data_file: Source | Store | None = None,
     gate: str | Gate = "directory",
     trust: bool = False,

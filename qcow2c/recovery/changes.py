@@ -23,10 +23,10 @@ from qcow2c.format.header_writer import with_fields
 from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, refcount_room, stored_block, word_code
 from qcow2c.format.table_rules import L1_RULES, EntryRule, l2_rules
 from qcow2c.recovery.journal import Journal
-from qcow2c.recovery.plan import Action, Kind, Plan, Refcounts
+from qcow2c.recovery.plan import Plan, PlannedRefcounts, RepairAction, RepairKind
 from qcow2c.recovery.survey import Survey
 from qcow2c.references.walk import ACTIVE, L2Batch, State
-from qcow2c.structs import AUTOCLEAR_FEATURES, SECTOR_SIZE, Limit
+from qcow2c.structs import AUTOCLEAR_FEATURES, ENTRY_BYTES, SECTOR_SIZE, Limit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ class Stage(enum.IntEnum):
 class Changes:
     """Writes what a repair changes into a journal, and what that is into its plan."""
 
-    def __init__(self, survey: Survey, refcounts: Refcounts, plan: Plan, journal: Journal) -> None:
+    def __init__(self, survey: Survey, refcounts: PlannedRefcounts, plan: Plan, journal: Journal) -> None:
         self._survey = survey
         self._refcounts = refcounts
         self._plan = plan
@@ -77,7 +77,7 @@ class Changes:
             span = field_span(name)
             before = layout.integer(old[span.offset : span.end])
             if before != value:
-                self._plan.add(Action(Kind.HEADER, span, before, value, f"{name}: {reason}"))
+                self._plan.add(RepairAction(RepairKind.HEADER, span, before, value, f"{name}: {reason}"))
         self._journal.add(stage, 0, old, self._sector)
 
     def mark(self) -> None:
@@ -90,7 +90,7 @@ class Changes:
         """Let the marks be where nothing else changes."""
         if self._journal.stages == [Stage.MARK]:
             self._journal.drop()
-            self._plan.drop(Kind.HEADER)
+            self._plan.drop(RepairKind.HEADER)
 
     # --- refcounts in place ---
 
@@ -160,14 +160,16 @@ class Changes:
             return "new ones would come to lie where something refers to already"
         if table_clusters << bits > Limit.REFCOUNT_TABLE_BYTES:
             return f"the refcount table would have more than {Limit.REFCOUNT_TABLE_BYTES} bytes"
-        table = np.zeros((table_clusters << bits) >> 3, dtype=np.uint64)
+        table = np.zeros(table_clusters * survey.geometry.words_per_cluster, dtype=np.uint64)
         for number, index in enumerate(sorted(needed)):
             at = (start + table_clusters + number) << bits
             table[index] = at
             self._journal.add(Stage.RAISE, at, b"", self._new_block(index, start, end))
         self._journal.add(Stage.TABLE, start << bits, b"", table.astype(">u8").tobytes())
         span = Span(start << bits, room.clusters << bits)
-        self._plan.add(Action(Kind.REBUILD, span, survey.header.refcount_table_offset, start << bits, reason))
+        self._plan.add(
+            RepairAction(RepairKind.REBUILD, span, survey.header.refcount_table_offset, start << bits, reason)
+        )
         fields = {"refcount_table_offset": start << bits, "refcount_table_clusters": table_clusters}
         self._switch = (reason, fields)
         return ""
@@ -208,21 +210,21 @@ class Changes:
         survey = self._survey
         words = survey.walk.l1_table(state)
         at, one = np.array([state.l1_offset], dtype=np.uint64), np.ones(1, dtype=np.uint64)
-        if not survey.is_alone(at, state.l1_entries * 8, one, structures=not self._refcounts.rebuild)[0]:
+        if not survey.is_alone(at, state.l1_entries * ENTRY_BYTES, one, structures=not self._refcounts.rebuild)[0]:
             return
         fixed = words.copy()
         if rules:
             cleared = words & ~np.uint64(tables.L1_RESERVED)
             wrong = (words != cleared) & self._is_whole(cleared, cleared & np.uint64(tables.L1_OFFSET))
             fixed[wrong] = cleared[wrong]
-        self._report_entries(Kind.ENTRY, state.l1_offset, words, fixed, "reserved bits", None)
+        self._report_entries(RepairKind.ENTRY, state.l1_offset, words, fixed, "reserved bits", None)
         if state.index == ACTIVE:
             before = fixed.copy()
             sound = ~_any_broken(L1_RULES, fixed, 0, self._geometry)
             named = np.flatnonzero(sound & self._has_place(fixed & np.uint64(tables.L1_OFFSET)))
             self._set_copied(fixed, named, fixed[named] & np.uint64(tables.L1_OFFSET))
             self._plan.copied += int(np.count_nonzero(before != fixed))
-            self._report_entries(Kind.COPIED, state.l1_offset, before, fixed, "copied bit of an L2 table", None)
+            self._report_entries(RepairKind.COPIED, state.l1_offset, before, fixed, "copied bit of an L2 table", None)
         old, new = (found.astype(">u8").tobytes() for found in (words, fixed))
         padding = bytes(-len(old) % SECTOR_SIZE)
         if old != new:
@@ -274,8 +276,8 @@ class Changes:
         self._plan.copied += int(np.count_nonzero(corrected != entries))
         for row in np.flatnonzero((entries != batch.entries).any(axis=1)).tolist():
             at, place = int(batch.offsets[row]), int(places[row])
-            self._report_entries(Kind.ENTRY, at, batch.entries[row], corrected[row], "breaks a rule", place)
-            self._report_entries(Kind.COPIED, at, corrected[row], entries[row], "copied bit", place)
+            self._report_entries(RepairKind.ENTRY, at, batch.entries[row], corrected[row], "breaks a rule", place)
+            self._report_entries(RepairKind.COPIED, at, corrected[row], entries[row], "copied bit", place)
             stored = (_stored(words[row], batch.bitmaps, row) for words in (batch.entries, entries))
             self._add_sectors(self._entries, at, *stored)
 
@@ -295,17 +297,17 @@ class Changes:
         entries[wrong] = np.uint64(0 if geometry.extended_l2 else tables.L2_ZERO)
 
     def _report_entries(
-        self, kind: Kind, at: int, old: U64Array, new: U64Array, reason: str, place: int | None
+        self, kind: RepairKind, at: int, old: U64Array, new: U64Array, reason: str, place: int | None
     ) -> None:
         """Add the entries of one table that change to the plan; `place` is the L1 index of an L2 table."""
         geometry = self._geometry
-        width = 8 if place is None else 8 * geometry.l2_entry_words
+        width = ENTRY_BYTES if place is None else geometry.l2_entry_bytes
         cluster_bits = geometry.l2_coverage_bits if place is None else geometry.cluster_bits
         first = 0 if place is None else place << geometry.l2_bits
         for row in np.flatnonzero(old != new).tolist():
             guest = Span((first + row) << cluster_bits, 1 << cluster_bits)
             host = Span(at + row * width, width)
-            self._plan.add(Action(kind, host, int(old[row]), int(new[row]), reason, guest))
+            self._plan.add(RepairAction(kind, host, int(old[row]), int(new[row]), reason, guest))
 
 
 def empty_misaligned(entries: U64Array, bitmaps: U64Array, survey: Survey) -> NDArray[np.bool_]:

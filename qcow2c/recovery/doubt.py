@@ -213,7 +213,7 @@ class Doubt:
         pairs = np.flatnonzero(fits)
         found += int(np.count_nonzero(self.held[hosts[pairs] + 1] & self.held[hosts[pairs + 1] - 1]))
         # A sector of the table, or more of them, behind or before an entry.
-        sector = min(width, SECTOR_SIZE // 8 // self._geometry.l2_entry_words)
+        sector = min(width, SECTOR_SIZE // self._geometry.l2_entry_bytes)
         for step in (1, -1):
             edge = columns + step
             mine = np.flatnonzero((edge % sector == (0 if step > 0 else sector - 1)) & (edge >= 0) & (edge < width))

@@ -50,7 +50,7 @@ MAX_ACTIONS = 10_000
 """Actions that a plan lists; `count` has all of them."""
 
 
-class Kind(enum.Enum):
+class RepairKind(enum.Enum):
     """What is done to a place."""
 
     RAISE = "raise-refcount"
@@ -65,13 +65,13 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class RepairAction:
     """One thing that a repair does. `host` is what it is about: clusters, or the bytes of an entry or a field.
 
     `old` and `new` are refcounts, or the word that is replaced.
     """
 
-    kind: Kind
+    kind: RepairKind
     host: Span
     old: int
     new: int
@@ -80,7 +80,7 @@ class Action:
     may_lose_data: bool = False
 
     def __str__(self) -> str:
-        is_count = self.kind in (Kind.RAISE, Kind.LOWER, Kind.FREE, Kind.KEEP)
+        is_count = self.kind in (RepairKind.RAISE, RepairKind.LOWER, RepairKind.FREE, RepairKind.KEEP)
         change = f"{self.old} -> {self.new}" if is_count else f"{self.old:#x} -> {self.new:#x}"
         guest = "" if self.guest is None else f", guest {self.guest}"
         loss = "; DATA MAY BE LOST" if self.may_lose_data else ""
@@ -99,7 +99,7 @@ class Action:
 class Plan:
     """What a repair will do, in order. `doubts` say why something is kept; `refused` why something cannot be done."""
 
-    actions: list[Action] = field(default_factory=list)
+    actions: list[RepairAction] = field(default_factory=list)
     count: int = 0
     doubts: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -111,17 +111,17 @@ class Plan:
     kept: int = 0
     """Clusters with a refcount above their references that are left because of doubt."""
 
-    def add(self, *actions: Action) -> None:
+    def add(self, *actions: RepairAction) -> None:
         self.count += len(actions)
         self.actions += actions[: max(0, MAX_ACTIONS - len(self.actions))]
 
-    def drop(self, kind: Kind) -> None:
+    def drop(self, kind: RepairKind) -> None:
         """Take back what was planned of a kind."""
         self.count -= sum(action.kind is kind for action in self.actions)
         self.actions = [action for action in self.actions if action.kind is not kind]
 
 
-class Refcounts:
+class PlannedRefcounts:
     """The refcounts that the clusters of an image are to have: see the module's docstring."""
 
     def __init__(self, survey: Survey, doubt: Doubt, *, rebuild: bool, lower_only: bool, allow_data_loss: bool) -> None:
@@ -181,13 +181,15 @@ class Refcounts:
                 span = Span((first + int(rows[start])) << bits, (end - start) << bits)
                 plan.add(self._action(span, was, will, times, is_kept=will >= was and will > later))
 
-    def _action(self, span: Span, old: int, new: int, references: int, *, is_kept: bool) -> Action:
+    def _action(self, span: Span, old: int, new: int, references: int, *, is_kept: bool) -> RepairAction:
         if is_kept:
             reason = f"{references} references; kept, because tables may be lost" if self.keeps else "stale bitmaps"
-            return Action(Kind.KEEP, span, old, new, reason)
+            return RepairAction(RepairKind.KEEP, span, old, new, reason)
         if new > old:
-            return Action(Kind.RAISE, span, old, new, f"{references} references")
+            return RepairAction(RepairKind.RAISE, span, old, new, f"{references} references")
         if new:
-            return Action(Kind.LOWER, span, old, new, f"{references} references", may_lose_data=self.has_doubt)
+            return RepairAction(
+                RepairKind.LOWER, span, old, new, f"{references} references", may_lose_data=self.has_doubt
+            )
         reason = "nothing refers to it" if not references else "an old refcount structure"
-        return Action(Kind.FREE, span, old, new, reason, may_lose_data=self.has_doubt and not references)
+        return RepairAction(RepairKind.FREE, span, old, new, reason, may_lose_data=self.has_doubt and not references)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c.format import layout
+from qcow2c.format.geometry import ClusterRun
 from qcow2c.format.header import Header
 from qcow2c.format.table_rules import REFCOUNT_TABLE_RULES
 from qcow2c.format.tables import L1_OFFSET, L2_COMPRESSED, L2_OFFSET, compressed_extents
@@ -66,9 +67,10 @@ class Survey:
         self.table_run = self._run(header.refcount_table_offset, header.refcount_table_clusters << self.bits)
         self.stale = self._stale_bitmaps()
 
-    def _run(self, offset: int, length: int) -> tuple[int, int]:
-        """Return the clusters of a structure as (first, end), as far as they are in the file."""
-        return min(self.clusters, offset >> self.bits), min(self.clusters, self.geometry.clusters(offset + length))
+    def _run(self, offset: int, length: int) -> ClusterRun:
+        """Return the clusters of a structure, as far as they are in the file."""
+        end = self.geometry.clusters(offset + length)
+        return ClusterRun(min(self.clusters, offset >> self.bits), min(self.clusters, end))
 
     def _blocks(self) -> NDArray[np.int64]:
         """Return the clusters of the refcount blocks that can be used, ascending, as often as they are named."""
@@ -81,13 +83,13 @@ class Survey:
             usable &= ~rule.broken(table, 0, self.geometry)
         return usable
 
-    def _stale_bitmaps(self) -> list[tuple[int, int]]:
-        """Return the clusters, as (first, end), of bitmaps that a program without knowledge of them has made stale."""
+    def _stale_bitmaps(self) -> list[ClusterRun]:
+        """Return the clusters of bitmaps that a program without knowledge of them has made stale."""
         header = self.header
         if header.bitmaps is None or header.bitmaps_consistent:
             return []
         walk = Walk(self.store, replace(header, autoclear_features=header.autoclear_features | _BITMAPS))
-        found: list[tuple[int, int]] = []
+        found: list[ClusterRun] = []
         for part in walk.metadata():
             if part.owner in _BITMAP_OWNERS:
                 for offset, length in zip(part.offsets.tolist(), part.lengths.tolist(), strict=True):
@@ -128,7 +130,7 @@ class Survey:
         found = self._counts[clusters].astype(np.uint64)
         if not structures:
             return found
-        found += (clusters >= self.table_run[0]) & (clusters < self.table_run[1])
+        found += (clusters >= self.table_run.first) & (clusters < self.table_run.end)
         blocks = np.searchsorted(self.blocks, clusters, "right") - np.searchsorted(self.blocks, clusters)
         found += blocks.astype(np.uint64)
         return found

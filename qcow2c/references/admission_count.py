@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c.errors import CorruptMetadata, Qcow2Error, Span
+from qcow2c.format.geometry import ClusterRun
 from qcow2c.format.header import Header
+from qcow2c.format.layout import word_span
 from qcow2c.format.records import SnapshotTable
 from qcow2c.format.table_rules import L1_RULES, REFCOUNT_TABLE_RULES
 from qcow2c.references.counts import Accounting
@@ -38,15 +40,15 @@ def count(store: Store, header: Header, snapshots: SnapshotTable) -> list[tuple[
     return _Count(walk).undercounted()
 
 
-def metadata_runs(store: Store, header: Header, snapshots: SnapshotTable) -> list[tuple[int, int]]:
-    """Return the clusters of metadata as (first, end). Raises CorruptMetadata for an impossible refcount table."""
+def metadata_runs(store: Store, header: Header, snapshots: SnapshotTable) -> list[ClusterRun]:
+    """Return the clusters of metadata. Raises CorruptMetadata for an impossible refcount table."""
     walk = Walk(store, header, snapshots)
     _require_sound_refcount_table(walk)
     bits = header.cluster_bits
-    runs: list[tuple[int, int]] = []
+    runs: list[ClusterRun] = []
     for part in [*walk.metadata(), walk.refcount_blocks()]:
         for offset, length in zip(part.offsets.tolist(), part.lengths.tolist(), strict=True):
-            runs.append((offset >> bits, (offset + length - 1 >> bits) + 1))
+            runs.append(ClusterRun(offset >> bits, (offset + length - 1 >> bits) + 1))
     return runs
 
 
@@ -80,7 +82,7 @@ def _require_none(broken: NDArray[np.bool_], words: U64Array, table_offset: int,
     rows = np.flatnonzero(broken)
     if len(rows):
         row = int(rows[0])
-        raise _refused(f"{problem} ({int(words[row]):#018x})", Span(table_offset + row * 8, 8))
+        raise _refused(f"{problem} ({int(words[row]):#018x})", word_span(table_offset, row))
 
 
 class _Count:

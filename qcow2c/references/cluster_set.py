@@ -5,12 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
+from qcow2c.format.geometry import ClusterRun
+
 
 class ClusterSet:
     """Host clusters, as few runs; more can be added one by one."""
 
-    def __init__(self, runs: Iterable[tuple[int, int]]) -> None:
-        """`runs` are (first, end), in any order."""
+    def __init__(self, runs: Iterable[ClusterRun]) -> None:
+        """`runs` may come in any order."""
         self._firsts: list[int] = []
         self._ends: list[int] = []
         for first, end in sorted(runs):
@@ -30,12 +32,12 @@ class ClusterSet:
     def add(self, cluster: int) -> None:
         self._added.add(cluster)
 
-    def within(self, first: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield the runs, as (first, end), of clusters in a range; those that were added are single clusters."""
+    def within(self, first: int, end: int) -> Iterator[ClusterRun]:
+        """Yield the runs of clusters in a range; those that were added are single clusters."""
         position = max(0, bisect_right(self._firsts, first) - 1)
         while position < len(self._firsts) and self._firsts[position] < end:
-            run = max(first, self._firsts[position]), min(end, self._ends[position])
-            if run[0] < run[1]:
+            run = ClusterRun(max(first, self._firsts[position]), min(end, self._ends[position]))
+            if run.first < run.end:
                 yield run
             position += 1
-        yield from ((cluster, cluster + 1) for cluster in self._added if first <= cluster < end)
+        yield from (ClusterRun(cluster, cluster + 1) for cluster in self._added if first <= cluster < end)

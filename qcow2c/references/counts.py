@@ -16,7 +16,7 @@ import numpy as np
 
 from qcow2c.format import tables
 from qcow2c.format.table_rules import l2_rules
-from qcow2c.references.stored_refcounts import Refcounts
+from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.sweep import Sweep, Tally, Window
 from qcow2c.references.walk import L2Tables, References, Walk
 from qcow2c.structs import SECTOR_SIZE
@@ -41,7 +41,7 @@ class Accounting:
         """`metadata` is what is counted besides what L2 entries name: if not given, all but the refcount blocks."""
         self.walk = walk
         self.geometry = walk.geometry
-        self.refcounts = Refcounts(walk.store, walk.geometry, walk.refcount_table())
+        self.refcounts = StoredRefcounts(walk)
         self.tally = Tally()
         self.metadata = [*(walk.metadata() if metadata is None else metadata)]
         self.blocks = walk.refcount_blocks()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c.errors import LimitExceeded
-from qcow2c.references.stored_refcounts import Refcounts
+from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import Owner, References, Walk
 from qcow2c.structs import Limit
 
@@ -34,7 +34,7 @@ _LEAK = 32
 _FREE = 33
 
 
-class Use(enum.Enum):
+class HostUse(enum.Enum):
     """What an extent of the file is for."""
 
     OWNED = "owned"
@@ -48,12 +48,12 @@ class Use(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class HostExtent:
     """Bytes of the file with one use and one owner (NONE for leaks and free ones)."""
 
     offset: int
     length: int
-    use: Use
+    use: HostUse
     owner: Owner
 
     @property
@@ -61,7 +61,7 @@ class Extent:
         return self.offset + self.length
 
 
-def extents(walk: Walk, header_end: int) -> Iterator[Extent]:
+def extents(walk: Walk, header_end: int) -> Iterator[HostExtent]:
     """Yield the extents of the file; `header_end` is where the header's own bytes end in the first cluster.
 
     Raises LimitExceeded for a file of more clusters than QEMU's check takes.
@@ -69,17 +69,17 @@ def extents(walk: Walk, header_end: int) -> Iterator[Extent]:
     clusters = walk.geometry.clusters(walk.size)
     if clusters > Limit.CHECKED_CLUSTERS:
         raise LimitExceeded(f"the file has {clusters} clusters, more than {Limit.CHECKED_CLUSTERS}")
-    refcounts = Refcounts(walk.store, walk.geometry, walk.refcount_table())
+    refcounts = StoredRefcounts(walk)
     used = _windows_in_use(walk, refcounts, clusters)
     slack = _slack(walk, header_end)
-    pending: Extent | None = None
+    pending: HostExtent | None = None
     for first in range(0, clusters, WINDOW_CLUSTERS):
         count = min(WINDOW_CLUSTERS, clusters - first)
         codes = _codes(walk, refcounts, first, count) if first // WINDOW_CLUSTERS in used else None
         for extent in _runs(walk, codes, first, count):
             for part in _without_slack(extent, slack):
                 if pending is not None and (pending.use, pending.owner) == (part.use, part.owner):
-                    pending = Extent(pending.offset, pending.length + part.length, part.use, part.owner)
+                    pending = HostExtent(pending.offset, pending.length + part.length, part.use, part.owner)
                     continue
                 if pending is not None:
                     yield pending
@@ -107,7 +107,7 @@ def _touched(walk: Walk, references: References) -> tuple[NDArray[np.int64], NDA
     return (offsets >> bits).view(np.int64), ((offsets + lengths - np.uint64(1)) >> bits).view(np.int64)
 
 
-def _windows_in_use(walk: Walk, refcounts: Refcounts, clusters: int) -> set[int]:
+def _windows_in_use(walk: Walk, refcounts: StoredRefcounts, clusters: int) -> set[int]:
     """Return which windows have a reference or a refcount block: the others are free."""
     if clusters <= WINDOW_CLUSTERS:
         return {0}
@@ -120,7 +120,7 @@ def _windows_in_use(walk: Walk, refcounts: Refcounts, clusters: int) -> set[int]
     return found
 
 
-def _codes(walk: Walk, refcounts: Refcounts, first: int, count: int) -> NDArray[np.uint8]:
+def _codes(walk: Walk, refcounts: StoredRefcounts, first: int, count: int) -> NDArray[np.uint8]:
     """Return owner, overlap, leak or free for each cluster of a window, shape (count,)."""
     codes = np.zeros(count, dtype=np.uint8)
     for references in _in_parts(walk):
@@ -150,7 +150,7 @@ def _claim(codes: NDArray[np.uint8], clusters: NDArray[np.int64], code: np.uint8
     codes[clusters] = np.where(contested, held | np.uint8(_OVERLAP), code | (held & np.uint8(_OVERLAP)))
 
 
-def _runs(walk: Walk, codes: NDArray[np.uint8] | None, first: int, count: int) -> Iterator[Extent]:
+def _runs(walk: Walk, codes: NDArray[np.uint8] | None, first: int, count: int) -> Iterator[HostExtent]:
     bits = walk.geometry.cluster_bits
     if codes is None:
         codes, edges = np.array([_FREE], dtype=np.uint8), [0, count]
@@ -161,12 +161,12 @@ def _runs(walk: Walk, codes: NDArray[np.uint8] | None, first: int, count: int) -
         offset = (first + start) << bits
         length = min((first + end) << bits, walk.size) - offset
         if code == _LEAK:
-            yield Extent(offset, length, Use.LEAK, Owner.NONE)
+            yield HostExtent(offset, length, HostUse.LEAK, Owner.NONE)
         elif code == _FREE:
-            yield Extent(offset, length, Use.FREE, Owner.NONE)
+            yield HostExtent(offset, length, HostUse.FREE, Owner.NONE)
         else:
-            use = Use.OVERLAP if code & _OVERLAP else Use.OWNED
-            yield Extent(offset, length, use, Owner(code & _OWNER))
+            use = HostUse.OVERLAP if code & _OVERLAP else HostUse.OWNED
+            yield HostExtent(offset, length, use, Owner(code & _OWNER))
 
 
 def _slack(walk: Walk, header_end: int) -> list[tuple[int, int]]:
@@ -182,19 +182,19 @@ def _slack(walk: Walk, header_end: int) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def _without_slack(extent: Extent, slack: list[tuple[int, int]]) -> Iterator[Extent]:
+def _without_slack(extent: HostExtent, slack: list[tuple[int, int]]) -> Iterator[HostExtent]:
     """Cut the slack out of an extent that has an owner; drops from `slack` what lies before it."""
     while slack and slack[0][1] <= extent.offset:
         slack.pop(0)
     at = extent.offset
-    if extent.use is Use.OWNED:
+    if extent.use is HostUse.OWNED:
         while slack and slack[0][0] < extent.end:
             start, end = max(slack[0][0], at), min(slack[0][1], extent.end)
             if start > at:
-                yield Extent(at, start - at, extent.use, extent.owner)
+                yield HostExtent(at, start - at, extent.use, extent.owner)
             if end > start:
-                yield Extent(start, end - start, Use.SLACK, extent.owner)
+                yield HostExtent(start, end - start, HostUse.SLACK, extent.owner)
             at = max(at, end)
             slack.pop(0)
     if at < extent.end:
-        yield Extent(at, extent.end - at, extent.use, extent.owner)
+        yield HostExtent(at, extent.end - at, extent.use, extent.owner)

@@ -39,7 +39,7 @@ from qcow2c.format.tables import (
     entries_alike,
 )
 from qcow2c.storage.store import Store
-from qcow2c.structs import SECTOR_SIZE
+from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE
 
 MAX_WORDS = 1 << 19
 """Words of L1, L2, bitmap and refcount tables; also the clusters of the file. An image with more is not small."""
@@ -138,8 +138,8 @@ class _Proof:
             return array("Q")  # Nothing was counted: the offset may be anything.
         self._words += entries
         _require(self._words <= MAX_WORDS)
-        words = layout.words(self._store.pread(entries * 8, offset))
-        return words + array("Q", bytes(8 * (entries - len(words))))
+        words = layout.words(self._store.pread(entries * layout.WORD_BYTES, offset))
+        return words + layout.zero_words(entries - len(words))
 
     def _sound(self, words: array[int], entry_rules: tuple[EntryRule, ...]) -> Iterator[tuple[int, int]]:
         """Yield index and word of the entries of a table that are not 0; each must break no rule."""
@@ -153,7 +153,7 @@ class _Proof:
         """Return the refcounts of all clusters of the file, and count the refcount table and its blocks."""
         header, geometry = self._header, self._geometry
         entries = header.refcount_table_clusters * geometry.words_per_cluster
-        self._own(header.refcount_table_offset, entries * 8)
+        self._own(header.refcount_table_offset, entries * ENTRY_BYTES)
         found = array(word_code(geometry.refcount_order))
         per_block = 1 << geometry.refcount_block_bits
         for index, word in self._sound(self._table(header.refcount_table_offset, entries), REFCOUNT_TABLE_RULES):
@@ -173,7 +173,7 @@ class _Proof:
             return
         self._own(extension.bitmap_directory_offset, extension.bitmap_directory_size)
         for record in bitmaps.records:
-            self._own(record.bitmap_table_offset, record.bitmap_table_size * 8)
+            self._own(record.bitmap_table_offset, record.bitmap_table_size * ENTRY_BYTES)
             words = self._table(record.bitmap_table_offset, record.bitmap_table_size)
             for _, word in self._sound(words, BITMAP_TABLE_RULES):
                 if word & BITMAP_OFFSET:
@@ -186,7 +186,7 @@ class _Proof:
         every: Counter[int] = Counter()
         places = [(record.l1_table_offset, record.l1_size) for record in snapshots.records]
         for position, (at, entries) in enumerate([(header.l1_table_offset, header.l1_size), *places]):
-            self._own(at, entries * 8)
+            self._own(at, entries * ENTRY_BYTES)
             for _, word in self._sound(self._table(at, entries), L1_RULES):
                 offset = word & L1_OFFSET
                 _require(offset and offset >> self._geometry.cluster_bits < self._end)

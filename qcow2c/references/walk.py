@@ -22,7 +22,7 @@ from qcow2c.format.header import Header
 from qcow2c.format.records import BitmapDirectory, SnapshotTable, read_bitmaps, read_snapshots
 from qcow2c.format.refcounts import BLOCK_OFFSET
 from qcow2c.storage.sources import Store
-from qcow2c.structs import Limit
+from qcow2c.structs import ENTRY_BYTES, Limit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,7 +138,7 @@ class Walk:
         found = [State(ACTIVE, header.l1_table_offset, header.l1_size, header.size)]
         for index, record in enumerate(self.snapshots.records):
             aligned = record.l1_table_offset % self.geometry.cluster_size == 0
-            believable = aligned and record.l1_size * 8 <= Limit.L1_TABLE_BYTES
+            believable = aligned and record.l1_size <= Limit.L1_ENTRIES
             found.append(State(index, record.l1_table_offset, record.l1_size, record.disk_size, believable))
         return found
 
@@ -152,7 +152,7 @@ class Walk:
         if at < self.size:
             buffer = memoryview(found.data).cast("B")
             done = self.store.readinto_at(buffer[: max(0, self.size - at)], at)
-            found[done // 8 :] = 0  # A torn last word counts as not there.
+            found[done // found.itemsize :] = 0  # A torn last word counts as not there.
             if np.little_endian:
                 found.byteswap(inplace=True)
         return found
@@ -176,7 +176,7 @@ class Walk:
                 active, snapshot = weights.get(key, (0, 0))
                 is_active = state.index == ACTIVE
                 weights[key] = active + is_active, snapshot + (not is_active)
-        self._bound_tables(sum(entries * 8 for _, entries in weights), "L1")
+        self._bound_tables(sum(entries * ENTRY_BYTES for _, entries in weights), "L1")
         for (offset, entries), (active, snapshot) in weights.items():
             named, times = distinct_tables(self.words(offset, entries))
             parts.append((named, _times(times, active), _times(times, snapshot)))
@@ -239,7 +239,7 @@ class Walk:
         geometry = self.geometry
         offsets = found.offsets[start:end]
         size = geometry.cluster_size
-        raw = np.empty(((end - start), size // 8), dtype=np.uint64)
+        raw = np.empty(((end - start), geometry.words_per_cluster), dtype=np.uint64)
         buffer = memoryview(raw.data).cast("B")
         breaks = np.flatnonzero(np.diff(offsets) != np.uint64(size)) + 1
         edges = [0, *breaks.tolist(), end - start]
@@ -265,7 +265,7 @@ class Walk:
             (Owner.SNAPSHOT_L1_TABLE, [state for state in walkable if state.index != ACTIVE]),
         ):
             offsets = np.array([state.l1_offset for state in chosen], dtype=np.uint64)
-            lengths = np.array([state.l1_entries * 8 for state in chosen], dtype=np.uint64)
+            lengths = np.array([state.l1_entries * ENTRY_BYTES for state in chosen], dtype=np.uint64)
             yield References(owner, offsets, lengths, _filled(len(chosen), 1))
         if self.snapshots.size:
             yield _one(Owner.SNAPSHOT_TABLE, header.snapshots_offset, self.snapshots.size)
@@ -297,7 +297,7 @@ class Walk:
             if not entries:
                 continue
             weight = _filled(1, len(users))
-            yield References(Owner.BITMAP_TABLE, _filled(1, at), _filled(1, declared * 8), weight, users[0])
+            yield References(Owner.BITMAP_TABLE, _filled(1, at), _filled(1, declared * ENTRY_BYTES), weight, users[0])
             offsets = self.words(at, entries) & np.uint64(tables.BITMAP_OFFSET)
             offsets = offsets[offsets != 0]
             lengths, weights = _filled(len(offsets), self.geometry.cluster_size), _filled(len(offsets), len(users))
@@ -306,8 +306,8 @@ class Walk:
     def refcount_table(self) -> U64Array:
         """Return the entries of the refcount table, zeros for what the file does not hold."""
         header = self.header
-        entries = min(header.refcount_table_clusters << (header.cluster_bits - 3), Limit.REFCOUNT_TABLE_BYTES // 8)
-        return self.words(header.refcount_table_offset, entries)
+        entries = header.refcount_table_clusters * self.geometry.words_per_cluster
+        return self.words(header.refcount_table_offset, min(entries, Limit.REFCOUNT_TABLE_BYTES // ENTRY_BYTES))
 
     def refcount_blocks(self) -> References:
         """Return the references of the refcount table, one for each entry that names a block."""

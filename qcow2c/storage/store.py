@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from qcow2c.errors import Span, StoreError
 from qcow2c.storage.locks import Use
 
 Buffer = bytes | bytearray | memoryview
 """What is written; a memoryview is one of single bytes."""
+
+Progress = Callable[[int, int], object]
+"""Is told the bytes that are done, and all that are to be done."""
 
 _ZEROS = bytes(1 << 20)
 

@@ -73,10 +73,10 @@ class ImageOptions:
 
     def create(self, target: Any, guest_data: Any = None) -> None:
         """Create the image in a path or a file object, with its guest data in another where it has a data file."""
-        named = {}
+        options = dict(self.options)
         if self.backing is not None:
-            named = {"backing_file": "backing", "backing_fmt": self.backing.image_format}
-        create(target, self.size, check_backing=False, guest_data=guest_data, **self.options, **named)
+            options |= {"backing_file": "backing", "backing_fmt": self.backing.image_format}
+        create(target, self.size, check_backing=False, guest_data=guest_data, **options)
 
     def open(self, source: Any, mode: str = "r", guest_data: Any = None) -> Image:
         """Open the image over its backing file."""

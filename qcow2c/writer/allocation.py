@@ -14,9 +14,10 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from qcow2c.errors import LimitExceeded
+from qcow2c.format.geometry import ClusterRun
 from qcow2c.format.refcounts import RefcountRoom, refcount_room, require_table
 from qcow2c.format.tables import require_nameable
-from qcow2c.structs import Limit
+from qcow2c.structs import ENTRY_BYTES, Limit
 from qcow2c.writer.cache import MetadataCache
 
 _LOOK_AHEAD = 32
@@ -35,12 +36,12 @@ _NOT_ZERO = re.compile(rb"[^\0]")
 class Forbidden(Protocol):
     """Clusters that are never given out."""
 
-    def within(self, first: int, end: int) -> Iterable[tuple[int, int]]:
-        """Return the runs of them, as (first, end), in a range of clusters."""
+    def within(self, first: int, end: int) -> Iterable[ClusterRun]:
+        """Return the runs of them in a range of clusters."""
         ...
 
 
-class Extent(NamedTuple):
+class Allocation(NamedTuple):
     """Adjacent host clusters that were given out. `fresh`: nothing was ever written there, they read as zeros."""
 
     first: int
@@ -60,7 +61,7 @@ class Allocator:
         self._runs: deque[tuple[int, int]] = deque()
         self._scanned = 0
         """Refcount blocks whose free clusters are in `_runs`, or were given out."""
-        entries = Limit.REFCOUNT_TABLE_BYTES // 8
+        entries = Limit.REFCOUNT_TABLE_BYTES // ENTRY_BYTES
         self._blocks_limit = min(entries, Limit.HOST_OFFSET_END >> cache.geometry.cluster_bits + self._block_bits)
         self._fresh_from = cache.geometry.clusters(cache.medium.store.size())
         self._packing = 0
@@ -69,7 +70,7 @@ class Allocator:
 
     # --- whole clusters ---
 
-    def allocate(self, count: int) -> Extent:
+    def allocate(self, count: int) -> Allocation:
         """Give out up to `count` adjacent clusters with refcount 1, at least one. Raises LimitExceeded."""
         while True:
             position = self._find(count)
@@ -86,9 +87,9 @@ class Allocator:
         self._replace(position, end, self._runs[position][1])
         fresh = first >= self._fresh_from
         self._fresh_from = max(self._fresh_from, end)
-        return Extent(first, end - first, fresh)
+        return Allocation(first, end - first, fresh)
 
-    def abandon(self, extent: Extent) -> None:
+    def abandon(self, extent: Allocation) -> None:
         """Take back clusters to which nothing refers, and never did."""
         self._cache.lower_at_once(extent.first, extent.first + extent.clusters)
 
@@ -142,7 +143,7 @@ class Allocator:
         else:
             del self._runs[position]
 
-    def _freed(self, freed: list[tuple[int, int]]) -> None:
+    def _freed(self, freed: list[ClusterRun]) -> None:
         """Take up clusters whose refcount has become 0, but for those that a scan will find."""
         scanned_end = self._scanned << self._block_bits
         packing = self._packing >> self._geometry.cluster_bits

@@ -19,21 +19,21 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from qcow2c.errors import CorruptMetadata, Span
+from qcow2c.errors import CorruptMetadata
 from qcow2c.format import layout
-from qcow2c.format.geometry import Geometry
+from qcow2c.format.geometry import ClusterRun, Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, stored_block
 from qcow2c.format.tables import Table
 from qcow2c.storage.medium import Medium
-from qcow2c.structs import SECTOR_SIZE
+from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE
 from qcow2c.writer.header_update import HeaderUpdate
 
 BLOCK_CACHE_BYTES = 32 << 20
 """Bound of the refcount blocks in memory that hold nothing new."""
 
 
-class Release(NamedTuple):
+class ReleasedClusters(NamedTuple):
     """Host clusters of which one reference each goes away with the changes that are pending."""
 
     first: int
@@ -62,17 +62,17 @@ class MetadataCache:
         table_size = header.refcount_table_clusters << header.cluster_bits
         stored_table = store.pread(table_size, header.refcount_table_offset).ljust(table_size, b"\0")
         self.refcount_table = Table(layout.words(stored_table), header.refcount_table_offset)
-        self._tell_free: Callable[[list[tuple[int, int]]], None] = lambda _runs: None
+        self._tell_free: Callable[[list[ClusterRun]], None] = lambda _runs: None
         self._blocks: dict[int, Table] = {}
         self._block_limit = max(2, BLOCK_CACHE_BYTES >> header.cluster_bits)
         self._block_bits = self.geometry.refcount_block_bits
         self._block_mask = (1 << self._block_bits) - 1
-        self._released: list[Release] = []
+        self._released: list[ReleasedClusters] = []
 
     # --- refcounts ---
 
-    def report_free(self, tell: Callable[[list[tuple[int, int]]], None]) -> None:
-        """Tell an allocator, from now on, which clusters, as (first, end), become free."""
+    def report_free(self, tell: Callable[[list[ClusterRun]], None]) -> None:
+        """Tell an allocator, from now on, which clusters become free."""
         self._tell_free = tell
 
     def refcount(self, cluster: int) -> int:
@@ -102,7 +102,7 @@ class MetadataCache:
         offset, size = self.refcount_table.words[index] & BLOCK_OFFSET, self.geometry.cluster_size
         data = b"" if offset % size else self.medium.store.pread(size, offset)
         if not data:
-            where = Span(self.refcount_table.host_offset + index * 8, 8)
+            where = layout.word_span(self.refcount_table.host_offset, index)
             message = f"refcount block {index} at {offset:#x} is misaligned or past the end of the file"
             raise CorruptMetadata(message, where=where, spec="Host cluster management")
         self._evict_blocks()
@@ -123,16 +123,17 @@ class MetadataCache:
         words = old.words + array("Q", bytes((entries - len(old.words)) * old.words.itemsize))
         self.refcount_table = Table(words, host_offset, reachable=False)
         bits = self.geometry.cluster_bits
-        self.release(old.host_offset >> bits, self.geometry.clusters(len(old.words) * 8))
-        self.header.set(refcount_table_offset=host_offset, refcount_table_clusters=self.geometry.clusters(entries * 8))
+        self.release(old.host_offset >> bits, self.geometry.clusters(len(old.words) * ENTRY_BYTES))
+        clusters = self.geometry.clusters(entries * ENTRY_BYTES)
+        self.header.set(refcount_table_offset=host_offset, refcount_table_clusters=clusters)
 
     def release(self, first: int, count: int = 1, *, discard: bool = False) -> None:
         """Take a reference away from each of `count` clusters, as soon as the change that does so is durable."""
         last = self._released[-1] if self._released else None
         if last is not None and last.first + last.clusters == first and last.discard == discard:
-            self._released[-1] = Release(last.first, last.clusters + count, discard)
+            self._released[-1] = ReleasedClusters(last.first, last.clusters + count, discard)
         else:
-            self._released.append(Release(first, count, discard))
+            self._released.append(ReleasedClusters(first, count, discard))
 
     @property
     def releases(self) -> int:
@@ -194,7 +195,7 @@ class MetadataCache:
     def _lower_refcounts(self) -> None:
         """Step 5. Not made durable here: until it is, the clusters count as leaked, or as used again."""
         released, self._released = self._released, []
-        freed: list[tuple[int, int]] = []
+        freed: list[ClusterRun] = []
         for run in released:
             freed += self._lower(run.first, run.first + run.clusters)
         if freed:
@@ -202,14 +203,19 @@ class MetadataCache:
         self._write_blocks([block for block in self._blocks.values() if block.dirty])
         self._give_back(released)
 
-    def _lower(self, first: int, end: int) -> Iterable[tuple[int, int]]:
-        """Lower refcounts by one; yield runs of clusters that are free now."""
+    def _lower(self, first: int, end: int) -> Iterable[ClusterRun]:
+        """Lower refcounts by one; yield the runs of clusters that are free now."""
+        free_from = first
         for cluster in range(first, end):
             value = self.refcount(cluster) - 1
             if value >= 0:  # Else damaged metadata, opened with trust: it cannot get any lower.
                 self.set_refcounts(cluster, cluster + 1, value)
-            if value == 0:
-                yield cluster, cluster + 1
+            if value:
+                if free_from < cluster:
+                    yield ClusterRun(free_from, cluster)
+                free_from = cluster + 1
+        if free_from < end:
+            yield ClusterRun(free_from, end)
 
     def lower_at_once(self, first: int, end: int) -> None:
         """Lower refcounts of clusters that were allocated, but to which nothing has ever referred."""
@@ -217,7 +223,7 @@ class MetadataCache:
         if freed:
             self._tell_free(freed)
 
-    def _give_back(self, released: Iterable[Release]) -> None:
+    def _give_back(self, released: Iterable[ReleasedClusters]) -> None:
         bits = self.geometry.cluster_bits
         for run in released:
             clusters = range(run.first, run.first + run.clusters)
@@ -227,7 +233,7 @@ class MetadataCache:
     def _write_words(self, tables: Iterable[Table]) -> None:
         for table in tables:
             for first, end in table.dirty_runs():
-                self.medium.write([layout.stored(table.words[first:end])], table.host_offset + first * 8)
+                self.medium.write([layout.stored(table.words[first:end])], table.host_offset + first * ENTRY_BYTES)
 
     def _write_blocks(self, blocks: Iterable[Table]) -> None:
         order = self.geometry.refcount_order

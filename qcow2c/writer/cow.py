@@ -23,7 +23,7 @@ _ZERO_KINDS = (Kind.ZERO, Kind.ZERO_ALLOCATED)
 _BELOW_KINDS = (Kind.UNALLOCATED, Kind.UNALLOCATED_IN_CLUSTER)
 
 
-class Piece(NamedTuple):
+class GuestBytes(NamedTuple):
     """Bytes that belong at a guest offset."""
 
     guest_offset: int
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 def pieces(
     reader: Reader, table: Table, guest_offset: int, data: memoryview, *, in_place: bool, fresh: bool
-) -> list[Piece]:
+) -> list[GuestBytes]:
     """Return what must be written so that clusters hold `data` and all they held before, in order.
 
     `in_place`: the clusters keep their host cluster, else they move to new ones; `fresh` ones hold zeros already.
@@ -49,32 +49,32 @@ def pieces(
     kept = []
     for start, stop in found:
         if start == guest_offset and stop == end:
-            kept.append(Piece(guest_offset, data))
+            kept.append(GuestBytes(guest_offset, data))
         elif reads_as_zeros(reader, start, stop - start):
             if not fresh:
-                kept.append(Piece(start, zeros(stop - start)))
+                kept.append(GuestBytes(start, zeros(stop - start)))
         else:
             buffer = bytearray(stop - start)
             reader.read_into(memoryview(buffer), start)
-            kept.append(Piece(start, buffer))
+            kept.append(GuestBytes(start, buffer))
     return kept
 
 
 def _pieces_of_cluster(
     reader: Reader, table: Table, base: int, guest_offset: int, data: memoryview, *, in_place: bool, fresh: bool
-) -> list[Piece]:
+) -> list[GuestBytes]:
     """Return the same for a write within one standard cluster, as most small ones are: one read, one write."""
     size = reader.geometry.cluster_size
     if len(data) == size or (in_place and _subcluster_kinds(reader, table, base)[0] is Kind.DATA):
-        return [Piece(guest_offset, data)]
+        return [GuestBytes(guest_offset, data)]
     if reads_as_zeros(reader, base, size):
         end = guest_offset + len(data)
-        before, behind = Piece(base, zeros(guest_offset - base)), Piece(end, zeros(base + size - end))
-        return [Piece(guest_offset, data)] if fresh else [before, Piece(guest_offset, data), behind]
+        before, behind = GuestBytes(base, zeros(guest_offset - base)), GuestBytes(end, zeros(base + size - end))
+        return [GuestBytes(guest_offset, data)] if fresh else [before, GuestBytes(guest_offset, data), behind]
     cluster = bytearray(size)
     reader.read_into(memoryview(cluster), base)
     cluster[guest_offset - base : guest_offset - base + len(data)] = data
-    return [Piece(base, cluster)]
+    return [GuestBytes(base, cluster)]
 
 
 def _copies(
@@ -121,9 +121,9 @@ def _subcluster_kinds(reader: Reader, table: Table, guest_offset: int) -> list[K
     return [kind_of(entry, bitmap, subcluster, geometry) for subcluster in range(geometry.subclusters)]
 
 
-def together(found: list[Piece]) -> Iterator[list[Piece]]:
+def together(found: list[GuestBytes]) -> Iterator[list[GuestBytes]]:
     """Yield the pieces in groups that lie one behind the other."""
-    group: list[Piece] = []
+    group: list[GuestBytes] = []
     for piece in found:
         if group and group[-1].guest_offset + len(group[-1].data) != piece.guest_offset:
             yield group

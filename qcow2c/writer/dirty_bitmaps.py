@@ -17,7 +17,7 @@ from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.records import BitmapRecord
 from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
-from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAP_FLAGS
+from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAP_FLAGS, ENTRY_BYTES
 from qcow2c.writer.allocation import Allocator
 from qcow2c.writer.cache import MetadataCache
 
@@ -76,7 +76,7 @@ class BitmapTracker:
             tracked.chunks.clear()
 
     def _table(self, record: BitmapRecord) -> array[int]:
-        size = record.bitmap_table_size * 8
+        size = record.bitmap_table_size * ENTRY_BYTES
         return layout.words(self._cache.medium.store.pread(size, record.bitmap_table_offset).ljust(size, b"\0"))
 
     def _store_bits(self, tracked: _Tracked, table: array[int]) -> None:

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator
 
 from qcow2c.errors import CorruptMetadata, Span
+from qcow2c.format import layout
 from qcow2c.format.tables import (
     L1_COPIED,
     L2_COMPRESSED,
@@ -100,7 +101,8 @@ class Mapping:
             problem = "overlaps metadata" if refcount else "has refcount 0"
             message = f"L2 entry {entry:#018x}: the host cluster {problem}, so that it is not written: run check -r"
             guest = Span(guest_offset & ~self._cluster_mask, self._geometry.cluster_size)
-            where = Span(table.host_offset + index * self._words * 8, self._words * 8)
+            entry_bytes = self._geometry.l2_entry_bytes
+            where = Span(table.host_offset + index * entry_bytes, entry_bytes)
             raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
         return None
 
@@ -133,7 +135,7 @@ class Mapping:
                 cache.l1.set(l1_index, table.host_offset | L1_COPIED)
             return table
         if table is not None and not refcount:
-            where = Span(reader.l1_offset + l1_index * 8, 8)
+            where = layout.word_span(reader.l1_offset, l1_index)
             message = f"the L2 table at {table.host_offset:#x} has refcount 0, so that it is not written: run check -r"
             raise CorruptMetadata(message, where=where, spec="Cluster mapping")
         words = array("Q", bytes(self._geometry.cluster_size)) if table is None else table.words[:]

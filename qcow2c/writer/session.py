@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from qcow2c.bitmaps.edit import BitmapEdit
-from qcow2c.bitmaps.stored import Place
-from qcow2c.errors import Qcow2Error, UsageError
+from qcow2c.bitmaps.stored import PlaceClusters
+from qcow2c.errors import Qcow2Error, Span, UsageError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange
@@ -107,7 +107,7 @@ class Session:
 
     # --- bitmaps ---
 
-    def edit_bitmaps(self, place: Place) -> BitmapEdit:
+    def edit_bitmaps(self, place: PlaceClusters) -> BitmapEdit:
         """Return the bitmaps as they are, to be changed; `place` stores clusters of them and returns a host offset.
 
         Durable order: everything pending, the bits that were recorded. Raises CorruptMetadata where the bitmaps are
@@ -162,10 +162,10 @@ class Session:
         self._cache.medium.write([data.ljust(count << cluster_bits, b"\0")], host_offset)
         return host_offset
 
-    def release(self, runs: Iterable[tuple[int, int]]) -> None:
-        """Take a reference away from each cluster of ranges, once what is pending is durable."""
+    def release(self, spans: Iterable[Span]) -> None:
+        """Take a reference away from each cluster of some spans, once what is pending is durable."""
         cluster_bits = self._reader.header.cluster_bits
-        for host_offset, length in runs:
+        for host_offset, length in spans:
             first = host_offset >> cluster_bits
             self._cache.release(first, (host_offset + length - 1 >> cluster_bits) - first + 1)
 

@@ -144,7 +144,7 @@ def test_python_values_are_options_too(tmp_path: Path) -> None:
     qcow2c.create(path, backing_file=Path("base.raw"), backing_fmt="raw")
     with qcow2c.open(path) as image:
         assert image.pread(1024, 0) == b"p" * 1024
-    for wrong in ({"sise": 1}, {}, {"backing_file": "x" * 2000, "backing_fmt": "raw", "check_backing": False}):
+    for wrong in ({"cluster_size": 1}, {}, {"backing_file": "x" * 2000, "backing_fmt": "raw", "check_backing": False}):
         with pytest.raises(qcow2c.Qcow2Error):
             qcow2c.create(tmp_path / "other", *([1 << 20] if wrong else []), **wrong)
     assert not (tmp_path / "other").exists()

@@ -10,7 +10,7 @@ import pytest
 from qcow2c.engine import Engine
 from qcow2c.storage.medium import Medium
 from qcow2c.writer.cache import MetadataCache
-from qcow2c.writer.cow import Piece
+from qcow2c.writer.cow import GuestBytes
 
 from .model import DiskModel
 from .recording import Event, Kind, Recorder, crash_states
@@ -72,7 +72,7 @@ def header_before_the_table(patch: pytest.MonkeyPatch) -> None:
 def copies_left_out(patch: pytest.MonkeyPatch) -> None:
     original = Engine._put
 
-    def put(engine: Engine, pieces: list[Piece], guest_cluster: int, host_offset: int) -> None:
+    def put(engine: Engine, pieces: list[GuestBytes], guest_cluster: int, host_offset: int) -> None:
         original(
             engine, [max(pieces, key=lambda piece: isinstance(piece.data, memoryview))], guest_cluster, host_offset
         )

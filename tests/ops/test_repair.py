@@ -16,7 +16,7 @@ from qcow2c.format.header import Header
 from qcow2c.ops.repair import RepairResult, undo_repair
 from qcow2c.recovery import changes, plan
 from qcow2c.recovery.survey import Survey
-from qcow2c.references.stored_refcounts import Refcounts
+from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import Walk
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import LocalFile, Memory, WritableMemory
@@ -100,7 +100,7 @@ def still_there(before: Guest | None, after: Guest | None) -> bool:
 def unfreed(before: bytes, after: bytes) -> bool:
     """Tell whether every cluster with a refcount and contents has a refcount still; contents must be the same."""
     walks = [Walk(Memory(data), Header.load(Memory(data))) for data in (before, after)]
-    counts = [Refcounts(walk.store, walk.geometry, walk.refcount_table()) for walk in walks]
+    counts = [StoredRefcounts(walk) for walk in walks]
     size = walks[0].geometry.cluster_size
     clusters = len(before) // size
     old, new = (count.window(0, clusters) for count in counts)
@@ -218,7 +218,7 @@ def test_what_a_lost_table_may_have_named_is_kept(name: str, doubt: str, what: s
     assert result.exit_code in (2, 3)
     assert result.after.leaks == result.clusters_kept > 0
     assert unfreed(before, bytes(image))
-    kept = [action for action in result.actions if action.kind is plan.Kind.KEEP]
+    kept = [action for action in result.actions if action.kind is plan.RepairKind.KEEP]
     assert sum(action.host.length for action in kept) == result.clusters_kept * cluster_size(before)
 
 
@@ -233,7 +233,7 @@ def test_data_loss_must_be_asked_for_and_is_told() -> None:
     assert all(
         image[action.host.offset :][: action.host.length] == before[action.host.offset :][: action.host.length]
         for action in result.actions
-        if action.kind is plan.Kind.FREE
+        if action.kind is plan.RepairKind.FREE
     )
     assert len(image) % size == len(before) % size
 
@@ -282,7 +282,7 @@ def test_marks_are_cleared_when_the_image_is_sound(bit: str) -> None:
     image = bytearray(damaged("v3", f"marked {bit}"))
     result = qcow2c.repair(image, "leaks")
     assert get(image, "incompatible") == 0
-    assert [action.kind for action in result.actions] == [plan.Kind.HEADER]
+    assert [action.kind for action in result.actions] == [plan.RepairKind.HEADER]
     assert result.exit_code == 0
 
 
@@ -316,7 +316,7 @@ def test_unknown_autoclear_bits_go_with_the_first_change_and_only_then() -> None
     kept = bytearray(damaged("v3", "L1 table zeroed"))
     set_bits("autoclear", 1 << 40)(kept)
     before = bytes(kept)
-    assert not [action for action in qcow2c.repair(kept, "all").actions if action.kind is plan.Kind.HEADER]
+    assert not [action for action in qcow2c.repair(kept, "all").actions if action.kind is plan.RepairKind.HEADER]
     assert bytes(kept) == before
 
 

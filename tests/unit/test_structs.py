@@ -107,6 +107,13 @@ def test_refcounts_fill_their_block_the_first_in_the_lowest_bits(order: int) -> 
         assert group.sizeof() == 1 << (order - 3)
 
 
+def test_the_entries_of_all_tables_are_equally_long() -> None:
+    entries = [structs.L1_ENTRY, structs.STANDARD_L2_ENTRY, structs.REFCOUNT_TABLE_ENTRY, structs.BITMAP_TABLE_ENTRY]
+    assert {entry.sizeof() for entry in entries} == {structs.ENTRY_BYTES}
+    assert structs.EXTENDED_L2_ENTRY.sizeof() == 2 * structs.ENTRY_BYTES
+    assert Limit.L1_ENTRIES * structs.ENTRY_BYTES == Limit.L1_TABLE_BYTES
+
+
 def every_schema() -> list[tuple[str, object]]:
     found = [(name, value) for name, value in vars(structs).items() if name.isupper() and hasattr(value, "sizeof")]
     return [*found, ("compressed_descriptor", compressed_descriptor(16)), ("refcount_group", refcount_group(0))]

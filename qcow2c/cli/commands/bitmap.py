@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from qcow2c.cli import arguments, interrupts, option_list, progress, sizes, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, open_named
-from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.errors import Span, UnsupportedFeature, UsageError
 
 if TYPE_CHECKING:
     from qcow2c.disk.disk import Disk
@@ -139,10 +139,10 @@ def _alone(named: NamedImage) -> dict[str, bool]:
 
 
 def _change(chosen: Namespace, named: NamedImage, name: str, granularity: int | None) -> int:
-    from qcow2c.ops.bitmaps import Action, SourceImage, Verb, change
+    from qcow2c.ops.bitmaps import BitmapChange, SourceImage, Verb, change
 
     actions = [
-        Action(Verb.MERGE, action[1]) if isinstance(action, tuple) else Action(Verb(action))
+        BitmapChange(Verb.MERGE, action[1]) if isinstance(action, tuple) else BitmapChange(Verb(action))
         for action in chosen.actions
     ]
     source = None
@@ -195,7 +195,7 @@ def _show(disk: Disk, name: str, output: str) -> None:
         _write(ranges, "%#-16x%#x\n", f"{'Offset':<16}Length\n", "", "")
 
 
-def _write(ranges: Iterator[tuple[int, int]], line: str, head: str, between: str, end: str) -> None:
+def _write(ranges: Iterator[Span], line: str, head: str, between: str, end: str) -> None:
     """Write a line for each range, as they come."""
     text.write(head)
     before = ""

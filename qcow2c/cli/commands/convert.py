@@ -24,6 +24,7 @@ from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, named_image, open_named, snapshot_key
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.storage.store import Progress
 
 if TYPE_CHECKING:
     from qcow2c.disk.disk import Disk, SnapshotKey
@@ -165,7 +166,7 @@ def _copy(
     output_format: str,
     how: dict[str, Any],
     create: dict[str, Any],
-    report: progress.Report | None,
+    report: Progress | None,
 ) -> None:
     from qcow2c.copy.options import How
     from qcow2c.copy.targets import Pipe

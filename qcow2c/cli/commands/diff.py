@@ -32,6 +32,7 @@ from qcow2c.cli import arguments, interrupts, option_list, progress, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, open_named, snapshot_key
 from qcow2c.errors import UsageError
+from qcow2c.storage.store import Progress
 
 if TYPE_CHECKING:
     from qcow2c.disk.disk import Disk
@@ -99,9 +100,7 @@ def _judge(chosen: Namespace) -> None:
         raise UsageError("-o and -c go with --overlay")
 
 
-def _write_overlay(
-    chosen: Namespace, named: NamedImage, before: Disk, after: Disk, report: progress.Report | None
-) -> None:
+def _write_overlay(chosen: Namespace, named: NamedImage, before: Disk, after: Disk, report: Progress | None) -> None:
     from qcow2c.ops.diff import write_overlay
 
     create: dict[str, Any] = option_list.parse(chosen.options, sorted(OPTIONS["qcow2"]))

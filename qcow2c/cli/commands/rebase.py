@@ -17,6 +17,7 @@ from contextlib import ExitStack
 
 from qcow2c.cli import arguments, image_names, interrupts, progress, text
 from qcow2c.errors import Qcow2Error, UnsupportedFeature, UsageError
+from qcow2c.storage.store import Progress
 
 _HINT = "qcow2c rebase --help"
 
@@ -51,7 +52,7 @@ def run(chosen: Namespace) -> int:
     return 0
 
 
-def _rebase(chosen: Namespace, report: progress.Report | None) -> None:
+def _rebase(chosen: Namespace, report: Progress | None) -> None:
     for what, mode in (("cache", chosen.cache), ("source cache", chosen.source_cache)):
         if mode not in arguments.CACHE_MODES:
             raise UsageError(f"Invalid {what} option: {mode}")

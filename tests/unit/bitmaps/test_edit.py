@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 import qcow2c
-from qcow2c.bitmaps.edit import BitmapEdit, Runs, resized
+from qcow2c.bitmaps.edit import BitmapEdit, PlacedSpans, resized
 from qcow2c.bitmaps.stored import store_clusters
 from qcow2c.errors import CorruptMetadata, StoreError, UsageError
 from qcow2c.format.header import Header
@@ -295,7 +295,7 @@ def test_placed_clusters_go_in_groups_and_are_counted_as_runs() -> None:
     store_clusters([(1, data), (2, data), (4, bytes(len(data))), (7, data)], table, place)
     assert placed == [800 << 10, 400 << 10]
     assert table[2] - table[1] == len(data) and not table[4] and table[7] & BITMAP_OFFSET
-    runs = Runs()
+    runs = PlacedSpans()
     for offset, length in ((0, 10), (10, 5), (20, 1)):
         runs.add(offset, length)
     assert runs == [(0, 15), (20, 1)]

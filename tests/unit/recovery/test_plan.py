@@ -7,7 +7,7 @@ import pytest
 from qcow2c.errors import Span
 from qcow2c.format.header import Header
 from qcow2c.recovery.doubt import Doubt
-from qcow2c.recovery.plan import Action, Kind, Plan, Refcounts
+from qcow2c.recovery.plan import Plan, PlannedRefcounts, RepairAction, RepairKind
 from qcow2c.recovery.survey import Survey
 from qcow2c.storage.sources import Memory
 from tests.building import L2_COPIED, Builder
@@ -25,17 +25,17 @@ def damaged() -> tuple[Builder, dict[str, int]]:
     return builder, places
 
 
-def planned(builder: Builder, **how: bool) -> tuple[Refcounts, Plan]:
+def planned(builder: Builder, **how: bool) -> tuple[PlannedRefcounts, Plan]:
     store = Memory(builder.build())
     survey = Survey(store, Header.load(store))
     options = {"rebuild": False, "lower_only": False, "allow_data_loss": False} | how
-    refcounts = Refcounts(survey, Doubt(survey, rebuild=options["rebuild"], damaged=[]), **options)
+    refcounts = PlannedRefcounts(survey, Doubt(survey, rebuild=options["rebuild"], damaged=[]), **options)
     plan = Plan()
     refcounts.add_to(plan)
     return refcounts, plan
 
 
-def kinds(plan: Plan) -> dict[int, Kind]:
+def kinds(plan: Plan) -> dict[int, RepairKind]:
     return {action.host.offset // SIZE: action.kind for action in plan.actions}
 
 
@@ -45,7 +45,11 @@ def test_without_doubt_every_refcount_becomes_that_of_its_references() -> None:
     old, new = refcounts.of(0, 64)
     assert old[[*places.values()]].tolist() == [0, 5, 1, 1]
     assert new[[*places.values()]].tolist() == [1, 1, 1, 0]
-    assert kinds(plan) == {places["low"]: Kind.RAISE, places["high"]: Kind.LOWER, places["leak"]: Kind.FREE}
+    assert kinds(plan) == {
+        places["low"]: RepairKind.RAISE,
+        places["high"]: RepairKind.LOWER,
+        places["leak"]: RepairKind.FREE,
+    }
     assert (plan.lowered, plan.raised, plan.kept, plan.count) == (2, 1, 0, 3)
     assert not any(action.may_lose_data for action in plan.actions)
 
@@ -53,7 +57,7 @@ def test_without_doubt_every_refcount_becomes_that_of_its_references() -> None:
 def test_only_what_is_too_high_is_lowered_if_that_was_asked_for() -> None:
     builder, places = damaged()
     _, plan = planned(builder, lower_only=True)
-    assert kinds(plan) == {places["high"]: Kind.LOWER, places["leak"]: Kind.FREE}
+    assert kinds(plan) == {places["high"]: RepairKind.LOWER, places["leak"]: RepairKind.FREE}
 
 
 def with_doubt() -> tuple[Builder, dict[str, int]]:
@@ -66,7 +70,11 @@ def test_with_doubt_nothing_is_lowered_and_all_that_is_kept_is_told() -> None:
     builder, places = with_doubt()
     refcounts, plan = planned(builder)
     assert refcounts.has_doubt and refcounts.keeps
-    assert kinds(plan) == {places["low"]: Kind.RAISE, places["high"]: Kind.KEEP, places["leak"]: Kind.KEEP}
+    assert kinds(plan) == {
+        places["low"]: RepairKind.RAISE,
+        places["high"]: RepairKind.KEEP,
+        places["leak"]: RepairKind.KEEP,
+    }
     assert (plan.lowered, plan.raised, plan.kept) == (0, 1, 2)
 
 
@@ -107,22 +115,25 @@ def test_a_plan_counts_all_and_lists_so_many(most: int, monkeypatch: pytest.Monk
     monkeypatch.setattr("qcow2c.recovery.plan.MAX_ACTIONS", most)
     plan = Plan()
     for number in range(5):
-        plan.add(Action(Kind.FREE, Span(number, 1), 1, 0, "why"))
+        plan.add(RepairAction(RepairKind.FREE, Span(number, 1), 1, 0, "why"))
     assert (plan.count, len(plan.actions)) == (5, most)
 
 
 def test_what_was_planned_of_a_kind_can_be_taken_back() -> None:
     plan = Plan()
-    plan.add(Action(Kind.HEADER, Span(0, 8), 1, 0, "mark"), Action(Kind.FREE, Span(9, 1), 1, 0, "why"))
-    plan.drop(Kind.HEADER)
-    assert plan.count == 1 and [action.kind for action in plan.actions] == [Kind.FREE]
+    plan.add(
+        RepairAction(RepairKind.HEADER, Span(0, 8), 1, 0, "mark"),
+        RepairAction(RepairKind.FREE, Span(9, 1), 1, 0, "why"),
+    )
+    plan.drop(RepairKind.HEADER)
+    assert plan.count == 1 and [action.kind for action in plan.actions] == [RepairKind.FREE]
 
 
 def test_an_action_reads_as_a_line_and_as_plain_values() -> None:
-    action = Action(Kind.ENTRY, Span(4096, 8), 17, 16, "reserved bits", Span(0, 4096), may_lose_data=True)
+    action = RepairAction(RepairKind.ENTRY, Span(4096, 8), 17, 16, "reserved bits", Span(0, 4096), may_lose_data=True)
     line = str(action)
     assert line.startswith("entry ") and "0x11 -> 0x10 (reserved bits; DATA MAY BE LOST)" in line and "guest" in line
-    assert "2 -> 1 (why)" in str(Action(Kind.LOWER, Span(0, 4096), 2, 1, "why"))
+    assert "2 -> 1 (why)" in str(RepairAction(RepairKind.LOWER, Span(0, 4096), 2, 1, "why"))
     assert action.facts() == {
         "kind": "entry",
         "host-offset": 4096,

@@ -147,7 +147,14 @@ def test_a_refcount_of_0_gets_no_lower(opened: Opened) -> None:
 def test_what_nothing_ever_referred_to_is_free_at_once(opened: Opened) -> None:
     opened.cache.set_refcounts(100, 103, 1)
     opened.cache.lower_at_once(100, 103)
-    assert opened.freed == [(100, 101), (101, 102), (102, 103)] and opened.cache.refcount(101) == 0
+    assert opened.freed == [(100, 103)] and opened.cache.refcount(101) == 0
+
+
+def test_what_is_still_in_use_parts_the_runs_that_become_free(opened: Opened) -> None:
+    opened.cache.set_refcounts(100, 106, 1)
+    opened.cache.set_refcounts(102, 104, 2)
+    opened.cache.lower_at_once(100, 106)
+    assert opened.freed == [(100, 102), (104, 106)] and opened.cache.refcount(102) == 1
 
 
 def test_a_new_refcount_block_is_durable_before_the_mapping(opened: Opened) -> None:

@@ -16,7 +16,7 @@ from qcow2c.format.tables import L2_OFFSET, L2_ZERO, Table
 from qcow2c.layers.reader import Reader
 from qcow2c.storage.sources import WritableMemory
 from qcow2c.writer import cow
-from qcow2c.writer.cow import Piece
+from qcow2c.writer.cow import GuestBytes
 from qcow2c.writer.mapping import Mapping
 from tests.building import L1_COPIED, Builder, deflate, packed_words
 
@@ -117,12 +117,14 @@ def test_a_write_in_place_changes_no_other_byte(*, extended: bool, cluster: int,
     assert subject.disk() == expected
 
 
-def pieces_of(subject: Subject, start: int, length: int, *, in_place: bool = False, fresh: bool = False) -> list[Piece]:
+def pieces_of(
+    subject: Subject, start: int, length: int, *, in_place: bool = False, fresh: bool = False
+) -> list[GuestBytes]:
     data = memoryview(b"n" * length)
     return cow.pieces(subject.reader, subject.table, start, data, in_place=in_place, fresh=fresh)
 
 
-def lengths(pieces: list[Piece]) -> list[tuple[int, int]]:
+def lengths(pieces: list[GuestBytes]) -> list[tuple[int, int]]:
     return [(piece.guest_offset, len(piece.data)) for piece in pieces]
 
 
@@ -160,7 +162,7 @@ def test_zeros_are_told_by_the_tables_of_all_layers_alone() -> None:
 
 
 def test_pieces_that_lie_together_are_written_together() -> None:
-    found = [Piece(0, b"ab"), Piece(2, b"c"), Piece(9, b"d"), Piece(10, b"e")]
+    found = [GuestBytes(0, b"ab"), GuestBytes(2, b"c"), GuestBytes(9, b"d"), GuestBytes(10, b"e")]
     assert list(cow.together(found)) == [found[:2], found[2:]]
     assert list(cow.together([])) == []
 
