@@ -1,28 +1,91 @@
 """qcow2c: read, write, check and take apart qcow2 disk images.
 
-The public names are few, and each is imported when it is first used, because start-up is a cost like any other.
+Open and create
+    open               an image as a file object, an `Image`
+    create             a new image, of any kind that the format knows
+    Image              one state of a disk; its `snapshots` and `bitmaps`
+
+Look
+    info               what an image is: sizes, features, snapshots
+    map                which bytes of a disk hold data, and where
+    check              whether every reference and refcount is right
+    dump               every structure and every byte, as a `Dump`
+    Dump               its tree of nodes, and that as text or JSON
+    measure            how long a file will be
+    compare            whether two disks are the same
+    diff               where two images or snapshots differ
+
+Change
+    resize             another size
+    snapshots          create, apply, delete and rename snapshots
+    bitmap             add, remove, clear, enable, disable, merge
+    amend              another version, refcount width, data file
+    rebase             another backing file, the same disk
+    commit             the data of an overlay into a layer below
+    patch              differences, as `diff` streams them, over a disk
+
+Copy
+    convert            qcow2 and raw to qcow2 and raw
+    dd                 a part of a disk
+    export             a snapshot as an image of its own
+    compact            an image as small as it can be
+    compact_in_place   the same, in the place of the image
+
+Repair
+    repair             what `check` found; says first what it will do
+    undo_repair        the image as it was before
+
+Errors and structures
+    Qcow2Error         the root of what is raised on purpose
+    errors             the tree below it
+    structs            every on-disk structure, declared once
+    testing            strategies for tests; needs hypothesis, and
+                       is imported by `import qcow2c.testing`
+
+Each name is imported when it is first used: start-up is a cost.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import sys
+from types import ModuleType
 
+TYPE_CHECKING = False  # Importing typing costs more than the rest of this file.
 if TYPE_CHECKING:
-    from qcow2c.disk.opening import open_image as open
+    from qcow2c import errors as errors
+    from qcow2c import structs as structs
+    from qcow2c.disk.opening import open_image
+    from qcow2c.dump import Dump as Dump
     from qcow2c.dump import dump as dump
+    from qcow2c.errors import ChainError as ChainError
+    from qcow2c.errors import CorruptData as CorruptData
+    from qcow2c.errors import CorruptMetadata as CorruptMetadata
+    from qcow2c.errors import GateRefused as GateRefused
+    from qcow2c.errors import ImageLocked as ImageLocked
+    from qcow2c.errors import LimitExceeded as LimitExceeded
+    from qcow2c.errors import MissingKey as MissingKey
+    from qcow2c.errors import NoSuchSnapshot as NoSuchSnapshot
+    from qcow2c.errors import NotQcow2 as NotQcow2
     from qcow2c.errors import Qcow2Error as Qcow2Error
+    from qcow2c.errors import StoreError as StoreError
+    from qcow2c.errors import UnsupportedFeature as UnsupportedFeature
+    from qcow2c.errors import UsageError as UsageError
     from qcow2c.image import Image as Image
+    from qcow2c.ops import bitmaps
     from qcow2c.ops import snapshots as snapshots
     from qcow2c.ops.amend import amend as amend
     from qcow2c.ops.check import check as check
     from qcow2c.ops.commit import commit as commit
     from qcow2c.ops.compact import compact as compact
+    from qcow2c.ops.compact import compact_in_place as compact_in_place
     from qcow2c.ops.compare import compare as compare
     from qcow2c.ops.convert import convert as convert
     from qcow2c.ops.create import create as create
+    from qcow2c.ops.dd import dd as dd
     from qcow2c.ops.diff import diff as diff
     from qcow2c.ops.export import export as export
+    from qcow2c.ops.info import info as info
+    from qcow2c.ops.map import map as map
     from qcow2c.ops.measure import measure as measure
     from qcow2c.ops.patch import patch as patch
     from qcow2c.ops.rebase import rebase as rebase
@@ -30,62 +93,83 @@ if TYPE_CHECKING:
     from qcow2c.ops.repair import undo_repair as undo_repair
     from qcow2c.ops.resize import resize as resize
 
+    open = open_image
+    bitmap = bitmaps
+
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Image": ("qcow2c.image", "Image"),
-    "Qcow2Error": ("qcow2c.errors", "Qcow2Error"),
-    "amend": ("qcow2c.ops.amend", "amend"),
-    "check": ("qcow2c.ops.check", "check"),
-    "commit": ("qcow2c.ops.commit", "commit"),
-    "compact": ("qcow2c.ops.compact", "compact"),
-    "compare": ("qcow2c.ops.compare", "compare"),
-    "convert": ("qcow2c.ops.convert", "convert"),
-    "create": ("qcow2c.ops.create", "create"),
-    "diff": ("qcow2c.ops.diff", "diff"),
-    "dump": ("qcow2c.dump", "dump"),
-    "export": ("qcow2c.ops.export", "export"),
-    "measure": ("qcow2c.ops.measure", "measure"),
-    "open": ("qcow2c.disk.opening", "open_image"),
-    "patch": ("qcow2c.ops.patch", "patch"),
-    "rebase": ("qcow2c.ops.rebase", "rebase"),
-    "repair": ("qcow2c.ops.repair", "repair"),
-    "undo_repair": ("qcow2c.ops.repair", "undo_repair"),
-    "resize": ("qcow2c.ops.resize", "resize"),
-    "snapshots": ("qcow2c.ops.snapshots", ""),
+    "ChainError": "qcow2c.errors:ChainError",
+    "CorruptData": "qcow2c.errors:CorruptData",
+    "CorruptMetadata": "qcow2c.errors:CorruptMetadata",
+    "Dump": "qcow2c.dump:Dump",
+    "GateRefused": "qcow2c.errors:GateRefused",
+    "Image": "qcow2c.image:Image",
+    "ImageLocked": "qcow2c.errors:ImageLocked",
+    "LimitExceeded": "qcow2c.errors:LimitExceeded",
+    "MissingKey": "qcow2c.errors:MissingKey",
+    "NoSuchSnapshot": "qcow2c.errors:NoSuchSnapshot",
+    "NotQcow2": "qcow2c.errors:NotQcow2",
+    "Qcow2Error": "qcow2c.errors:Qcow2Error",
+    "StoreError": "qcow2c.errors:StoreError",
+    "UnsupportedFeature": "qcow2c.errors:UnsupportedFeature",
+    "UsageError": "qcow2c.errors:UsageError",
+    "amend": "qcow2c.ops.amend:amend",
+    "bitmap": "qcow2c.ops.bitmaps",
+    "check": "qcow2c.ops.check:check",
+    "commit": "qcow2c.ops.commit:commit",
+    "compact": "qcow2c.ops.compact:compact",
+    "compact_in_place": "qcow2c.ops.compact:compact_in_place",
+    "compare": "qcow2c.ops.compare:compare",
+    "convert": "qcow2c.ops.convert:convert",
+    "create": "qcow2c.ops.create:create",
+    "dd": "qcow2c.ops.dd:dd",
+    "diff": "qcow2c.ops.diff:diff",
+    "dump": "qcow2c.dump:dump",
+    "errors": "qcow2c.errors",
+    "export": "qcow2c.ops.export:export",
+    "info": "qcow2c.ops.info:info",
+    "map": "qcow2c.ops.map:map",
+    "measure": "qcow2c.ops.measure:measure",
+    "open": "qcow2c.disk.opening:open_image",
+    "patch": "qcow2c.ops.patch:patch",
+    "rebase": "qcow2c.ops.rebase:rebase",
+    "repair": "qcow2c.ops.repair:repair",
+    "resize": "qcow2c.ops.resize:resize",
+    "snapshots": "qcow2c.ops.snapshots",
+    "structs": "qcow2c.structs",
+    "undo_repair": "qcow2c.ops.repair:undo_repair",
 }
-"""Module and attribute of each name; without an attribute it is the module."""
+"""Where each public name lives: `module:attribute`, or a module itself. The imports above say the same to mypy."""
 
-__all__ = [
-    "Image",
-    "Qcow2Error",
-    "amend",
-    "check",
-    "commit",
-    "compact",
-    "compare",
-    "convert",
-    "create",
-    "diff",
-    "dump",
-    "export",
-    "measure",
-    "open",
-    "patch",
-    "rebase",
-    "repair",
-    "resize",
-    "snapshots",
-    "undo_repair",
-]
+__all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _HOMES[name]
-    value: Any = import_module(module)
-    if attribute:
-        value = getattr(value, attribute)
-    globals()[name] = value  # A submodule of the same name must not hide the function.
-    return value
+if not TYPE_CHECKING:  # For mypy a name that is not listed above is an error.
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        module, _, attribute = _HOMES[name].partition(":")
+        value = import_module(module)
+        if attribute:
+            value = getattr(value, attribute)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+class _Package(ModuleType):
+    """This package: importing a submodule sets it here, except over a function of the same name, which is `dump`."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and ":" in _HOMES.get(name, "")):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

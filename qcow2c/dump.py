@@ -1,19 +1,17 @@
 """`dump`: what is in an image, byte by byte, as a tree of nodes that is made while it is walked.
 
 It works on damaged, truncated and hostile images: it shows what is there, says what is wrong where it is wrong, and
-goes on. It opens one file, reads it in pieces of bounded size, and prints nothing (see `render/`).
+goes on. It opens one file, reads it in pieces of bounded size, and prints nothing.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 from qcow2c.errors import (
     ChainError,
@@ -25,6 +23,7 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
+from qcow2c.forensic import render_text
 from qcow2c.forensic.header_nodes import (
     bare_header,
     bitmap_nodes,
@@ -35,6 +34,7 @@ from qcow2c.forensic.header_nodes import (
     snapshot_nodes,
 )
 from qcow2c.forensic.nodes import Findings, Node, size_text
+from qcow2c.forensic.render_text import Style
 from qcow2c.forensic.table_nodes import bitmap_table_nodes, l1_nodes, l2_nodes, refcount_nodes
 from qcow2c.forensic.trace import guest_nodes, host_nodes
 from qcow2c.format import rules
@@ -44,7 +44,7 @@ from qcow2c.references.ownership import Use, extents
 from qcow2c.references.walk import Walk
 from qcow2c.storage import locks
 from qcow2c.storage.gate import GateRequest, gate_for
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import MAGIC, Limit
 
 SECTIONS = (
@@ -57,7 +57,10 @@ MAX_FINDINGS = 100
 
 
 class Dump:
-    """The tree of one image. `close()` closes the file if the dump opened it; use it as a context manager."""
+    """One image taken apart: `root` and `question` are trees of nodes; `text`, `json` and `json_lines` render them.
+
+    A context manager: `close()` closes the file, if the dump opened it.
+    """
 
     def __init__(
         self,
@@ -67,23 +70,24 @@ class Dump:
         verify: bool = False,
         share: bool = False,
     ) -> None:
+        """Open an image for its `sections`, all without any; arguments and errors are those of `dump`."""
         chosen = tuple(sections or SECTIONS)
         for section in chosen:
             if section not in SECTIONS:
                 raise UsageError(f"unknown section {section!r}, not one of {', '.join(SECTIONS)}")
         self.sections = [section for section in SECTIONS if section in chosen]
-        self.store = open_store(source)
-        self._owned = self.store is not source
         self._verify = verify
         self._summary: dict[str, list[Finding]] = {}
         self._counts: dict[str, int] = {}
         self.worst = Severity.NOTE
         """The gravest finding of all nodes that were walked so far."""
         with ExitStack() as stack:
-            stack.callback(self.close)
-            self.store.lock(locks.Use.of_reader(share=share))
+            self.store = stack.enter_context(opened(source, locks.Use.of_reader(share=share)))
             self._load()
-            stack.pop_all()
+            self._opened = stack.pop_all()
+
+    def __repr__(self) -> str:
+        return f"<Dump of {self.store.name!r}>"
 
     def __enter__(self) -> Dump:
         return self
@@ -93,8 +97,7 @@ class Dump:
 
     def close(self) -> None:
         """Close the file, if this dump opened it."""
-        if self._owned:
-            self.store.close()
+        self._opened.close()
 
     def _load(self) -> None:
         self.header: Header | None = None
@@ -118,6 +121,27 @@ class Dump:
     def exit_code(self) -> int:
         """0, or 2 where something is wrong with what was walked so far."""
         return 2 if self.worst >= Severity.ERROR else 0
+
+    # --- renderings ---
+
+    def text(self, node: Node | None = None, style: Style | None = None) -> Iterator[str]:
+        """Yield the lines of a tree, of the whole file without one, as `qcow2c dump` prints them."""
+        return render_text.lines(node or self.root, self.store, style or Style())
+
+    def json(self, node: Node | None = None, *, raw: bool = False, doc: bool = False) -> Iterator[str]:
+        """Yield a tree as one JSON document, piece by piece: see docs/dump-schema.md.
+
+        `raw` adds the bytes of each field, `doc` what it means.
+        """
+        from qcow2c.forensic import render_json
+
+        return render_json.document(node or self.root, self.store, raw=raw, doc=doc)
+
+    def json_lines(self, node: Node | None = None, *, raw: bool = False, doc: bool = False) -> Iterator[str]:
+        """Yield a tree as JSON lines, one a node, parents first; otherwise as `json`."""
+        from qcow2c.forensic import render_json
+
+        return render_json.json_lines(node or self.root, self.store, raw=raw, doc=doc)
 
     # --- the tree ---
 
@@ -271,7 +295,7 @@ class Dump:
 def dump(
     source: Source | Store, sections: Iterable[str] | None = None, *, verify: bool = False, share: bool = False
 ) -> Dump:
-    """Take an image apart: the tree is `Dump.root`, made while it is walked.
+    """Take an image apart, and return the tree of it, which is made while it is walked.
 
     `sections` picks parts of SECTIONS; `verify` adds the comparison with a second, independent parser; `share=True`
     reads an image although another process may be writing to it.
@@ -289,8 +313,7 @@ def chain(path: str, gate: str) -> Iterator[Store]:
     seen: list[object] = []
     image, policy = path, gate_for(gate)
     while True:
-        store = open_store(image)
-        try:
+        with opened(image) as store:
             if store.identity() in seen:
                 raise ChainError(f"backing file {store.name!r} creates a loop")
             if len(seen) > Limit.BACKING_CHAIN_DEPTH:
@@ -306,8 +329,6 @@ def chain(path: str, gate: str) -> Iterator[Store]:
             if not name:
                 return
             image = os.fspath(policy(GateRequest("backing file", os.fsdecode(name), Path(store.name))))
-        finally:
-            store.close()
 
 
 def _has_geometry(header: Header) -> bool:
@@ -333,20 +354,3 @@ def _bounded(header: Header) -> Header:
         nb_snapshots=min(header.nb_snapshots, Limit.SNAPSHOTS),
         refcount_table_clusters=min(header.refcount_table_clusters, Limit.REFCOUNT_TABLE_BYTES >> header.cluster_bits),
     )
-
-
-class _CallableModule(ModuleType):
-    """Importing this module puts it where the public function `qcow2c.dump` was: so it answers to the same call."""
-
-    def __call__(
-        self,
-        source: Source | Store,
-        sections: Iterable[str] | None = None,
-        *,
-        verify: bool = False,
-        share: bool = False,
-    ) -> Dump:
-        return dump(source, sections, verify=verify, share=share)
-
-
-sys.modules[__name__].__class__ = _CallableModule

@@ -1,25 +1,125 @@
-"""The engine: one qcow2 layer that is written. It allocates, copies on write, compresses, and lets go.
+"""The engine: one qcow2 image that is written. It maps, allocates, copies on write, compresses, and frees.
 
-It is the only writer of an open image. Guest data goes to the file at once, where nothing in the file refers to it yet
-or where it may be overwritten in place; tables and refcounts change in memory, and `cache.py` commits them in order.
-Whether a cluster may be overwritten is decided by its refcount, never by the copied bit. Each method says what a crash
-leaves; with none of them does the image lose what an earlier `flush` covered.
+It is the only writer of an open image, and is made of parts, each with one business:
+
+    reader      what each guest byte is now, in this layer and below it         layers/reader.py
+    mapping     which L2 table maps a guest offset, and who owns its cluster    writer/mapping.py
+    allocator   free host clusters, and new refcount blocks                     writer/allocation.py
+    cow         what must be copied around new data, and what entries then say  writer/cow.py
+    cache       tables and refcounts in memory; `commit`, the order             writer/cache.py
+    session     the first change, bitmaps, the header, the clean end            writer/session.py
+
+A write finds the L2 table of its guest offset (`mapping.writable_table`: a new one, or a copy, where it is missing or
+shared). Where the cluster has refcount 1 the data overwrites it in place; else new clusters are allocated, and what the
+old ones held around the data is written with it. Then the entries change, in memory. Guest data goes to the file at
+once, where nothing in the file names it yet or where it may be overwritten; all else waits for the commit:
+
+    1  guest data           2  new refcount blocks, a longer refcount table    3  raised refcounts, new L2 tables
+    4  L2 and L1 entries    5  lowered refcounts of what the entries no longer name; only now can it be allocated again
+
+each durable before the next. A crash leaks clusters at most, and loses nothing that an earlier `flush` covered. An
+error of ours (`Qcow2Error`) leaves each part in a state that may be committed. Any other exception inside a change, an
+interrupt above all, may come between two steps: then nothing more is written, and each later call says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
-from qcow2c.errors import UsageError
-from qcow2c.format import codecs
-from qcow2c.format.tables import L2_COMPRESSED, L2_ZERO, Table, compressed_entry
+from qcow2c.bitmaps.edit import BitmapEdit
+from qcow2c.errors import CorruptMetadata, MissingKey, Qcow2Error, Span, StoreError, UsageError
+from qcow2c.format import codecs, rules
+from qcow2c.format.geometry import Geometry
+from qcow2c.format.header import Header
+from qcow2c.format.header_writer import HeaderChange
+from qcow2c.format.records import SnapshotTable, read_snapshots
+from qcow2c.format.tables import L2_COMPRESSED, Table
+from qcow2c.layers.layer import Layer
+from qcow2c.layers.reader import Reader
+from qcow2c.layers.state import State, active_state
+from qcow2c.references.admission import Admission, trusted
+from qcow2c.storage.medium import Medium
 from qcow2c.storage.zeros import zeros
 from qcow2c.writer import cow
-from qcow2c.writer.session import WrittenLayer
+from qcow2c.writer.allocation import Allocator
+from qcow2c.writer.cache import MetadataCache
+from qcow2c.writer.mapping import Mapping
+from qcow2c.writer.session import Session
+
+_COPY_BYTES = 1 << 20
+"""Zeros that are written at once where the format has no zero clusters."""
 
 
-class Engine(WrittenLayer):
-    """The active state of an image, read and written. Calls from several threads take turns."""
+class Engine:
+    """One state of an image, the active one, read and written. Calls from several threads take turns."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        admission: Admission,
+        media: tuple[Medium, Medium] | None = None,
+    ) -> None:
+        """The reader's turn is a lock that one thread may take again. `admission` is what was found when the image was
+        let in; `media` are those of another engine of the same image. Raises CorruptMetadata, MissingKey, StoreError.
+        """
+        self.reader = reader
+        self.turn = reader.turn
+        if media is None:
+            medium = Medium(reader.store)
+            media = medium, medium if reader.data_store is reader.store else Medium(reader.data_store)
+        self.medium, self.data = media
+        self._compose(admission)
+
+    def _compose(self, admission: Admission) -> None:
+        """Make the parts, for the state that the reader shows."""
+        reader = self.reader
+        if reader.header.encrypted:
+            raise MissingKey("the image is encrypted, and no key was given", spec="Data encryption")
+        if len(reader.l1_table) != reader.l1_entries:
+            where = Span(reader.l1_offset, reader.l1_entries * 8)
+            raise CorruptMetadata("the L1 table leaves the file: run check -r first", where=where, spec="Header")
+        if admission.verified:  # Nothing overlaps, and the refcount table may leave its place.
+            reader.ignore_overlaps()
+        guard = None if admission.verified else admission.metadata
+        l1 = Table(reader.l1_table, reader.l1_offset)
+        self.cache = MetadataCache(self.medium, self.data, reader.header, l1, reader.l2_tables)
+        self.allocator = Allocator(self.cache, forbidden=guard)
+        self.mapping = Mapping(reader, self.cache, self.allocator, guard)
+        self.session = Session(reader, self.cache, self.allocator, admission)
+        self._cluster_bits = self.geometry.cluster_bits
+        self._cluster_mask = self.geometry.cluster_size - 1
+        self._raw_data = reader.header.external_data and reader.header.data_file_raw
+        self._data_end = reader.data_store.size()
+        """Where the external data file was never written: it reads as zeros from there on."""
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.reader.geometry
+
+    @property
+    def disk_size(self) -> int:
+        """Length of the virtual disk in bytes."""
+        return self.reader.disk_size
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the image for one change. What is not an error of ours may come between two of its steps."""
+        with self.turn:
+            self.medium.require_sound()
+            self.data.require_sound()
+            try:
+                yield
+            except Qcow2Error:
+                raise
+            except BaseException as exc:
+                self._give_up(exc)
+                raise
+
+    def _give_up(self, exc: BaseException) -> None:
+        for medium in (self.medium, self.data):
+            medium.give_up(exc, f"a change of {medium.store.name!r} was interrupted")
 
     # --- writing ---
 
@@ -30,22 +130,33 @@ class Engine(WrittenLayer):
         the commit leaves in each sector the old bytes, or, where they are overwritten in place, old or new ones; and
         clusters that leak. Raises StoreError, CorruptMetadata, CorruptData, LimitExceeded: the mapping is unchanged.
         """
-        with self.lock:
-            self._change(guest_offset, len(data))
-            host_offset = self.locate(guest_offset, len(data))
-            if host_offset >= 0 and self._is_own(host_offset >> self._cluster_bits):
-                self.data.write((data,), host_offset)
-                return
-            for start, end in self._by_table(guest_offset, guest_offset + len(data)):
-                self._make_room()
-                self._write_below(self._writable_table(start), data[start - guest_offset : end - guest_offset], start)
+        with self.changing():
+            self._note(guest_offset, len(data))
+            self._write(data, guest_offset)
+
+    def _note(self, guest_offset: int, length: int) -> None:
+        """Prepare for a change of guest bytes; called before it is made."""
+        if guest_offset + length > self.disk_size:  # It has become smaller meanwhile.
+            raise UsageError(f"{length} bytes at offset {guest_offset} leave the disk of {self.disk_size} bytes")
+        self.session.note(guest_offset, length)
+
+    def _write(self, data: memoryview, guest_offset: int) -> None:
+        mapping = self.mapping
+        host_offset = self.reader.locate(guest_offset, len(data))
+        if host_offset >= 0 and mapping.is_own(host_offset >> self._cluster_bits):  # As most small ones are.
+            self.data.write((data,), host_offset)
+            return
+        for start, end in mapping.by_table(guest_offset, guest_offset + len(data)):
+            mapping.make_room()
+            table = mapping.writable_table(start)
+            self._write_below(table, data[start - guest_offset : end - guest_offset], start)
 
     def _write_below(self, table: Table, data: memoryview, guest_offset: int) -> None:
         """Write guest bytes that one L2 table maps."""
         done = 0
         while done < len(data):
             start = guest_offset + done
-            stop, host_offset = self._stretch(table, start, guest_offset + len(data))
+            stop, host_offset = self.mapping.stretch(table, start, guest_offset + len(data))
             part = data[done : stop - guest_offset]
             if host_offset is not None:
                 self._overwrite(table, part, start, host_offset)
@@ -53,33 +164,12 @@ class Engine(WrittenLayer):
             else:
                 done += self._write_new(table, part, start)
 
-    def _by_table(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield the parts of a guest range that one L2 table each maps."""
-        coverage = 1 << self.geometry.l2_coverage_bits
-        while start < end:
-            stop = min(end, (start | (coverage - 1)) + 1)
-            yield start, stop
-            start = stop
-
-    def _stretch(self, table: Table, start: int, end: int) -> tuple[int, int | None]:
-        """Return up to where guest bytes can be treated alike, and where they may be written; None: in new clusters."""
-        size = self.geometry.cluster_size
-        stop = (start | (size - 1)) + 1
-        host_offset = self._own_cluster(table, start)
-        expected = host_offset
-        while stop < end:
-            expected = None if expected is None else expected + size
-            if self._own_cluster(table, stop) != expected:
-                break
-            stop += size
-        return min(stop, end), host_offset
-
     def _overwrite(self, table: Table, data: memoryview, guest_offset: int, host_offset: int) -> None:
         """Write over clusters that are the image's own; in an external data file, also over ones not yet in use."""
         fresh = self.geometry.external_data and host_offset >= self._data_end
-        pieces = cow.pieces(self, table, guest_offset, data, in_place=True, fresh=fresh)
+        pieces = cow.pieces(self.reader, table, guest_offset, data, in_place=True, fresh=fresh)
         self._put(pieces, guest_offset & ~self._cluster_mask, host_offset)
-        cow.point(self, table, guest_offset, guest_offset + len(data), host_offset)
+        self.mapping.point(table, guest_offset, guest_offset + len(data), host_offset)
 
     def _write_new(self, table: Table, data: memoryview, guest_offset: int) -> int:
         """Write to new clusters, as many as lie together; return how many bytes of the data they took."""
@@ -88,15 +178,12 @@ class Engine(WrittenLayer):
         data = data[: (extent.clusters << self._cluster_bits) - inside]
         host_offset = extent.first << self._cluster_bits
         try:
-            pieces = cow.pieces(self, table, guest_offset, data, in_place=False, fresh=extent.fresh)
+            pieces = cow.pieces(self.reader, table, guest_offset, data, in_place=False, fresh=extent.fresh)
             self._put(pieces, guest_offset - inside, host_offset)
         except BaseException:
             self.allocator.abandon(extent)
             raise
-        replaced = self._entries(table, guest_offset - inside, guest_offset + len(data))
-        cow.point(self, table, guest_offset, guest_offset + len(data), host_offset)
-        for entry in replaced:
-            self._release(entry)
+        self.mapping.move(table, guest_offset, guest_offset + len(data), host_offset)
         return len(data)
 
     def _put(self, pieces: list[cow.Piece], guest_cluster: int, host_offset: int) -> None:
@@ -111,10 +198,6 @@ class Engine(WrittenLayer):
                 end = at + sum(map(len, buffers))
                 self._data_end = max(self._data_end, -(-end >> self._cluster_bits) << self._cluster_bits)
 
-    def _entries(self, table: Table, start: int, end: int) -> list[int]:
-        first, last = self._index(start), self._index(end - 1)
-        return table.words[first * self._words : (last + 1) * self._words : self._words].tolist()
-
     # --- zeros ---
 
     def write_zeroes(self, guest_offset: int, length: int, *, unmap: bool) -> None:
@@ -125,12 +208,12 @@ class Engine(WrittenLayer):
         """
         unit = self.geometry.subcluster_size
         end = guest_offset + length
-        with self.lock:
-            self._change(guest_offset, length)
+        with self.changing():
+            self._note(guest_offset, length)
             first = min(end, -(-guest_offset // unit) * unit)
             last = end if end == self.disk_size else max(first, end // unit * unit)
             self._write_zero_bytes(guest_offset, first)
-            for start, stop in self._by_table(first, last):
+            for start, stop in self.mapping.by_table(first, last):
                 self._zero(start, stop, unmap=unmap)
             self._write_zero_bytes(last, end)
 
@@ -141,64 +224,43 @@ class Engine(WrittenLayer):
         """
         size = self.geometry.cluster_size
         end = guest_offset + length
-        with self.lock:
+        with self.changing():
             first = -(-guest_offset // size) * size
             last = end if end == self.disk_size else end // size * size
-            if first >= last or not (self._can_zero or self.backing is None):
+            if first >= last or not (self.mapping.can_zero or self.reader.backing is None):
                 return
-            self._change(first, last - first)
-            for start, stop in self._by_table(first, last):
+            self._note(first, last - first)
+            for start, stop in self.mapping.by_table(first, last):
                 self._zero(start, stop, unmap=True)
 
-    @property
-    def _can_zero(self) -> bool:
-        return self.geometry.extended_l2 or self.geometry.has_zero_bit
-
-    def _shows_backing(self, guest_offset: int) -> bool:
-        """Tell whether an unallocated cluster would show anything but zeros."""
-        return self.backing is not None and guest_offset < self.backing.disk_size
-
     def _write_zero_bytes(self, start: int, end: int) -> None:
-        if start < end and not cow.reads_as_zeros(self, start, end - start):
-            for part in range(start, end, 1 << 20):
-                self.write(zeros(min(end - part, 1 << 20)), part)
+        if start < end and not cow.reads_as_zeros(self.reader, start, end - start):
+            for part in range(start, end, _COPY_BYTES):
+                self._write(zeros(min(end - part, _COPY_BYTES)), part)
 
     def _zero(self, start: int, end: int, *, unmap: bool) -> None:
         """Zero whole subclusters below one L2 table."""
         if self._raw_data:
             self.data.write_zeroes(start, end - start)
-        if self._table(start) is None and not self._shows_backing(start):
+        if self.reader.table(start) is None and not self.mapping.shows_backing(start):
             return
         size = self.geometry.cluster_size
         aligned = not (start & self._cluster_mask or end & self._cluster_mask)
-        if aligned and self._can_zero and self._shows_backing(start):
-            self._make_room()
-            if cow.hide_backing(self._writable_table(start), self.geometry, self._index(start), end - start):
+        if aligned and self.mapping.can_zero and self.mapping.shows_backing(start):
+            self.mapping.make_room()
+            if self.mapping.hide_backing(self.mapping.writable_table(start), start, end - start):
                 return
         for base in range(start & ~self._cluster_mask, end, size):
-            self._make_room()
+            self.mapping.make_room()
             first, stop = max(start, base), min(end, base + size)
             whole = first == base and (stop == base + size or stop == self.disk_size)
-            table = self._table(first)
-            entry = table.words[self._index(first) * self._words] if table is not None else 0
-            hidden = self._can_zero or not self._shows_backing(first)
+            table = self.reader.table(first)
+            entry = self.mapping.entry(table, first)
+            hidden = self.mapping.can_zero or not self.mapping.shows_backing(first)
             if not hidden or (entry & L2_COMPRESSED and not whole):
                 self._write_zero_bytes(first, stop)
-            elif not cow.is_plain_zero(self, table, first, stop, unmap=unmap):
-                self._zero_cluster(self._writable_table(first), first, stop, unmap=unmap, whole=whole)
-
-    def _zero_cluster(self, table: Table, start: int, stop: int, *, unmap: bool, whole: bool) -> None:
-        index = self._index(start)
-        self._own_cluster(table, start)  # Judges the entry.
-        entry = table.words[index * self._words]
-        drop = whole and (unmap or bool(entry & L2_COMPRESSED) or not self._can_zero)
-        kept = 0 if drop else entry
-        if self.geometry.extended_l2:
-            cow.zero_subclusters(self, table, index, kept, start, stop, whole=whole)
-        else:
-            table.set(index, kept | L2_ZERO if self._can_zero else 0)
-        if drop:
-            self._release(entry, discard=unmap)
+            elif not self.mapping.is_plain_zero(table, first, stop, unmap=unmap):
+                self.mapping.zero(self.mapping.writable_table(first), first, stop, unmap=unmap, whole=whole)
 
     # --- compression ---
 
@@ -210,29 +272,120 @@ class Engine(WrittenLayer):
         if self.geometry.external_data:
             raise UsageError("an image with an external data file cannot hold compressed clusters")
         size = self.geometry.cluster_size
-        compress = codecs.compressor(self.header.compression_type, level)
-        with self.lock:
-            self._change(guest_offset, len(data))
+        compress = codecs.compressor(self.reader.header.compression_type, level)
+        with self.changing():
+            self._note(guest_offset, len(data))
             for start in range(0, len(data), size):
                 cluster = data[start : start + size]
                 packed = compress(bytes(cluster).ljust(size, b"\0"))
                 if len(packed) < size:
-                    self._make_room()
+                    self.mapping.make_room()
                     self._write_packed(packed, guest_offset + start)
                 else:
-                    self.write(cluster, guest_offset + start)
+                    self._write(cluster, guest_offset + start)
 
     def _write_packed(self, packed: bytes, guest_offset: int) -> None:
-        table, index = self._writable_table(guest_offset), self._index(guest_offset)
-        self._own_cluster(table, guest_offset)  # Judges the entry.
+        table = self.mapping.writable_table(guest_offset)
+        self.mapping.own_cluster(table, guest_offset)  # Judges the entry.
         at = self.allocator.allocate_bytes(len(packed))
         try:
             self.data.write([packed], at)
         except BaseException:
             self.allocator.abandon_bytes(at, len(packed))
             raise
-        replaced = table.words[index * self._words]
-        table.set(index * self._words, compressed_entry(at, len(packed), self.geometry))
-        if self.geometry.extended_l2:
-            table.set(index * 2 + 1, 0)
-        self._release(replaced)
+        self.mapping.point_compressed(table, guest_offset, at, len(packed))
+
+    # --- what is not guest data ---
+
+    @contextmanager
+    def changing_bitmaps(self) -> Iterator[BitmapEdit]:
+        """Give out the bitmaps to be changed; in the end the image has the new ones, unless the block raises.
+
+        Durable order: everything pending, the bits that were recorded; new data, tables, directory and their refcounts,
+        where nothing refers to them; the header; what was released. A crash leaves the old bitmaps or the new ones.
+        Raises CorruptMetadata where the bitmaps are broken, UsageError where the header has no room, StoreError.
+        """
+        with self.turn:
+            with self.changing():
+                edit = self.session.edit_bitmaps(self.place)
+            try:
+                yield edit
+            except BaseException:
+                self.session.drop_bitmaps(edit)
+                raise
+            with self.changing():
+                self.session.name_bitmaps(edit)
+
+    def place(self, data: bytes) -> int:
+        """Store clusters that are no guest data; return their host offset. See `Session.place`."""
+        with self.changing():
+            self.session.begin()
+            return self.session.place(data)
+
+    def change_header(self, change: HeaderChange) -> None:
+        """Change the header: by `fields` nothing that the tables depend on. See `Session.change_header`."""
+        with self.changing():
+            self.session.change_header(change)
+
+    # --- the end of changes ---
+
+    def flush(self) -> None:
+        """Make everything written so far durable, in the order above. Raises StoreError; see `MetadataCache.commit`."""
+        with self.changing():
+            self.cache.commit()
+
+    def finish(self) -> None:
+        """Make everything durable, and the image one that was closed cleanly. See `Session.finish`."""
+        with self.changing():
+            self.session.finish()
+
+    @property
+    def sound(self) -> bool:
+        """Whether the image can still be written: no flush has failed, no change was interrupted."""
+        return self.medium.sound and self.data.sound
+
+    # --- the image changed as a whole ---
+
+    def settle(self) -> Admission:
+        """Make everything durable, as if the image was closed and opened again; return what is known of its refcounts.
+
+        Durable order as of `finish`. Raises StoreError.
+        """
+        with self.changing():
+            return self.session.settle()
+
+    def reload(self) -> SnapshotTable:
+        """Take up the state that the file has, after `settle` and a change of the whole image; return its snapshots.
+
+        What was changed is durable before anything is written again, or nothing ever is. Raises CorruptMetadata,
+        StoreError: then the image is not to be used any more.
+        """
+        with self.turn:
+            with suppress(StoreError):  # After a flush that has failed, the store takes no more.
+                self.medium.flush()
+            store = self.reader.store
+            header = Header.load(store)
+            snapshots = read_snapshots(store, header)
+            admission = self.session.admission
+            if not admission.verified:
+                admission = trusted(store, header, snapshots)
+            if not header.dirty:  # Then the change has counted anew.
+                admission = replace(admission, undercounted=[])
+            self.reader.show(active_state(store, header), tuple(rules.metadata_spans(header)))
+            self._compose(admission)
+            return snapshots
+
+    def of_state(self, state: State, backing: Layer | None) -> Engine:
+        """Return an engine of another state of this image, which is at rest, over another layer.
+
+        Nothing may be done with this one until the other has ended with `settle`. Raises CorruptMetadata, StoreError.
+        """
+        reader = Reader(
+            self.reader.store,
+            state,
+            data_store=self.reader.data_store,
+            backing=backing,
+            metadata=self.reader.metadata,
+            turn=self.turn,
+        )
+        return Engine(reader, self.session.admission, (self.medium, self.data))

@@ -1,4 +1,4 @@
-"""The error tree, and where in a file an error lies. Owns no rule and prints nothing.
+"""The error tree, where in a file an error lies, and what was being done. Owns no rule and prints nothing.
 
 Qcow2Error                      everything this package raises on purpose
 ├── NotQcow2                    the bytes are no qcow2 image (magic, version, too short)
@@ -9,7 +9,7 @@ Qcow2Error                      everything this package raises on purpose
 ├── MissingKey                  guest data is encrypted and no key was given
 ├── GateRefused                 an image names a file that the gate does not allow to be opened
 ├── ChainError                  a loop in the backing chain, or too many layers
-├── StoreError                  the file itself: not found, not a regular file, I/O error
+├── StoreError                  the file itself: not found, not a regular file, I/O error (also an OSError)
 │   └── ImageLocked             ... in use by another program in a way that excludes this one
 └── UsageError                  an argument of the caller that cannot be honoured (also a ValueError)
     └── NoSuchSnapshot          ... for the image has no internal snapshot of that name or ID
@@ -17,7 +17,8 @@ Qcow2Error                      everything this package raises on purpose
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from typing import Any, NamedTuple
 
 
 class Span(NamedTuple):
@@ -87,13 +88,32 @@ class ChainError(Qcow2Error):
     """The backing chain loops, or is deeper than the limit."""
 
 
-class StoreError(Qcow2Error):
+class StoreError(Qcow2Error, OSError):
     """The file under the image cannot be used: missing, no regular file, or an I/O error.
 
-    `errno` is the number of the system's error, None where there was none.
+    `errno` is the number of the system's error, None where there was none; `strerror` says it in the system's words, or
+    is the message. `filename` is the name by which the file was opened, None where it has none.
     """
 
-    errno: int | None = None
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: Span | None = None,
+        guest: Span | None = None,
+        spec: str = "",
+        errno: int | None = None,
+        filename: str | None = None,
+    ) -> None:
+        super().__init__(message, where=where, guest=guest, spec=spec)
+        self.errno = errno
+        self.strerror = message if errno is None else os.strerror(errno)
+        self.filename = filename
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what OSError keeps outside the instance's dictionary, too."""
+        kept = {"errno": self.errno, "strerror": self.strerror, "filename": self.filename}
+        return type(self), self.args, vars(self) | kept
 
 
 class ImageLocked(StoreError):
@@ -106,3 +126,26 @@ class UsageError(Qcow2Error, ValueError):
 
 class NoSuchSnapshot(UsageError):
     """The image has no internal snapshot of a name or an ID."""
+
+
+class doing:
+    """Say what is being done: an error of this package that ends the block says so first.
+
+        with doing("error while reading from old backing file"):
+            disk.read_into(buffer, offset)
+
+    With `exit_code` the error has that one, too.
+    """
+
+    def __init__(self, what: str, *, exit_code: int | None = None) -> None:
+        self._what = what
+        self._exit_code = exit_code
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Qcow2Error):
+            error.message = f"{self._what}: {error.message}"
+            if self._exit_code is not None:
+                error.exit_code = self._exit_code

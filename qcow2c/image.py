@@ -21,6 +21,7 @@ from qcow2c.format.records import SnapshotRecord, read_snapshots
 from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage, SalvagedRange
+from qcow2c.layers.turn import AT_ONCE, While
 from qcow2c.layers.vm_state import VmState
 from qcow2c.storage.positioned import PositionedFile
 
@@ -35,8 +36,8 @@ class Image(PositionedFile):
     It is read-only unless it was opened with "r+"; then what is written is durable after `flush` or `close`, and lower
     layers and snapshots are never changed.
 
-    `size()` is the virtual disk size in bytes. `read`, `readinto`, `seek` and `tell` share one position, as with any
-    file; `pread`, `pwrite` and the like have none, and may be called from several threads.
+    `size()` is the virtual disk size in bytes: a method, as of `mmap.mmap`; fsspec and dissect have an attribute.
+    `read`, `readinto`, `seek` and `tell` share one position, as with any file; `pread`, `pwrite` and others have none.
     """
 
     def __init__(
@@ -50,10 +51,7 @@ class Image(PositionedFile):
         engine: Engine | None = None,
         active: bool = True,
     ) -> None:
-        """Made by `open_image` and `Snapshot.open`; closing the image closes `opened`.
-
-        `engine` is the layer itself, where it may be written; `active` tells the active state from a snapshot's.
-        """
+        """Made by `open_image` and `Snapshot.open`, which is not `active`; closing the image closes `opened`."""
         super().__init__()
         self.name = name
         self.notices = notices
@@ -64,10 +62,10 @@ class Image(PositionedFile):
         self._opened = opened
         self._engine = engine
         self._active = active
-        # A small read must not meet a write half-way: then all reads take turns with writes.
-        self._locate = layer.locate if engine is None else lambda _guest_offset, _length: -1
-        self._read_store = layer.data_store.pread
+        self._locate, self._read_store = layer.locate, layer.data_store.pread
         self._size = layer.disk_size
+        self._direct_end = self._size if layer.turn is AT_ONCE else -1
+        """Up to where `pread` goes straight to the file: nowhere where reads take turns with writes, or once closed."""
 
     @property
     def header(self) -> Header:
@@ -97,8 +95,6 @@ class Image(PositionedFile):
         store = self.layer.store
         return load_bitmaps(store, Header.load(store)) if self._active else Bitmaps()
 
-    # --- positional ---
-
     def size(self) -> int:
         """Return the virtual disk size in bytes."""
         return self._size
@@ -108,7 +104,7 @@ class Image(PositionedFile):
 
         Raises CorruptMetadata, CorruptData, MissingKey, StoreError, UsageError.
         """
-        if offset >= 0 and offset + length <= self._size:
+        if offset >= 0 and offset + length <= self._direct_end:
             host_offset = self._locate(offset, length)
             if host_offset >= 0:
                 data = self._read_store(length, host_offset)
@@ -185,29 +181,35 @@ class Image(PositionedFile):
         if self._engine is not None:
             self._engine.flush()
 
-    def _writable(self, offset: int, length: int) -> Engine:
-        """Return the engine, if it may write so many bytes there."""
+    @property
+    def engine(self) -> Engine:
+        """What writes the image. Raises io.UnsupportedOperation where it was opened read-only."""
         self._check_open()
         if self._engine is None:
             raise io.UnsupportedOperation("not writable: open the image with mode 'r+'")
+        return self._engine
+
+    def _writable(self, offset: int, length: int) -> Engine:
+        """Return the engine, if it may write so many bytes there."""
+        engine = self.engine
         if offset < 0 or length < 0 or offset + length > self._size:
             raise UsageError(f"{length} bytes at offset {offset} do not lie on the disk of {self._size} bytes")
-        return self._engine
+        return engine
 
     def change_as_whole(self, change: Callable[[Successor], object]) -> tuple[Snapshot, ...]:
         """Let something change the image as a whole, and take up what it is then; return its snapshots.
 
-        Durable order: everything pending, then that of `Successor.switch`. Raises StoreError, and what `change` raises;
-        where the new state cannot be read, the image is closed.
+        Durable order: everything pending, then that of `Successor.switch`. Raises StoreError, and what `change` raises.
+        Where the new state cannot be read, the image is closed.
         """
         from qcow2c.atomic.successor import Successor  # Late: it imports numpy.
 
-        engine = self._writable(0, 0)
-        with engine.lock:
+        engine = self.engine
+        with engine.changing():
             admission = engine.settle()
             try:
-                table = read_snapshots(engine.store, engine.header)
-                change(Successor(engine.cache.medium, engine.header, table, admission))
+                table = read_snapshots(self.layer.store, self.header)
+                change(Successor(engine.medium, self.header, table, admission))
             finally:
                 try:
                     self.snapshots.renew(engine.reload().records)
@@ -218,8 +220,6 @@ class Image(PositionedFile):
                     raise
             return self.snapshots.list()
 
-    # --- file-like, as any file with a position ---
-
     def writable(self) -> bool:
         return self._engine is not None
 
@@ -228,6 +228,13 @@ class Image(PositionedFile):
         count = self.pwrite(buffer, self._position)
         self._position += count
         return count
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """Close the image; the caller sees what ended the block early and left nothing that may still be written."""
+        if error is not None and self._engine is not None and not self._engine.sound:
+            error.add_note(f"{self.name}: what was not flushed before is not in the image")
+            self._engine = None
+        self.close()
 
     def close(self) -> None:
         """Make durable what was written, and close every file that opening this image opened, in any case.
@@ -240,7 +247,7 @@ class Image(PositionedFile):
             if self._engine is not None:
                 self._engine.finish()
         finally:
-            self._locate = lambda _guest_offset, _length: -1  # Small reads, too, find out that it is closed.
+            self._direct_end = -1
             try:
                 self._opened.close()
             finally:
@@ -287,8 +294,8 @@ class Snapshot:
         layer = self._image.layer
         tolerated = Severity.FATAL if layer.salvage else Severity.ERROR
         notices = raise_first(rules.snapshot_findings(layer.header, self.record), tolerated)
-        state = layer.state(self.record.l1_table_offset, self.record.l1_size, self.disk_size)
-        state.require_kept = self.require_kept
+        turn = While(self.require_kept) if self._image.writable() else AT_ONCE
+        state = layer.state(self.record.l1_table_offset, self.record.l1_size, self.disk_size, turn)
         name = f"{self._image.name}@{self.name}"
         return Image(state, name=name, opened=ExitStack(), notices=tuple(notices), active=False)
 
@@ -315,6 +322,12 @@ class Snapshots(Mapping[str, Snapshot]):
     def __init__(self, image: Image, records: tuple[SnapshotRecord, ...]) -> None:
         self._image = ref(image)  # Who drops an image need not wait for the collector of cycles.
         self._found = tuple(Snapshot(image, record) for record in records)
+
+    @property
+    def _owner(self) -> Image:
+        if (image := self._image()) is None:
+            raise ValueError("I/O operation on closed image")
+        return image
 
     def __getitem__(self, key: str) -> Snapshot:
         for attribute in ("name", "id"):
@@ -369,14 +382,8 @@ class Snapshots(Mapping[str, Snapshot]):
 
         self._change(lambda image: snapshot_change.rename(image, self._position(key), name))
 
-    def _owner(self) -> Image:
-        image = self._image()
-        if image is None:
-            raise ValueError("I/O operation on closed image")
-        return image
-
     def _change(self, change: Callable[[Successor], object]) -> tuple[Snapshot, ...]:
-        return self._owner().change_as_whole(change)
+        return self._owner.change_as_whole(change)
 
     def _position(self, key: str | Snapshot) -> int:
         """Return where a snapshot stands in the table. Raises NoSuchSnapshot."""
@@ -390,4 +397,4 @@ class Snapshots(Mapping[str, Snapshot]):
         known = [snapshot for snapshot in self._found if len(records) >= len(self._found) or not snapshot.deleted]
         for snapshot, record in zip(known, records, strict=False):
             snapshot.record, snapshot.deleted = record, False
-        self._found = (*known, *(Snapshot(self._owner(), record) for record in records[len(known) :]))
+        self._found = (*known, *(Snapshot(self._owner, record) for record in records[len(known) :]))

@@ -1,8 +1,33 @@
 """Every on-disk structure of qcow2, declared once, in the order in which one meets them in a file.
 
+Who points to whom. A name in capitals is a structure below, with "..." as many of them as a count says. "-->" stands
+behind the field that holds the offset; "==>" leads to another file.
+
+HEADER_V2, HEADER_V3_TAIL, HEADER_ADDITIONAL
+├─ l1_table_offset --> L1_ENTRY ...
+│                      └─ l2_table_offset --> STANDARD_L2_ENTRY ... or EXTENDED_L2_ENTRY ...
+│                                             ├─ host_cluster_offset --> a cluster of the guest's data
+│                                             └─ compressed_descriptor: host_offset --> compressed data
+├─ snapshots_offset --> SNAPSHOT_RECORD ...
+│                       └─ l1_table_offset --> L1_ENTRY ..., and from there to L2 tables and data that may be shared
+├─ refcount_table_offset --> REFCOUNT_TABLE_ENTRY ...
+│                            └─ refcount_block_offset --> refcount_block: the references to each cluster of the file
+├─ backing_file_offset --> BACKING_FILE_NAME ==> the image below: what is not allocated here is read there
+└─ EXTENSION_HEADER ..., right behind the header, each with its data
+   ├─ BACKING_FORMAT and FEATURE_NAME ..., which point nowhere
+   ├─ DATA_FILE_NAME ==> the file that has the guest's data instead of this one
+   ├─ BITMAPS_EXTENSION
+   │  └─ bitmap_directory_offset --> BITMAP_DIRECTORY_RECORD ...
+   │                                 └─ bitmap_table_offset --> BITMAP_TABLE_ENTRY ...
+   │                                                            └─ host_cluster_offset --> a cluster of bits
+   └─ ENCRYPTION_HEADER_POINTER
+      └─ offset --> LUKS_HEADER, with a LUKS_KEY_SLOT for each passphrase
+                    └─ key_material_offset --> the master key, encrypted
+
 This module owns the layout: names, widths, units, bounds, flags, enumerations, magic values and QEMU's limits. It
-never reads a file and decides nothing: `layout.py` derives masks, dtypes and traced parsers from the schemas, and
-`rules.py` judges values. A name is the specification's name; `Doc.spec` is the section of `docs/interop/qcow2.rst`.
+never reads a file and decides nothing: `format/layout.py` derives masks, dtypes and traced parsers from the schemas,
+and `format/rules.py` judges values. A name is the specification's name; `Doc.spec` is the section of
+`docs/interop/qcow2.rst`.
 
 All numbers are big-endian. Schemas are of fixed size where the format is; only records are of variable length, and
 schemas that depend on the image are cached functions (`compressed_descriptor`, `refcount_group`).
@@ -12,7 +37,7 @@ from __future__ import annotations
 
 import enum
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 from construct import (
     Array,
@@ -32,78 +57,11 @@ from construct import (
     this,
 )
 
-# --- documentation of a field ---------------------------------------------------------------------------------------
+from qcow2c.schema import Doc, Section  # noqa: F401 - Doc is part of what a schema shows
 
-
-class Doc(str):
-    """What a field means, with its `unit`, the values that are `valid`, and the section of the specification.
-
-    `valid` is a range (bounds, and an alignment as its step) or a tuple of choices; None where every value is.
-    `reserved` marks bits or bytes that must be zero; `bits` is the schema of a field that is a set of flags.
-    """
-
-    unit: str
-    valid: range | tuple[int | bytes, ...] | None
-    spec: str
-    reserved: bool
-    bits: Construct | None
-
-    def __new__(
-        cls,
-        text: str,
-        *,
-        unit: str = "",
-        valid: range | tuple[int | bytes, ...] | None = None,
-        spec: str = "",
-        reserved: bool = False,
-        bits: Construct | None = None,
-    ) -> Doc:
-        doc = super().__new__(cls, text)
-        doc.unit, doc.valid, doc.spec, doc.reserved, doc.bits = unit, valid, spec, reserved, bits
-        return doc
-
-
-class Section:
-    """A section of the specification: calling it documents a field of that section."""
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-
-    def __call__(self, text: str, **facts: Any) -> Doc:
-        return Doc(text, spec=self.title, **facts)
-
-    def reserved(self, text: str = "Reserved, must be zero.") -> Doc:
-        return Doc(text, spec=self.title, valid=(0,), reserved=True)
-
-
-# --- magic values, enumerations and limits --------------------------------------------------------------------------
+# --- what the header counts on --------------------------------------------------------------------------------------
 
 MAGIC: Final = b"QFI\xfb"
-LUKS_MAGIC: Final = b"LUKS\xba\xbe"
-
-FOREIGN_FORMATS: Final = (
-    (0, MAGIC + b"\0\0\0\x01", "qcow"),
-    (0, LUKS_MAGIC, "luks"),
-    (0, b"KDMV", "vmdk"),
-    (0, b"COWD", "vmdk"),
-    (0, b"# Disk DescriptorFile", "vmdk"),
-    (0, b"vhdxfile", "vhdx"),
-    (0, b"conectix", "vpc"),
-    (0, b"QED\0", "qed"),
-    (0, b"WithoutFreeSpace", "parallels"),
-    (0, b"WithouFreSpacExt", "parallels"),
-    (64, b"\x7f\x10\xda\xbe", "vdi"),
-)
-"""Offset, signature and name of formats that must not be taken for raw where an image does not record a format."""
-
-FORMAT_PROBE_BYTES: Final = 68
-
-SECTOR_SIZE: Final = 512
-"""Bytes: the unit of compressed lengths, of LUKS offsets, and the least alignment of a host offset."""
-
-SUBCLUSTERS_PER_CLUSTER: Final = 32
-V2_REFCOUNT_ORDER: Final = 4
-"""Version 2 has no such field: its refcounts are always 16 bits wide."""
 
 
 class Version(enum.IntEnum):
@@ -121,30 +79,6 @@ class CompressionType(enum.IntEnum):
     ZLIB = 0
     """Raw deflate (RFC 1951) without a zlib header, written with a 4 KiB window."""
     ZSTD = 1
-
-
-class ExtensionType(enum.IntEnum):
-    END = 0x00000000
-    BACKING_FORMAT = 0xE2792ACA
-    FEATURE_NAME_TABLE = 0x6803F857
-    BITMAPS = 0x23852875
-    ENCRYPTION_HEADER = 0x0537BE77
-    DATA_FILE = 0x44415441
-
-
-class FeatureType(enum.IntEnum):
-    INCOMPATIBLE = 0
-    COMPATIBLE = 1
-    AUTOCLEAR = 2
-
-
-class BitmapType(enum.IntEnum):
-    DIRTY_TRACKING = 1
-
-
-class LuksKeySlotState(enum.IntEnum):
-    DISABLED = 0x0000DEAD
-    ENABLED = 0x00AC71F3
 
 
 class Limit:
@@ -180,44 +114,9 @@ class Limit:
     """QEMU's check refuses a file of more clusters than this."""
 
 
-UINT32: Final = range(1 << 32)
-UINT64: Final = range(1 << 64)
-
-_HOST_OFFSET: Final = range(0, Limit.HOST_OFFSET_END, SECTOR_SIZE)
-
-
-def _sectors(width: int) -> Construct:
-    """An offset of which the entry stores all but the lowest nine bits, in place: decoded to bytes."""
-    return ExprAdapter(
-        BitsInteger(width),
-        lambda stored, _context: stored * SECTOR_SIZE,
-        lambda offset, _context: offset // SECTOR_SIZE,
-    )
-
-
 # --- header ---------------------------------------------------------------------------------------------------------
 
 _header = Section("Header")
-
-INCOMPATIBLE_FEATURES = BitStruct(
-    "reserved" / BitsInteger(59) * _header.reserved("Unknown bits: an image that sets one must not be opened."),
-    "extended_l2" / Flag * _header("L2 entries are 128 bits wide and describe 32 subclusters."),
-    "compression_type" / Flag * _header("Clusters are compressed by the method in compression_type, not deflate."),
-    "data_file" / Flag * _header("Guest clusters are in an external data file, each at its guest offset."),
-    "corrupt" / Flag * _header("Some structure may be corrupt: the image must not be written, except by repair."),
-    "dirty" / Flag * _header("Refcounts may be stale: they must be rebuilt before the image is written."),
-)
-
-COMPATIBLE_FEATURES = BitStruct(
-    "reserved" / BitsInteger(63) * _header.reserved("Unknown bits: may be ignored."),
-    "lazy_refcounts" / Flag * _header("Refcount updates may be postponed while the dirty bit is set."),
-)
-
-AUTOCLEAR_FEATURES = BitStruct(
-    "reserved" / BitsInteger(62) * _header.reserved("Unknown bits: must be cleared before the first write."),
-    "data_file_raw" / Flag * _header("The external data file is a valid raw image by itself."),
-    "bitmaps" / Flag * _header("The bitmaps extension is consistent with the image."),
-)
 
 HEADER_V2 = Struct(
     "magic" / Bytes(4) * _header("The format's signature.", valid=(MAGIC,)),
@@ -245,6 +144,26 @@ HEADER_V2 = Struct(
     "snapshots_offset" / Int64ub * _header("Where the snapshot table begins; cluster-aligned.", unit="bytes"),
 )
 """Bytes 0 to 71, common to both versions. In version 2 the header ends here."""
+
+INCOMPATIBLE_FEATURES = BitStruct(
+    "reserved" / BitsInteger(59) * _header.reserved("Unknown bits: an image that sets one must not be opened."),
+    "extended_l2" / Flag * _header("L2 entries are 128 bits wide and describe 32 subclusters."),
+    "compression_type" / Flag * _header("Clusters are compressed by the method in compression_type, not deflate."),
+    "data_file" / Flag * _header("Guest clusters are in an external data file, each at its guest offset."),
+    "corrupt" / Flag * _header("Some structure may be corrupt: the image must not be written, except by repair."),
+    "dirty" / Flag * _header("Refcounts may be stale: they must be rebuilt before the image is written."),
+)
+
+COMPATIBLE_FEATURES = BitStruct(
+    "reserved" / BitsInteger(63) * _header.reserved("Unknown bits: may be ignored."),
+    "lazy_refcounts" / Flag * _header("Refcount updates may be postponed while the dirty bit is set."),
+)
+
+AUTOCLEAR_FEATURES = BitStruct(
+    "reserved" / BitsInteger(62) * _header.reserved("Unknown bits: must be cleared before the first write."),
+    "data_file_raw" / Flag * _header("The external data file is a valid raw image by itself."),
+    "bitmaps" / Flag * _header("The bitmaps extension is consistent with the image."),
+)
 
 HEADER_V3_TAIL = Struct(
     "incompatible_features"
@@ -277,6 +196,16 @@ HEADER_ADDITIONAL = Struct(
 
 _extensions = Section("Header extensions")
 
+
+class ExtensionType(enum.IntEnum):
+    END = 0x00000000
+    BACKING_FORMAT = 0xE2792ACA
+    FEATURE_NAME_TABLE = 0x6803F857
+    BITMAPS = 0x23852875
+    ENCRYPTION_HEADER = 0x0537BE77
+    DATA_FILE = 0x44415441
+
+
 EXTENSION_HEADER = Struct(
     "type" / Enum(Int32ub, ExtensionType) * _extensions("What the extension holds; unknown types are kept."),
     "length" / Int32ub * _extensions("Length of the data, without the padding to a multiple of 8.", unit="bytes"),
@@ -298,6 +227,13 @@ BACKING_FILE_NAME = Struct(
 """Not an extension: it lies between the end of the extensions and the end of the first cluster."""
 
 _feature_names = Section("Feature name table")
+
+
+class FeatureType(enum.IntEnum):
+    INCOMPATIBLE = 0
+    COMPATIBLE = 1
+    AUTOCLEAR = 2
+
 
 FEATURE_NAME = Struct(
     "type" / Enum(Int8ub, FeatureType) * _feature_names("Which feature field.", valid=tuple(FeatureType)),
@@ -333,6 +269,14 @@ ENCRYPTION_HEADER_POINTER = Struct(
 
 _luks = Section("Full disk encryption header pointer; LUKS On-Disk Format 1.2")
 
+LUKS_MAGIC: Final = b"LUKS\xba\xbe"
+
+
+class LuksKeySlotState(enum.IntEnum):
+    DISABLED = 0x0000DEAD
+    ENABLED = 0x00AC71F3
+
+
 LUKS_KEY_SLOT = Struct(
     "active" / Enum(Int32ub, LuksKeySlotState) * _luks("Whether the slot holds a key.", valid=tuple(LuksKeySlotState)),
     "iterations" / Int32ub * _luks("PBKDF2 iterations of this slot."),
@@ -358,9 +302,32 @@ LUKS_HEADER = Struct(
     "key_slots" / Array(8, LUKS_KEY_SLOT) * _luks("The eight key slots."),
 )
 
+# --- words that hold an offset --------------------------------------------------------------------------------------
+
+SECTOR_SIZE: Final = 512
+"""Bytes: the unit of compressed lengths, of LUKS offsets, and the least alignment of a host offset."""
+
+UINT32: Final = range(1 << 32)
+UINT64: Final = range(1 << 64)
+
+_HOST_OFFSET: Final = range(0, Limit.HOST_OFFSET_END, SECTOR_SIZE)
+
+
+def _sectors(width: int) -> Construct:
+    """An offset of which the entry stores all but the lowest nine bits, in place: decoded to bytes."""
+    return ExprAdapter(
+        BitsInteger(width),
+        lambda stored, _context: stored * SECTOR_SIZE,
+        lambda offset, _context: offset // SECTOR_SIZE,
+    )
+
+
 # --- host cluster management ----------------------------------------------------------------------------------------
 
 _refcounts = Section("Host cluster management")
+
+V2_REFCOUNT_ORDER: Final = 4
+"""Version 2 has no field `refcount_order`: its refcounts are always 16 bits wide."""
 
 REFCOUNT_TABLE_ENTRY = BitStruct(
     "refcount_block_offset"
@@ -456,6 +423,8 @@ def compressed_descriptor(cluster_bits: int) -> Construct:
 
 _extended_l2 = Section("Extended L2 Entries")
 
+SUBCLUSTERS_PER_CLUSTER: Final = 32
+
 SUBCLUSTER_BITMAP = BitStruct(
     "reads_as_zeros"
     / BitsInteger(SUBCLUSTERS_PER_CLUSTER)
@@ -513,6 +482,11 @@ RECORD_ALIGNMENT: Final = 8
 
 _directory = Section("Bitmap directory")
 
+
+class BitmapType(enum.IntEnum):
+    DIRTY_TRACKING = 1
+
+
 BITMAP_FLAGS = BitStruct(
     "reserved" / BitsInteger(29) * _directory.reserved(),
     "extra_data_compatible" / Flag * _directory("A program that does not know the extra data may use the bitmap."),
@@ -557,3 +531,22 @@ BITMAP_TABLE_ENTRY = BitStruct(
     "reserved_1" / BitsInteger(8) * _bitmap_table.reserved(),
     "all_ones" / Flag * _bitmap_table("Without an offset: the cluster reads as ones; with one: must be zero."),
 )
+
+# --- other formats --------------------------------------------------------------------------------------------------
+
+FOREIGN_FORMATS: Final = (
+    (0, MAGIC + b"\0\0\0\x01", "qcow"),
+    (0, LUKS_MAGIC, "luks"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"COWD", "vmdk"),
+    (0, b"# Disk DescriptorFile", "vmdk"),
+    (0, b"vhdxfile", "vhdx"),
+    (0, b"conectix", "vpc"),
+    (0, b"QED\0", "qed"),
+    (0, b"WithoutFreeSpace", "parallels"),
+    (0, b"WithouFreSpacExt", "parallels"),
+    (64, b"\x7f\x10\xda\xbe", "vdi"),
+)
+"""Offset, signature and name of formats that must not be taken for raw where an image does not record a format."""
+
+FORMAT_PROBE_BYTES: Final = 68

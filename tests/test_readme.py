@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
@@ -133,10 +134,27 @@ def test_the_readme_shows_the_tour() -> None:
     assert [part for part in tour if part not in source] == []
 
 
-def test_files_that_the_readme_points_to_exist() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def anchors(document: Path) -> set[str]:
+    """What a link into a document may name: its headings, in lower case, with hyphens for spaces."""
+    titles = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.relative_to(ROOT).as_posix())
+def test_files_and_headings_that_a_document_points_to_exist(document: Path) -> None:
+    for link, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", document.read_text(encoding="utf-8")):
+        target = document.parent / link if link else document
+        assert target.exists(), link
+        assert not heading or heading in anchors(target), f"{link}#{heading}"
+
+
+def test_the_hooks_before_a_commit_are_those_of_the_makefile() -> None:
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [hook["entry"] for hook in local["hooks"]] == ["make lint", "make types"]
+    assert {"lint", "types"} <= makefile_targets()
 
 
 def test_the_console_script_names_a_function() -> None:

@@ -11,11 +11,10 @@ from dataclasses import replace
 from qcow2c.format import layout, rules
 from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
-from qcow2c.format.header_writer import HeaderChange
 from qcow2c.format.tables import L1_OFFSET
 from qcow2c.storage.medium import Medium
 from qcow2c.structs import AUTOCLEAR_FEATURES, Limit, Version
-from qcow2c.writer.header_update import change_header
+from qcow2c.writer.header_update import HeaderUpdate
 
 _UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
 
@@ -31,7 +30,7 @@ def grow_by_header(medium: Medium, header: Header, size: int) -> bool:
     fields = {"size": size, "l1_size": max(header.l1_size, header.geometry.l1_entries(size))}
     if header.version >= Version.V3:
         fields["autoclear_features"] = header.autoclear_features & ~_UNKNOWN_AUTOCLEAR
-    change_header(medium, header, HeaderChange(fields))
+    HeaderUpdate(medium).write(**fields)
     return True
 
 

@@ -107,8 +107,8 @@ def block_of(counts: U64Array, order: int) -> bytes:
 class RefcountChange:
     """Stored refcounts and new ones; `order` is the width of the new ones."""
 
-    def __init__(self, walk: Walk, stored: StoredRefcounts, delta: ReferenceDelta) -> None:
-        self.order = walk.geometry.refcount_order
+    def __init__(self, walk: Walk, stored: StoredRefcounts, delta: ReferenceDelta, order: int) -> None:
+        self.order = order
         self._geometry = walk.geometry
         self._stored = stored
         self._delta = delta

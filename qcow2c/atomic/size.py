@@ -24,12 +24,12 @@ from qcow2c.format.tables import (
     SUBCLUSTERS_ALLOCATED,
     SUBCLUSTERS_ZERO_SHIFT,
 )
+from qcow2c.layers.reader import Reader
 from qcow2c.references.batches import SCAN_CLUSTERS
 from qcow2c.references.walk import BATCH_BYTES
 from qcow2c.storage.preallocation import Preallocation, extend
 from qcow2c.storage.zeros import fill_zeros
 from qcow2c.structs import Limit
-from qcow2c.writer.session import WrittenLayer
 
 if TYPE_CHECKING:
     from qcow2c.format.array_types import U64Array
@@ -44,7 +44,7 @@ class Resizing:
     def __init__(
         self,
         image: Successor,
-        layer: WrittenLayer,
+        layer: Reader,
         size: int,
         preallocation: Preallocation,
         *,

@@ -17,12 +17,13 @@ import numpy as np
 from qcow2c.atomic.free_space import FreeSpace
 from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta, block_of
 from qcow2c.errors import LimitExceeded
-from qcow2c.format import layout, rules, tables
-from qcow2c.format.findings import Severity, raise_first
+from qcow2c.format import layout, tables
 from qcow2c.format.geometry import Geometry
-from qcow2c.format.header import Header, field_span
+from qcow2c.format.header import Header
 from qcow2c.format.header_writer import Extensions, HeaderChange
-from qcow2c.format.records import SnapshotTable, read_snapshots
+from qcow2c.format.loaded_image import load_image
+from qcow2c.format.records import SnapshotTable
+from qcow2c.format.refcounts import require_table
 from qcow2c.references.admission import Admission, admit, trusted
 from qcow2c.references.batches import batches
 from qcow2c.references.cluster_set import ClusterSet
@@ -30,10 +31,10 @@ from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import ACTIVE, BATCH_BYTES, L2Batch, L2Tables, State, Walk, distinct_tables
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer
-from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, SECTOR_SIZE, Limit, Version
-from qcow2c.writer.header_update import change_header
+from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, Limit, Version
+from qcow2c.writer.header_update import HeaderUpdate, change_header
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,30 +46,33 @@ _UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
 
 
 @contextmanager
-def changing(source: Source | Store, *, trust: bool = False) -> Iterator[Successor]:
+def changing(source: Source | Store, *, trust: bool = False, refcount_order: int | None = None) -> Iterator[Successor]:
     """Open an image to change it as a whole: alone, and with verified refcounts, unless they are to be trusted.
 
-    Backing files and data files are not opened. Raises as `qcow2c.open` with "r+".
+    With `refcount_order` refcounts get another width. Backing files and data files are not opened.
+    Raises as `qcow2c.open` with "r+".
     """
-    store = open_store(source, writable=True)
-    try:
-        store.lock(Use.WRITABLE_IMAGE)
-        header = Header.load(store)
-        raise_first(rules.header_findings(header), Severity.ERROR)
-        snapshots = read_snapshots(store, header)
-        if snapshots.broken is not None:
-            raise_first([snapshots.broken], Severity.ERROR)
-        yield Successor(Medium(store), header, snapshots, (trusted if trust else admit)(store, header, snapshots))
-    finally:
-        if store is not source:
-            store.close()
+    with opened(source, Use.WRITABLE_IMAGE) as store:
+        header, snapshots, _notices = load_image(store)
+        admission = (trusted if trust else admit)(store, header, snapshots)
+        yield Successor(Medium(store), header, snapshots, admission, refcount_order)
 
 
 class Successor:
     """An image that is yet to be. Nothing of the present one is touched before `switch`."""
 
-    def __init__(self, medium: Medium, header: Header, snapshots: SnapshotTable, admission: Admission) -> None:
-        """Nothing else may write the image meanwhile. Raises LimitExceeded."""
+    def __init__(
+        self,
+        medium: Medium,
+        header: Header,
+        snapshots: SnapshotTable,
+        admission: Admission,
+        refcount_order: int | None = None,
+    ) -> None:
+        """Nothing else may write the image meanwhile. With another `refcount_order` all refcounts are written anew.
+
+        Raises LimitExceeded.
+        """
         self.header = header
         self.geometry: Geometry = header.geometry
         self.snapshots = snapshots
@@ -78,8 +82,9 @@ class Successor:
         self._bits = self.geometry.cluster_bits
         self._delta = ReferenceDelta(self.walk)
         self._present = StoredRefcounts(self.walk)
-        self._new = RefcountChange(self.walk, self._present, self._delta)
-        self._fields: dict[str, int] = {}
+        order = header.refcount_order if refcount_order is None else refcount_order
+        self._new = RefcountChange(self.walk, self._present, self._delta, order)
+        self._fields = {} if refcount_order is None else {"refcount_order": refcount_order}
         self._extensions: Extensions | None = None
         self._verified = admission.verified
         uncounted = ClusterSet((cluster, cluster + 1) for cluster, _ in admission.undercounted)
@@ -166,11 +171,6 @@ class Successor:
         self._fields |= change.fields
         self._fields["autoclear_features"] &= ~_UNKNOWN_AUTOCLEAR
 
-    def set_refcount_order(self, order: int) -> None:
-        """Let refcounts have another width: all of them are written anew."""
-        self._new.order = order
-        self._fields["refcount_order"] = order
-
     def renew_refcounts(self) -> None:
         """Write all refcounts anew: blocks of clusters that nobody uses are let go of."""
         self._renewed = True
@@ -245,9 +245,11 @@ class Successor:
     # --- refcounts ---
 
     def _build_refcounts(self) -> None:
-        """Place the refcount blocks that change, and a refcount table that names them: they count themselves, too."""
-        geometry = self.geometry
-        anew = self._renewed or self._new.order != geometry.refcount_order
+        """Place the refcount blocks that change, and a refcount table that names them: they count themselves, too.
+
+        Which blocks change depends on which clusters are free, so that their number is known only when all are placed.
+        """
+        anew = self._renewed or self._new.order != self.geometry.refcount_order
         table = np.zeros(0, dtype=np.uint64) if anew else self._present.table.copy()
         self._drop_blocks(self._present.table if anew else table[:0])
         self.count(self.header.refcount_table_offset, self.header.refcount_table_clusters << self._bits, -1)
@@ -256,32 +258,38 @@ class Successor:
         while True:
             needed = self._new.changed_blocks(anew=anew)
             lacking = [index for index in needed if index not in places]
-            reach = max(len(table), needed[-1] + 1 if needed else 1)
-            if not lacking and reach * 8 <= table_clusters << self._bits:
+            entries = max(len(table), needed[-1] + 1 if needed else 1)
+            is_short = entries > table_clusters * self.geometry.words_per_cluster
+            if not lacking and not is_short:
                 break
-            if reach * 8 > table_clusters << self._bits:
-                if table_clusters:
-                    self._delta.add_run(table_at, table_clusters, -1)
-                table_clusters = geometry.clusters((reach + 1) * 8)
-                if table_clusters << self._bits > Limit.REFCOUNT_TABLE_BYTES:
-                    message = f"the image would need a refcount table of more than {Limit.REFCOUNT_TABLE_BYTES} bytes"
-                    raise LimitExceeded(message, spec="Host cluster management")
-                table_at = self._free.take(table_clusters)
-                self._delta.add_run(table_at, table_clusters, 1)
-            done = 0
-            while done < len(lacking):
-                first, count = self._free.take_some(len(lacking) - done)
-                self._delta.add_run(first, count, 1)
-                for number, index in enumerate(lacking[done : done + count]):
-                    places[index] = first + number
-                    if index < len(table):
-                        self._drop_blocks(table[index : index + 1])
-                done += count
+            if is_short:
+                self._delta.add_run(table_at, table_clusters, -1)
+                table_at, table_clusters = self._place_table(entries + 1)
+            for index, cluster in self._place_blocks(lacking):
+                places[index] = cluster
+                self._drop_blocks(table[index : index + 1])
         table = np.concatenate((table, np.zeros((table_clusters << self._bits) // 8 - len(table), dtype=np.uint64)))
         self._write_blocks(places)
         table[list(places)] = np.array(list(places.values()), dtype=np.uint64) << np.uint64(self._bits)
         self._write([stored_words(table)], table_at)
         self._fields |= {"refcount_table_offset": table_at << self._bits, "refcount_table_clusters": table_clusters}
+
+    def _place_table(self, entries: int) -> tuple[int, int]:
+        """Take room for a refcount table; return its first cluster and their number. Raises LimitExceeded."""
+        require_table(entries)
+        clusters = self.geometry.clusters(entries * 8)
+        first = self._free.take(clusters)
+        self._delta.add_run(first, clusters, 1)
+        return first, clusters
+
+    def _place_blocks(self, indexes: list[int]) -> Iterator[tuple[int, int]]:
+        """Take room for refcount blocks; yield index and cluster of each."""
+        done = 0
+        while done < len(indexes):
+            first, count = self._free.take_some(len(indexes) - done)
+            self._delta.add_run(first, count, 1)
+            yield from zip(indexes[done : done + count], range(first, first + count), strict=True)
+            done += count
 
     def _drop_blocks(self, offsets: U64Array) -> None:
         for offset in offsets[offsets != 0].tolist():
@@ -313,16 +321,10 @@ class Successor:
         freed = self._new.freed(self.geometry.clusters(self.walk.size)) if discard else []
         store = self.medium.store
         file_end = self._new.end(self.geometry.clusters(store.size())) if shorten and self._verified else None
-        self.medium.flush()
         if self._extensions is not None:
             change_header(self.medium, self.header, HeaderChange(self._fields, self._extensions))
         else:
-            sector = bytearray(self.medium.store.pread(SECTOR_SIZE, 0))
-            for name, value in self._fields.items():
-                span = field_span(name)
-                sector[span.offset : span.end] = layout.stored_integer(value, span.length)
-            self.medium.write([sector], 0)
-            self.medium.flush()
+            HeaderUpdate(self.medium).write(**self._fields)
         for edges in freed:
             for start, end in edges.reshape(-1, 2).tolist():
                 self.medium.punch(start << self._bits, end - start << self._bits)

@@ -16,7 +16,8 @@ from qcow2c.errors import CorruptMetadata, Span, UsageError
 from qcow2c.format import layout, rules
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import Header, aligned
-from qcow2c.format.records import BitmapRecord, read_bitmaps
+from qcow2c.format.loaded_image import load_bitmap_records
+from qcow2c.format.records import BitmapRecord
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, broken_rules, suspects
 from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
 from qcow2c.storage.store import Store
@@ -201,13 +202,9 @@ def load_bitmaps(store: Store, header: Header) -> Bitmaps:
     Raises CorruptMetadata where one breaks a rule: then, as for QEMU, none can be used.
     """
     raise_first(rules.header_findings(header), Severity.FATAL, also=("extension.bitmaps",))
-    directory = read_bitmaps(store, header)
-    if directory.broken is not None:
-        raise directory.broken.exception()
-    for record in directory.records:
-        raise_first(rules.bitmap_findings(header, record), Severity.WARNING)
+    records = load_bitmap_records(store, header)
     stale = header.bitmaps is not None and not header.bitmaps_consistent
-    return Bitmaps((Bitmap(store, header, record) for record in directory.records), stale=stale)
+    return Bitmaps((Bitmap(store, header, record) for record in records), stale=stale)
 
 
 def name_of(record: BitmapRecord) -> str:

@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcow2c.builder.appender import WRITE_BYTES, Appender
+from qcow2c.builder.final_header import write_final_header
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
-from qcow2c.format.refcounts import stored_block, word_code
-from qcow2c.format.tables import compressed_entry, compressed_masks
+from qcow2c.format.refcounts import refcount_room, require_table, stored_block, word_code
+from qcow2c.format.tables import compressed_entry, require_nameable
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import zeros
-from qcow2c.structs import MAGIC, SECTOR_SIZE, Limit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Counts = NDArray[np.unsignedinteger[Any]]
-
-_SPEC = "Host cluster management"
 
 _REFCOUNTS_AT_ONCE = 1 << 20
 """How many refcounts are put into blocks at a time, unless one block has more."""
@@ -38,8 +36,7 @@ _PACK_CLUSTERS = 64
 class ClusterFile:
     """Clusters appended to an empty store, behind room for the header.
 
-    Durable order: everything but the header; the header, first without its magic value. A crash before leaves a file
-    that is no image.
+    Durable order: everything but the header; then the header, as `write_final_header` does it.
     """
 
     def __init__(self, store: Store, geometry: Geometry) -> None:
@@ -63,7 +60,7 @@ class ClusterFile:
         counts = np.ones(clusters, dtype=np.uint8) if counts is None else counts
         if len(counts) and int(counts.max()) > self.geometry.refcount_max:
             message = f"{int(counts.max())} references to a cluster, more than {self.geometry.refcount_max}"
-            raise LimitExceeded(message, spec=_SPEC)
+            raise LimitExceeded(message, spec="Host cluster management")
         offset = self.length
         self._out.append(memoryview(data))
         padding = (clusters << self.geometry.cluster_bits) - len(data)
@@ -79,35 +76,23 @@ class ClusterFile:
         Nothing can be appended after that. Raises LimitExceeded, StoreError.
         """
         geometry = self.geometry
-        blocks = table_clusters = 0
-        while True:
-            total = self.clusters + blocks + table_clusters
-            wanted = -(-total >> geometry.refcount_block_bits)
-            if blocks == wanted and table_clusters == geometry.clusters(wanted * 8):
-                break
-            blocks, table_clusters = wanted, geometry.clusters(wanted * 8)
-        if table_clusters << geometry.cluster_bits > Limit.REFCOUNT_TABLE_BYTES:
-            message = f"the image would need a refcount table of more than {Limit.REFCOUNT_TABLE_BYTES} bytes"
-            raise LimitExceeded(message, spec=_SPEC)
+        room = refcount_room(geometry, self.clusters)
+        require_table(room.entries)
         table = self.length
-        first = table + (table_clusters << geometry.cluster_bits)
-        entries = array("Q", range(first, first + (blocks << geometry.cluster_bits), geometry.cluster_size))
-        counts = [*self._counts, np.ones(blocks + table_clusters, dtype=np.uint8)]
-        self.append(layout.stored(entries).ljust(table_clusters << geometry.cluster_bits, b"\0"))
+        first = table + (room.table_clusters << geometry.cluster_bits)
+        entries = array("Q", range(first, first + (room.blocks << geometry.cluster_bits), geometry.cluster_size))
+        counts = [*self._counts, np.ones(room.clusters, dtype=np.uint8)]
+        self.append(layout.stored(entries).ljust(room.table_clusters << geometry.cluster_bits, b"\0"))
         at_once = max(1, _REFCOUNTS_AT_ONCE >> geometry.refcount_block_bits) << geometry.refcount_block_bits
         code = word_code(geometry.refcount_order)
-        for part in _pieces(counts, blocks << geometry.refcount_block_bits, at_once, code):
+        for part in _pieces(counts, room.blocks << geometry.refcount_block_bits, at_once, code):
             self.append(stored_block(array(code, part.tobytes()), geometry.refcount_order))
-        return table, table_clusters
+        return table, room.table_clusters
 
     def finish(self, header: bytes) -> None:
         """Write everything that is left, then the header; the image is complete then. Raises StoreError."""
         self._out.flush()
-        header = header.ljust(self.geometry.cluster_size, b"\0")
-        self._store.pwrite(bytes(len(MAGIC)) + header[len(MAGIC) :], 0)
-        self._store.flush()
-        self._store.pwrite(header[:SECTOR_SIZE], 0)
-        self._store.flush()
+        write_final_header(self._store, header.ljust(self.geometry.cluster_size, b"\0"))
 
 
 def _pieces(parts: Sequence[Counts], length: int, size: int, code: str) -> Iterator[Counts]:
@@ -167,13 +152,7 @@ class Packer:
         if not self._waiting:
             return
         base = self._file.append(bytes(self._data), np.array(self._counts, dtype=np.uint64))
-        require_nameable(self._file.length, self._geometry)
+        require_nameable(base, self._file.length - base, self._geometry)
         for index, at, length in self._waiting:
             self._entries[index] = compressed_entry(base + at, length, self._geometry)
         self._data, self._waiting, self._counts = bytearray(), [], []
-
-
-def require_nameable(end: int, geometry: Geometry) -> None:
-    """Raise LimitExceeded where compressed data ends behind all that a descriptor can name."""
-    if end > min(compressed_masks(geometry.cluster_bits)[0], Limit.HOST_OFFSET_END - SECTOR_SIZE):
-        raise LimitExceeded(f"no entry can name compressed data up to {end:#x}", spec="Cluster mapping")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcow2c.builder.census import Census, PackedPlan, needs_cluster
-from qcow2c.builder.cluster_file import ClusterFile, Packer, require_nameable
+from qcow2c.builder.cluster_file import ClusterFile, Packer
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format import layout, tables
 from qcow2c.format.codecs import Compressor
@@ -192,7 +192,7 @@ class Compaction:
             return
         plan = PackedPlan(self._census.packed, self._census.packed_counts, self._geometry)
         base = file.length
-        require_nameable(base + plan.length, self._geometry)
+        tables.require_nameable(base, plan.length, self._geometry)
         offset_mask = np.uint64(tables.compressed_masks(self._geometry.cluster_bits)[0])
         words = plan.words & ~offset_mask | (plan.offsets + base).astype(np.uint64)
         self._packed[np.searchsorted(self._census.packed, plan.words)] = words

@@ -9,6 +9,7 @@ import os
 from contextlib import ExitStack
 from typing import Any
 
+from qcow2c.builder.final_header import write_final_header
 from qcow2c.builder.options import CreateOptions, Places, header_of
 from qcow2c.builder.plan import ImageLayout, plan
 from qcow2c.errors import UsageError
@@ -16,7 +17,7 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import new_file
 from qcow2c.storage.preallocation import _fill
 from qcow2c.storage.sources import Store
-from qcow2c.structs import MAGIC, SECTOR_SIZE
+from qcow2c.structs import SECTOR_SIZE
 
 
 def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions, guest_data: Any = None) -> None:
@@ -37,10 +38,9 @@ def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions, gues
 def _write(store: Store, data: Store, header: bytes, planned: ImageLayout, options: CreateOptions) -> None:
     """Write all there is of a new image.
 
-    Durable order: guest data and metadata, with a header that lacks its magic value; then the whole header.
+    Durable order: guest data and metadata; then the header, as `write_final_header` does it.
     """
     size = options.cluster_size
-    store.pwrite(bytes(len(MAGIC)) + header[len(MAGIC) :], 0)
     for offset, part in planned.parts():
         store.pwrite(part, offset)
     store.truncate(planned.end * size)
@@ -54,9 +54,7 @@ def _write(store: Store, data: Store, header: bytes, planned: ImageLayout, optio
             _fill(data, start, length)
     if data is not store:
         data.flush()
-    store.flush()
-    store.pwrite(header[:SECTOR_SIZE], 0)
-    store.flush()
+    write_final_header(store, header)
 
 
 def _places(planned: ImageLayout) -> Places:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qcow2c.builder.appender import WRITE_BYTES, Appender, Done
+from qcow2c.builder.final_header import write_final_header
 from qcow2c.builder.options import CreateOptions, Places, header_of
 from qcow2c.builder.plan import l1_entries_of
-from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
-from qcow2c.format.refcounts import stored_block, word_code
+from qcow2c.format.refcounts import refcount_room, require_table, stored_block, word_code
 from qcow2c.format.tables import (
     L1_COPIED,
     L2_COPIED,
@@ -24,11 +24,10 @@ from qcow2c.format.tables import (
     SUBCLUSTERS_ALLOCATED,
     SUBCLUSTERS_ZERO_SHIFT,
     compressed_entry,
-    compressed_masks,
+    require_nameable,
 )
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import zeros
-from qcow2c.structs import MAGIC, SECTOR_SIZE, Limit
 
 _DATA_ALIGNMENT = 2 << 20
 """Where guest data begins in an image that holds much of it; tables have room before it."""
@@ -146,8 +145,7 @@ class ImageBuilder:
         self._refcounts.set_ones(self._clusters, self._clusters + more)
         self._clusters += more
         self._room = self._clusters * size - at - len(packed)
-        if at + len(packed) > min(compressed_masks(self.geometry.cluster_bits)[0], Limit.HOST_OFFSET_END - SECTOR_SIZE):
-            raise LimitExceeded(f"no entry can name compressed data at {at:#x}", spec="Cluster mapping")
+        require_nameable(at, len(packed), self.geometry)
         self._out.append(memoryview(packed))
         self._map(guest_offset, array("Q", [compressed_entry(at, len(packed), self.geometry)]), array("Q", [0]))
         self._write_complete()
@@ -268,33 +266,23 @@ class ImageBuilder:
         self._store.truncate(self._clusters * self._size)
         places = Places(l1_table, len(self._l1), table, table_clusters)
         header = header_of(self.options, places, self._bitmaps)
-        self._store.pwrite(bytes(len(MAGIC)) + header[len(MAGIC) :], 0)
-        if self._durable:
-            self._store.flush()
-        self._store.pwrite(header[:SECTOR_SIZE], 0)
-        if self._durable:
-            self._store.flush()
+        write_final_header(self._store, header, durable=self._durable)
 
     def _finish_refcounts(self) -> tuple[int, int]:
         """Place the last refcount blocks and the refcount table, which count themselves; return the table's place."""
-        geometry, per_block, counts = self.geometry, self._refcounts.per_block, self._refcounts
+        counts = self._refcounts
         self._align()
         self._blocks += counts.complete_blocks()
         placed = sum(isinstance(block, int) for block in self._blocks)
-        room, total, more = self._gap[1] - self._gap[0], 0, 1
-        while True:
-            end = self._clusters + (more if more > room else 0)
-            blocks = max(-(-end // per_block), counts.head_blocks + len(self._blocks))
-            table_clusters = geometry.clusters(blocks * 8)
-            if (total, more) == (blocks, blocks - placed + table_clusters):
-                break
-            total, more = blocks, blocks - placed + table_clusters
-        if table_clusters * self._size > Limit.REFCOUNT_TABLE_BYTES:
-            message = f"the image would need a refcount table of more than {Limit.REFCOUNT_TABLE_BYTES} bytes"
-            raise LimitExceeded(message, spec="Host cluster management")
-        first = self._gap[0] if more <= room else self._clusters
-        counts.set_ones(first, first + more)
-        self._clusters = max(self._clusters, first + more)
+        first, gap_end = self._gap
+        room = refcount_room(self.geometry, first, kept=placed, reach=self._clusters)
+        in_gap = first + room.clusters <= gap_end
+        if not in_gap:
+            first = self._clusters
+            room = refcount_room(self.geometry, first, kept=placed)
+        require_table(room.entries)
+        counts.set_ones(first, first + room.clusters)
+        self._clusters = max(self._clusters, first + room.clusters)
         self._blocks += counts.complete_blocks()
         offset = first * self._size
         entries, parts = array("Q"), []
@@ -305,10 +293,10 @@ class ImageBuilder:
                 offset += self._size
             else:
                 entries.append(block)
-        parts.append(layout.stored(entries).ljust(table_clusters * self._size, b"\0"))
+        parts.append(layout.stored(entries).ljust(room.table_clusters * self._size, b"\0"))
         data = b"".join(parts)
-        if first == self._gap[0] and more <= room:
+        if in_gap:
             self._store.pwrite(data, first * self._size)
         else:
             self._out.append(memoryview(data))
-        return offset, table_clusters
+        return offset, room.table_clusters

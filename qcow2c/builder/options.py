@@ -75,6 +75,13 @@ class CreateOptions:
             raise UsageError(problem)
 
     def _problems(self) -> Iterator[str]:
+        yield from self._problems_of_values()
+        if self.version < Version.V3:
+            yield from self._problems_of_version_2()
+        yield from self._problems_of_combinations()
+        yield from self._problems_of_names()
+
+    def _problems_of_values(self) -> Iterator[str]:
         if not 0 <= self.size < Limit.SIGNED_OFFSET_END - SECTOR_SIZE:
             yield f"Invalid image size {self.size}. Must be between 0 and {Limit.SIGNED_OFFSET_END - SECTOR_SIZE}."
         for name, value, valid in (
@@ -88,18 +95,6 @@ class CreateOptions:
             yield "Cluster size must be a power of two between 512 and 2048k"
         if not _is_power_of_two(self.refcount_bits) or self.refcount_bits.bit_length() - 1 not in Limit.REFCOUNT_ORDER:
             yield "Refcount width must be a power of two and may not exceed 64 bits"
-        if self.version < Version.V3:
-            yield from self._problems_of_version_2()
-        smallest = 1 << Limit.EXTENDED_L2_CLUSTER_BITS[0]
-        if self.extended_l2 and self.cluster_size < smallest:
-            yield f"Extended L2 entries are only supported with cluster sizes of at least {smallest} bytes"
-        if self.data_file_raw and self.data_file is None:
-            yield "data-file-raw requires data-file"
-        if self.data_file_raw and self.backing_file is not None:
-            yield "Backing file and data-file-raw cannot be used at the same time"
-        if self.backing_file is not None and self.preallocation != "off" and not self.extended_l2:
-            yield "Backing file and preallocation can only be used at the same time if extended_l2 is on"
-        yield from self._problems_of_names()
 
     def _problems_of_version_2(self) -> Iterator[str]:
         if self.refcount_bits != 1 << V2_REFCOUNT_ORDER:
@@ -113,6 +108,17 @@ class CreateOptions:
             yield f"Extended L2 entries are only supported {_NEWER}"
         if self.compression_type != "zlib":
             yield f"Non-zlib compression type is only supported {_NEWER}"
+
+    def _problems_of_combinations(self) -> Iterator[str]:
+        smallest = 1 << Limit.EXTENDED_L2_CLUSTER_BITS[0]
+        if self.extended_l2 and self.cluster_size < smallest:
+            yield f"Extended L2 entries are only supported with cluster sizes of at least {smallest} bytes"
+        if self.data_file_raw and self.data_file is None:
+            yield "data-file-raw requires data-file"
+        if self.data_file_raw and self.backing_file is not None:
+            yield "Backing file and data-file-raw cannot be used at the same time"
+        if self.backing_file is not None and self.preallocation != "off" and not self.extended_l2:
+            yield "Backing file and preallocation can only be used at the same time if extended_l2 is on"
 
     def _problems_of_names(self) -> Iterator[str]:
         if self.backing_file == "":

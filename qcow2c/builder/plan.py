@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
-from qcow2c.format.refcounts import stored_ones
+from qcow2c.format.refcounts import RefcountRoom, refcount_room, stored_ones
 from qcow2c.format.tables import L1_COPIED, L2_COPIED
 from qcow2c.structs import Limit
 
@@ -109,16 +109,16 @@ def plan(geometry: Geometry, disk_size: int, *, allocated: bool) -> ImageLayout:
     """
     l1_entries = l1_entries_of(geometry, disk_size)
     data_clusters = geometry.clusters(disk_size) if allocated else 0
-    found = ImageLayout(geometry, l1_entries, data_clusters, 1, 1)
-    while True:
-        blocks = -(-found.end >> geometry.refcount_block_bits)
-        table_clusters = geometry.clusters(blocks * 8)
-        if (table_clusters, blocks) == (found.refcount_table_clusters, found.refcount_blocks):
-            break
-        found = ImageLayout(geometry, l1_entries, data_clusters, table_clusters, blocks)
-    if table_clusters * geometry.cluster_size > Limit.REFCOUNT_TABLE_BYTES:
+    room = refcounts_of(geometry, ImageLayout(geometry, l1_entries, data_clusters, 0, 0).end)
+    return ImageLayout(geometry, l1_entries, data_clusters, room.table_clusters, room.blocks)
+
+
+def refcounts_of(geometry: Geometry, clusters: int) -> RefcountRoom:
+    """Return the room of the refcounts of so many other clusters. Raises UsageError where no table can be that long."""
+    room = refcount_room(geometry, clusters)
+    if room.entries * 8 > Limit.REFCOUNT_TABLE_BYTES:
         raise UsageError(_TOO_LARGE)
-    return found
+    return room
 
 
 def l1_entries_of(geometry: Geometry, disk_size: int) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qcow2c.cli import option_list, text
 from qcow2c.cli.option_list import Option
-from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.errors import UnsupportedFeature, UsageError, doing
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -74,11 +74,8 @@ def named_image(
     given = _assignments(word) if image_opts else _flattened(_parsed(word))
     if share and image_opts and given.get("force-share", True) not in _TRUE:
         raise UsageError("--force-share/-U conflicts with image options")
-    try:
+    with doing(f"Could not open {word!r}"):
         named = _from_options(word, given, image_format)
-    except (UsageError, UnsupportedFeature) as exc:
-        exc.message = f"Could not open {word!r}: {exc.message}"
-        raise
     return named._replace(share=share or named.share)
 
 
@@ -138,11 +135,8 @@ def _from_options(word: str, given: dict[str, Any], image_format: str | None) ->
         options["backing"] = False
     filename = _file(given, "file")
     data_file = _data_file(given)
-    try:
+    with doing("Could not open backing file"):
         backing, backing_format = _below(given, "backing")
-    except (UsageError, UnsupportedFeature) as exc:
-        exc.message = f"Could not open backing file: {exc.message}"
-        raise
     options |= {name: value for name, value in (("backing", backing), ("data_file", data_file)) if value is not None}
     _require_no_more(given, f"format {driver or 'qcow2'!r} does not")
     return NamedImage(word, filename, driver, options, share in _TRUE, backing_format)

@@ -16,7 +16,7 @@ from qcow2c.disk.opening import open_image
 from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import SECTOR_SIZE
 
 
@@ -67,7 +67,7 @@ class RawBase(BaseTarget):
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
         self._place(slab, buffer)
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any, release: Release) -> None:
         release()
 
     def _write(self, data: memoryview, offset: int) -> None:
@@ -84,7 +84,7 @@ class RawBase(BaseTarget):
                 if is_data:
                     store.write_zeroes(span.offset, span.length)
 
-    def finish(self, size: int) -> None:
+    def finish(self, _size: int) -> None:
         self._store.flush()
 
 
@@ -104,9 +104,9 @@ class ImageBase(BaseTarget):
         return grow(self._image, size)
 
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
-        return None
+        """An image takes one write at a time."""
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: Any, release: Release) -> None:
         self._place(slab, buffer)
         release()
 
@@ -116,7 +116,7 @@ class ImageBase(BaseTarget):
     def zero(self, start: int, end: int) -> None:
         self._image.write_zeroes(start, end - start, unmap=True)
 
-    def finish(self, size: int) -> None:
+    def finish(self, _size: int) -> None:
         self._image.flush()
 
 
@@ -127,13 +127,8 @@ def open_base(source: Source | Store, image_format: str, gate: str | Gate) -> It
         with open_image(source, "r+", gate=gate) as image:
             yield ImageBase(image)
         return
-    store = open_store(source, writable=True)
-    try:
-        store.lock(Use.WRITABLE_IMAGE)
+    with opened(source, Use.WRITABLE_IMAGE) as store:
         yield RawBase(store)
-    finally:
-        if store is not source:
-            store.close()
 
 
 def _asked(slab: Slab) -> Iterator[tuple[int, int]]:

@@ -129,7 +129,7 @@ class DiffReader:
         try:
             line: bytes = self._file.readline(_LINE_BYTES)
         except OSError as exc:
-            raise StoreError(f"Could not read the stream: {reason(exc)}") from exc
+            raise StoreError(f"Could not read the stream: {reason(exc)}", errno=exc.errno) from exc
         self._position += len(line)
         return line
 
@@ -140,7 +140,7 @@ class DiffReader:
                 parts.append(part)
                 length -= len(part)
         except OSError as exc:
-            raise StoreError(f"Could not read the stream: {reason(exc)}") from exc
+            raise StoreError(f"Could not read the stream: {reason(exc)}", errno=exc.errno) from exc
         data = b"".join(parts)
         self._position += len(data)
         return data

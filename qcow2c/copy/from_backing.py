@@ -17,11 +17,12 @@ from qcow2c.disk.disk import Disk
 from qcow2c.disk.map_layers import PRESENT, ZERO
 from qcow2c.disk.pair import BY_LAYER, Side, pairs
 from qcow2c.engine import Engine
-from qcow2c.errors import Qcow2Error
+from qcow2c.errors import doing
 from qcow2c.format.records import SnapshotRecord
 from qcow2c.format.tables import L1_COPIED, L1_OFFSET, L2_COMPRESSED, L2_COPIED, L2_OFFSET
-from qcow2c.layers.chain import _image_files
+from qcow2c.layers.chain import files_of, layers_of
 from qcow2c.layers.layer import Layer, RawLayer
+from qcow2c.layers.state import load_state
 from qcow2c.storage.sources import Memory, Store
 
 SLAB_BYTES = 2 << 20
@@ -33,57 +34,67 @@ Progress = Callable[[int, int], None]
 """Told how many bytes of the disks are done, of how many."""
 
 
-def keep_disks(layer: Engine, snapshots: Sequence[SnapshotRecord], new: Disk, progress: Progress | None = None) -> None:
+def keep_disks(
+    engine: Engine, snapshots: Sequence[SnapshotRecord], new: Disk, progress: Progress | None = None
+) -> None:
     """Copy into an image what the chain of another disk does not show as the one below the image does.
 
-    Afterwards its disk, and those of the snapshots, are the same over both. Nothing else may be done with the layer
+    Afterwards its disk, and those of the snapshots, are the same over both. Nothing else may be done with the engine
     then but to change its header and to end. An image with an external data file has no snapshots that could be kept.
 
     Durable order: as with any writing, state by state. A crash leaves the same disks over the old chain, and leaks at
     most. Raises what reading and writing raise, with what was being done.
     """
-    kept = [] if layer.geometry.external_data else [record for record in snapshots if record.disk_size]
-    total = layer.disk_size + sum(record.disk_size for record in kept)
+    reader = engine.reader
+    kept = [] if reader.geometry.external_data else [record for record in snapshots if record.disk_size]
+    places = [(reader.l1_offset, reader.l1_entries, reader.disk_size)]
+    places += [(record.l1_table_offset, record.l1_size, record.disk_size) for record in kept]
+    total = sum(disk_size for _, _, disk_size in places)
+    below = reader.backing or RawLayer(Memory(b""))
+    # Zeros are zeros, and nothing to be written, only where neither chain shows anything else.
+    reach = RawLayer(_Reach(below, max(below.disk_size, new.size)))
     done = 0
 
-    def copy(state: Engine, l1_offset: int) -> None:
-        nonlocal done
-        _Copy(state, l1_offset, new, lambda position: progress and progress(done + position, total)).run()
-        done += state.disk_size
+    def tell(position: int) -> None:
+        if progress is not None:
+            progress(done + position, total)
 
-    old = layer.backing
-    copy(layer, layer.header.l1_table_offset)
+    writer = engine
+    writer.settle()
+    for place in places:
+        # The tables as they are now: what is copied lies behind where they are read.
+        before = Disk(reader.state(*place), reader.store.name)
+        writer = writer.of_state(load_state(reader.store, reader.header, *place), reach)
+        _Copy(writer, before, new, tell).run()
+        writer.settle()
+        done += writer.disk_size
+    engine.reload()
     if kept:
-        admission = layer.settle()
-        for record in kept:
-            place = record.l1_table_offset, record.l1_size, record.disk_size
-            state = Engine.of_state(layer.store, layer.header, *place, backing=old, admission=admission)
-            copy(state, record.l1_table_offset)
-            state.finish()
-        layer.reload()
-        _refresh_copied_bits(layer)
+        _refresh_copied_bits(engine)
 
 
-def _refresh_copied_bits(layer: Engine) -> None:
+def _refresh_copied_bits(engine: Engine) -> None:
     """Set the copied bits of clusters that are no longer shared since snapshots have tables and clusters of their own.
 
     Only the active tables have bits that anybody relies on.
     """
-    geometry, cache = layer.geometry, layer.cache
+    geometry, cache = engine.geometry, engine.cache
     bits, words = geometry.cluster_bits, geometry.l2_entry_words
-    layer.begin()
-    for l1_index, entry in enumerate(layer.l1_table):
-        if not entry & L1_OFFSET or cache.refcount((entry & L1_OFFSET) >> bits) != 1:
-            continue
-        if not entry & L1_COPIED:
-            cache.l1.set(l1_index, entry | L1_COPIED)
-        if geometry.extended_l2:  # Else only clusters that were not there have been written.
-            layer.entry(l1_index << geometry.l2_coverage_bits)  # Loads the table.
-            table = cache.l2[l1_index]
-            for index in range(0, len(table.words), words):
-                host = table.words[index] & L2_OFFSET
-                if host and not table.words[index] & (L2_COMPRESSED | L2_COPIED) and cache.refcount(host >> bits) == 1:
-                    table.set(index, table.words[index] | L2_COPIED)
+    with engine.changing():
+        engine.session.begin()
+        for l1_index, entry in enumerate(engine.reader.l1_table):
+            if not entry & L1_OFFSET or cache.refcount((entry & L1_OFFSET) >> bits) != 1:
+                continue
+            if not entry & L1_COPIED:
+                cache.l1.set(l1_index, entry | L1_COPIED)
+            if geometry.extended_l2:  # Else only clusters that were not there have been written.
+                table = engine.reader.table(l1_index << geometry.l2_coverage_bits)
+                assert table is not None, "its L1 entry names it"
+                for index in range(0, len(table.words), words):
+                    host = table.words[index] & L2_OFFSET
+                    alone = host and not table.words[index] & (L2_COMPRESSED | L2_COPIED)
+                    if alone and cache.refcount(host >> bits) == 1:
+                        table.set(index, table.words[index] | L2_COPIED)
 
 
 class _What(enum.Enum):
@@ -94,32 +105,42 @@ class _What(enum.Enum):
     DATA = enum.auto()
 
 
-class _Reach:
-    """The old chain as a layer that is as long as the new one: what it does not hold are zeros to be kept."""
+class _Reach(Store):
+    """The old chain as a file that is as long as the new one: what it does not hold are zeros to be kept."""
+
+    name = "<the old chain>"
 
     def __init__(self, old: Layer, disk_size: int) -> None:
-        self.read_into = old.read_into
-        self.disk_size = disk_size
+        self._old = old
+        self._disk_size = disk_size
+
+    def size(self) -> int:
+        return self._disk_size
+
+    def pread(self, length: int, offset: int) -> bytes:
+        data = bytearray(max(0, min(length, self._disk_size - offset)))
+        self._old.read_into(memoryview(data), offset)
+        return bytes(data)
+
+
+def _image_files(top: Layer) -> list[object]:
+    """Return what the files of each image of a chain are, None for a raw one: two places in it can hold the same."""
+    return [files_of(layer) if layer.image_format == "qcow2" else None for layer in layers_of(top)]
 
 
 class _Copy:
     """Copies what the two chains do not have in common into one state."""
 
-    def __init__(self, layer: Engine, l1_offset: int, new: Disk, tell: Callable[[int], object]) -> None:
-        self._layer = layer
-        self._size = layer.disk_size
-        self._unit = layer.geometry.subcluster_size
-        # The tables as they are now: what is copied lies behind where they are read.
-        state = layer.state(l1_offset, layer.l1_entries, self._size)
+    def __init__(self, writer: Engine, old: Disk, new: Disk, tell: Callable[[int], object]) -> None:
+        self._writer = writer
+        self._size = writer.disk_size
+        self._unit = writer.geometry.subcluster_size
         stores: list[Store] = []
-        self._old, self._new = Disk(state, layer.store.name), new
-        self._sides = Side(0, self._old, stores), Side(1, new, stores)
-        self._files = _image_files(state), _image_files(new.layer)
+        self._old, self._new = old, new
+        self._sides = Side(0, old, stores), Side(1, new, stores)
+        self._files = _image_files(old.layer), _image_files(new.layer)
         self._tell = tell
         self._buffers = bytearray(SLAB_BYTES), bytearray(SLAB_BYTES)
-        # Zeros are zeros, and nothing to be written, only where neither chain shows anything else.
-        below = layer.backing or RawLayer(Memory(b""))
-        layer.backing = _Reach(below, max(below.disk_size, new.size))
 
     def run(self) -> None:
         """Copy it, in the order of the disk. Raises what reading and writing raise, with what was being done."""
@@ -157,12 +178,9 @@ class _Copy:
     def _runs(self, disk: Disk) -> Iterator[Segment]:
         """Yield the runs of a disk up to the end of the overlay. Raises CorruptMetadata, LimitExceeded, StoreError."""
         end = self._old.size
-        try:
+        with doing(f"error while reading image metadata: {disk.name}"):
             for columns in disk.map.columns(0, end):
                 yield from zip(*columns, strict=True)
-        except Qcow2Error as exc:
-            exc.message = f"error while reading image metadata: {disk.name}: {exc.message}"
-            raise
         if end > disk.size:
             yield disk.size, end - disk.size, 0, ZERO, 0
 
@@ -176,11 +194,8 @@ class _Copy:
         old, new = self._buffers
         views = memoryview(old)[:length], memoryview(new)[:length]
         for disk, view, which in ((self._old, views[0], "old"), (self._new, views[1], "new")):
-            try:
+            with doing(f"error while reading from {which} backing file"):
                 disk.read_into(view, start)
-            except Qcow2Error as exc:
-                exc.message = f"error while reading from {which} backing file: {exc.message}"
-                raise
         if old.startswith(views[1]):
             return
         units = [(at, min(at + self._unit, length)) for at in range(0, length, self._unit)]
@@ -188,14 +203,11 @@ class _Copy:
         for what, group in groupby(zip(found, units, strict=True), key=itemgetter(0)):
             run = [unit for _, unit in group]
             first, end = run[0][0], run[-1][1]
-            try:
+            with doing("Error while writing to COW image"):
                 if what is _What.DATA:
-                    self._layer.write(views[0][first:end], start + first)
+                    self._writer.write(views[0][first:end], start + first)
                 elif what is _What.ZEROS:
-                    self._layer.write_zeroes(start + first, end - first, unmap=False)
-            except Qcow2Error as exc:
-                exc.message = f"Error while writing to COW image: {exc.message}"
-                raise
+                    self._writer.write_zeroes(start + first, end - first, unmap=False)
 
     @staticmethod
     def _what(old: bytearray, at: int, end: int) -> _What:

@@ -9,15 +9,13 @@ from array import array
 from collections.abc import Iterator
 
 from qcow2c.builder.options import CreateOptions, Places, header_of
-from qcow2c.builder.plan import l1_entries_of
+from qcow2c.builder.plan import l1_entries_of, refcounts_of
 from qcow2c.copy.plan import Slab
 from qcow2c.copy.targets import Ranges, Release, Target, Write
-from qcow2c.errors import UsageError
 from qcow2c.format import layout
 from qcow2c.format.refcounts import stored_ones
 from qcow2c.format.tables import L1_COPIED, L2_COPIED, SUBCLUSTERS_ALLOCATED
 from qcow2c.storage.zeros import zeros
-from qcow2c.structs import Limit
 
 
 class Survey(Target):
@@ -28,7 +26,7 @@ class Survey(Target):
         self._cluster_size = cluster_size
         self.edges = array("Q")
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: Release) -> None:
+    def take(self, slab: Slab, _buffer: memoryview, prepared: Ranges, release: Release) -> None:
         for start, end in prepared:
             first, last = (slab.start + start) // self._cluster_size, -(-(slab.start + end) // self._cluster_size)
             if self.edges and self.edges[-1] == first:
@@ -58,23 +56,17 @@ class ImagePipe(Target):
         data = sum(edges[1::2]) - sum(edges[::2])
         l1_entries = l1_entries_of(geometry, options.disk_size)
         l1_clusters = geometry.clusters(l1_entries * 8)
-        blocks = table_clusters = 1
-        while True:
-            total = 1 + table_clusters + blocks + l1_clusters + len(tables) + data
-            needed = -(-total >> geometry.refcount_block_bits)
-            if (needed, geometry.clusters(needed * 8)) == (blocks, table_clusters):
-                break
-            blocks, table_clusters = needed, geometry.clusters(needed * 8)
-        if table_clusters * size > Limit.REFCOUNT_TABLE_BYTES:
-            raise UsageError("The image size is too large for file format 'qcow2' (try using a larger cluster size)")
-        l1_table = 1 + table_clusters + blocks
+        others = 1 + l1_clusters + len(tables) + data
+        room = refcounts_of(geometry, others)
+        total = others + room.clusters
+        l1_table = 1 + room.clusters
         first_table = l1_table + l1_clusters
-        places = Places(l1_table * size, l1_entries, size, table_clusters)
+        places = Places(l1_table * size, l1_entries, size, room.table_clusters)
         self._whole(header_of(options, places))
-        first_block = 1 + table_clusters
+        first_block = 1 + room.table_clusters
         self._whole(layout.stored(array("Q", range(first_block * size, l1_table * size, size))))
         per_block = 1 << geometry.refcount_block_bits
-        for block in range(blocks):
+        for block in range(room.blocks):
             self._whole(stored_ones(min(per_block, total - block * per_block), geometry.refcount_order))
         l1 = array("Q", bytes(8 * l1_entries))
         for number, index in enumerate(tables):
@@ -125,7 +117,7 @@ class ImagePipe(Target):
         if words:
             yield words
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Ranges, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: Ranges, release: Release) -> None:
         size, edges = self._geometry.cluster_size, self._edges
         while self._next < len(edges) and edges[self._next] * size < slab.end:
             start, end = edges[self._next] * size, edges[self._next + 1] * size

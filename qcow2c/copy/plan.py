@@ -14,9 +14,8 @@ from qcow2c.copy.buffers import SLAB_BYTES
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import DATA, OFFSET, PRESENT, ZERO
 from qcow2c.errors import ImageLocked, StoreError
+from qcow2c.layers.chain import files_of, layers_of
 from qcow2c.layers.compressed import read_compressed
-from qcow2c.layers.layer import Layer, RawLayer
-from qcow2c.layers.reader import Reader
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import fill_zeros
 from qcow2c.structs import SECTOR_SIZE
@@ -46,6 +45,17 @@ class Slab(NamedTuple):
     """Ranges, as (start, end), that must read as zeros."""
 
 
+class Scope(NamedTuple):
+    """What of the disks is copied, besides data."""
+
+    with_zeros: bool = False
+    """Ranges that are zeros, too: the target holds something else."""
+    top_only: bool = False
+    """Not what the top layers do not decide: the target lies on what does."""
+    below: bool = False
+    """Between the pieces of a slab what the disk has there, not zeros: the target takes whole clusters."""
+
+
 class PlannedDisk:
     """A disk at its place in the target, or `length` bytes of it from byte `first` on, which go to the same place.
 
@@ -64,14 +74,9 @@ class PlannedDisk:
         self.start = at - first
         """Where byte 0 of the disk would lie, which may be before the target."""
         self.end = at + -(-self.length // SECTOR_SIZE) * SECTOR_SIZE
-        self.stores: list[Store] = []
+        self._layers = list(layers_of(disk.layer))
+        self.stores: list[Store] = [layer.data_store for layer in self._layers]
         """The data store of each layer, by depth."""
-        self._layers: list[Reader | RawLayer] = []
-        layer: Layer | None = disk.layer
-        while isinstance(layer, Reader | RawLayer):
-            self._layers.append(layer)
-            self.stores.append(layer.data_store if isinstance(layer, Reader) else layer.store)
-            layer = layer.backing if isinstance(layer, Reader) else None
 
     def require_other(self, target: object) -> None:
         """Raise ImageLocked where a target is one of the files that are read: not all sources are locked.
@@ -84,10 +89,9 @@ class PlannedDisk:
             status = os.stat(target)
         except OSError:
             return
-        for store in (*(layer.store for layer in self._layers), *self.stores):
-            if store.identity() == (status.st_dev, status.st_ino):
-                message = f'Failed to get "write" lock of {os.fsdecode(target)!r}: this very copy reads it'
-                raise ImageLocked(message)
+        if any((status.st_dev, status.st_ino) in files_of(layer) for layer in self._layers):
+            name = os.fsdecode(target)
+            raise ImageLocked(f'Failed to get "write" lock of {name!r}: this very copy reads it', filename=name)
 
     def read(self, piece: Piece, buffer: memoryview) -> None:
         """Fill a buffer with a piece. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""
@@ -106,8 +110,6 @@ class PlannedDisk:
     def _read_unplaced(self, piece: Piece, buffer: memoryview) -> int:
         """Read compressed clusters in bulk; return how many bytes were read."""
         layer = self._layers[piece.depth]
-        if not isinstance(layer, Reader) or layer.header.encrypted or layer.salvage is not None:
-            return 0
         inside = max(0, min(len(buffer), layer.disk_size - (piece.start - self.start)))
         read_compressed(layer, buffer[:inside], piece.start - self.start)
         return inside

@@ -17,16 +17,16 @@ from qcow2c.builder.plan import l1_entries_of
 from qcow2c.copy.buffers import SLAB_BYTES
 from qcow2c.copy.image_pipe import ImagePipe, Survey
 from qcow2c.copy.options import How
+from qcow2c.copy.plan import Scope
 from qcow2c.copy.targets import ImageTarget, NewImageTarget, Pipe, RawPipe, RawTarget
 from qcow2c.copy.transfer import Copying
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import UsageError
 from qcow2c.format import codecs
 from qcow2c.storage.gate import Gate, any_file, gate_for
-from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, new_file
-from qcow2c.storage.sources import Store, open_store
+from qcow2c.storage.sources import Store, opened
 from qcow2c.structs import Version
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ def send(
         if options.data_file is not None and not os.path.exists(options.data_file):
             made.callback(_remove, options.data_file)
         with made, complete_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow, durable=how.durable) as store:
-            _without_writeback(store, how)
             write_image(store, options)
             _into_image(copy, store, how, gate, options, bitmaps)
             made.pop_all()  # A data file without its image is of no use, but for this one.
@@ -79,27 +78,22 @@ def is_built(how: How, create: dict[str, Any]) -> bool:
 
 def _to_raw(copy: Copying, target: Any, how: How, create: dict[str, Any]) -> None:
     wipe = how.existing and not how.target_is_zero
-    copy.with_zeros, copy.top_only = wipe or not how.sparse_size, how.over_backing
+    scope = Scope(with_zeros=wipe or not how.sparse_size, top_only=how.over_backing)
     if how.existing:
-        store = open_store(target, writable=True)
-        try:
-            store.lock(Use.WRITABLE_DATA_FILE)
+        with opened(target, Use.WRITABLE_DATA_FILE) as store:
             if store.size() < copy.size:
                 raise UsageError("output file is smaller than input file")
-            _without_writeback(store, how)
-            copy.run(RawTarget(store, unit=how.sparse_size, wipe=wipe, durable=how.durable))
-        finally:
-            if store is not target:
-                store.close()
+            if not how.durable:
+                store.expect_no_flush()
+            copy.run(RawTarget(store, unit=how.sparse_size, wipe=wipe, durable=how.durable), scope)
         return
     preallocation = create.get("preallocation", "off")
     require_raw_preallocation(preallocation)
     nocow = create.get("nocow", False)
     with complete_file(target, Use.WRITABLE_DATA_FILE, nocow=nocow, durable=how.durable) as store:
-        _without_writeback(store, how)
         if preallocation != "off":
             store.allocate(0, copy.size)
-        copy.run(RawTarget(store, unit=how.sparse_size, durable=how.durable))
+        copy.run(RawTarget(store, unit=how.sparse_size, durable=how.durable), scope)
 
 
 def _options(size: int, create: dict[str, Any]) -> CreateOptions:
@@ -130,17 +124,18 @@ def _to_new_image(
     compress: codecs.Compressor | None,
     bitmaps: Bitmaps | None = None,
 ) -> None:
-    _without_writeback(store, how)
     aligned = copy.size >= _ALIGNED_FROM and not how.compressed
     builder = ImageBuilder(store, options, aligned=aligned, durable=how.durable)
+
+    def add_bitmaps() -> None:
+        if bitmaps is not None:
+            builder.set_bitmaps(copy_bitmaps(bitmaps, copy.size, options.cluster_size, builder.place))
+
+    find_zeros = bool(how.sparse_size) or how.compressed
+    target = NewImageTarget(builder, find_zeros=find_zeros, compress=compress, before_end=add_bitmaps)
     # Without zero clusters, what is not allocated reads as zeros just as well.
-    copy.with_zeros = not how.sparse_size and (options.geometry.has_zero_bit or options.extended_l2)
-    target = NewImageTarget(builder, find_zeros=bool(how.sparse_size) or how.compressed, compress=compress)
-    if bitmaps is not None:
-        target.before_end = lambda: builder.set_bitmaps(
-            copy_bitmaps(bitmaps, copy.size, options.cluster_size, builder.place)
-        )
-    copy.run(target)
+    with_zeros = not how.sparse_size and (options.geometry.has_zero_bit or options.extended_l2)
+    copy.run(target, Scope(with_zeros=with_zeros))
 
 
 def _to_pipe(
@@ -157,16 +152,13 @@ def _to_pipe(
         # Nobody knows where bitmaps and compressed clusters lie before all is there.
         from tempfile import TemporaryFile
 
-        with TemporaryFile() as kept:
-            store = open_store(f"/proc/self/fd/{kept.fileno()}", writable=True)
-            try:
-                kept_how = replace(how, durable=False)
-                options, compress = _options(copy.size, create), _compressor(how, create)
-                _to_new_image(copy, store, kept_how, options, compress, bitmaps)
-                for start in range(0, store.size(), SLAB_BYTES):
-                    pipe.write(memoryview(store.pread(SLAB_BYTES, start)))
-            finally:
-                store.close()
+        with TemporaryFile() as kept, opened(f"/proc/self/fd/{kept.fileno()}", writable=True) as store:
+            kept_how = replace(how, durable=False)
+            store.expect_no_flush()
+            options, compress = _options(copy.size, create), _compressor(how, create)
+            _to_new_image(copy, store, kept_how, options, compress, bitmaps)
+            for start in range(0, store.size(), SLAB_BYTES):
+                pipe.write(memoryview(store.pread(SLAB_BYTES, start)))
     else:
         raise UsageError("standard output takes a new image without backing file, data file or preallocation")
 
@@ -189,26 +181,22 @@ def _into_image(
             raise UsageError("Compression not supported for this file format")
         if bitmaps is not None and image.header.version < Version.V3:
             raise UsageError("Format driver 'qcow2' does not support bitmaps")
-        _without_writeback(image.layer.store, how)
-        _without_writeback(image.layer.data_store, how)
+        if not how.durable:
+            image.layer.store.expect_no_flush()
+            image.layer.data_store.expect_no_flush()
         wipe = over_backing or (how.existing and not how.target_is_zero)
-        copy.with_zeros, copy.top_only = wipe or not how.sparse_size, over_backing
-        copy.below = over_backing and how.compressed
-        copy.run(
-            ImageTarget(
-                image,
-                unit=how.sparse_size,
-                wipe=wipe,
-                compressed=how.compressed,
-                level=how.compression_level,
-                durable=how.durable,
-            )
+        target = ImageTarget(
+            image,
+            unit=how.sparse_size,
+            wipe=wipe,
+            compressed=how.compressed,
+            level=how.compression_level,
+            durable=how.durable,
         )
+        with_zeros, below = wipe or not how.sparse_size, over_backing and how.compressed
+        copy.run(target, Scope(with_zeros=with_zeros, top_only=over_backing, below=below))
         if bitmaps:
-            from qcow2c.writer.session import WrittenLayer  # Late: only what is written in place needs it.
-
-            assert isinstance(image.layer, WrittenLayer), "it was opened to be written"
-            with image.layer.changing_bitmaps() as edit:
+            with image.engine.changing_bitmaps() as edit:
                 problem = _add_bitmaps(edit, bitmaps, copy.size)
             if problem is not None:
                 raise problem
@@ -239,8 +227,3 @@ def _trusting(gate: str | Gate, options: CreateOptions | None) -> Gate:
     usual = gate_for(gate)
     named = options.backing_file if options is not None else None
     return lambda request: any_file(request) if request.name == named else usual(request)
-
-
-def _without_writeback(store: Store, how: How) -> None:
-    if isinstance(store, LocalFile):
-        store.starts_writeback = how.durable

@@ -45,23 +45,23 @@ class Target(ABC):
         length = slab.end - slab.start
         return data_ranges(buffer[:length], self.unit) if self.unit else [(0, length)]
 
-    def clone(self, slab: Slab) -> bool:
+    def clone(self, slab: Slab, /) -> bool:  # noqa: ARG002 - most targets cannot
         """Take a slab without its bytes, where the file system can share them, in a thread; tell whether it is done."""
         return False
 
-    def prepare(self, slab: Slab, buffer: memoryview) -> Any:
+    def prepare(self, slab: Slab, buffer: memoryview, /) -> Any:
         """Do what can be done with a slab that was read, in a thread; what it returns goes to `take`."""
         return self.ranges(slab, buffer)
 
     @abstractmethod
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release, /) -> None:
         """Take a slab, and release its buffer, now or later. Raises StoreError."""
 
     def zero(self, start: int, end: int) -> None:  # noqa: B027 - nobody asks a pipe for it
         """Let a range read as zeros. Raises StoreError."""
 
     @abstractmethod
-    def finish(self, size: int) -> None:
+    def finish(self, size: int, /) -> None:
         """Complete a copy of a disk of so many bytes. Raises StoreError."""
 
 
@@ -105,7 +105,7 @@ class RawTarget(Target):
         for start, end in slab.zeros:
             self.zero(start, end)
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any, release: Release) -> None:
         release()
 
     def zero(self, start: int, end: int) -> None:
@@ -126,14 +126,21 @@ class RawTarget(Target):
 class NewImageTarget(Target):
     """A new image that is built in one pass: data only, compressed where there is a compressor."""
 
-    def __init__(self, builder: ImageBuilder, *, find_zeros: bool = True, compress: Compressor | None = None) -> None:
+    def __init__(
+        self,
+        builder: ImageBuilder,
+        *,
+        find_zeros: bool = True,
+        compress: Compressor | None = None,
+        before_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`before_end` is called when all of the disk is there, and the image is not complete yet."""
         self._cluster_size = builder.geometry.cluster_size
         unit = builder.geometry.subcluster_size if compress is None else self._cluster_size
         super().__init__(max(unit, SECTOR_SIZE) if find_zeros else 0)
         self._builder = builder
         self._compress = compress
-        self.before_end: Callable[[], None] = lambda: None
-        """Called when all of the disk is there, and the image is not complete yet."""
+        self._before_end = before_end
 
     def prepare(self, slab: Slab, buffer: memoryview) -> Any:
         ranges = self.ranges(slab, buffer)
@@ -201,7 +208,7 @@ class NewImageTarget(Target):
         self._builder.add_zeros(start, end - start)
 
     def finish(self, size: int) -> None:
-        self.before_end()
+        self._before_end()
         self._builder.finish(size)
 
 
@@ -246,7 +253,7 @@ class ImageTarget(Target):
     def zero(self, start: int, end: int) -> None:
         self._image.write_zeroes(start, end - start, unmap=self._unmap)
 
-    def finish(self, size: int) -> None:
+    def finish(self, _size: int) -> None:
         if self._durable:
             self._image.flush()
 
@@ -270,7 +277,7 @@ class Pipe:
         except BrokenPipeError:
             raise
         except OSError as exc:
-            raise StoreError(f"Could not write to {self.name!r}: {reason(exc)}") from exc
+            raise StoreError(f"Could not write to {self.name!r}: {reason(exc)}", errno=exc.errno) from exc
 
 
 class RawPipe(Target):
@@ -281,7 +288,7 @@ class RawPipe(Target):
         self._send = write
         self._position = 0
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: Release) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: Any, release: Release) -> None:
         self._fill(slab.start)
         self._send(buffer[: slab.end - slab.start])
         self._position = slab.end

@@ -13,11 +13,10 @@ from typing import Any, BinaryIO
 from qcow2c.copy import plan as slabs
 from qcow2c.copy.affinity import keep_to, shares
 from qcow2c.copy.buffers import SLAB_BYTES, Buffers
-from qcow2c.copy.plan import Piece, PlannedDisk, Slab
+from qcow2c.copy.plan import Piece, PlannedDisk, Scope, Slab
 from qcow2c.copy.targets import Target
 from qcow2c.disk.disk import Disk
 from qcow2c.errors import StoreError
-from qcow2c.layers.reader import Reader
 from qcow2c.storage.store import reason
 from qcow2c.storage.zeros import fill_zeros
 from qcow2c.structs import SECTOR_SIZE
@@ -31,6 +30,8 @@ _PATIENCE_SECONDS = 0.5
 _TELL_SECONDS = 0.1
 """How often it is told how far a copy is."""
 
+_DATA = Scope()
+
 Progress = Callable[[int, int], object]
 """Told how many bytes of how many are done."""
 
@@ -39,24 +40,22 @@ class Copying(ABC):
     """Something that can be copied: `size` is that of the disk in bytes, once it is known."""
 
     size = 0
-    with_zeros = top_only = below = False
-    """What of the disks is to be copied: see `DiskCopy`."""
 
     def __init__(self, *, threads: int | None = None, progress: Progress | None = None) -> None:
         self._workers = threads or min(16, os.cpu_count() or 1)
         self._progress = progress
 
     @abstractmethod
-    def slabs(self, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+    def slabs(self, scope: Scope, buffers: Buffers, /) -> Iterator[tuple[Slab, memoryview | None]]:
         """Yield the slabs in order; one that was read already comes with its buffer."""
 
     @abstractmethod
-    def read(self, slab: Slab, buffer: memoryview) -> None:
+    def read(self, slab: Slab, scope: Scope, buffer: memoryview, /) -> None:
         """Fill a buffer with a slab, in a thread."""
 
-    def run(self, target: Target) -> None:
-        """Copy everything. Raises as reading and the target."""
-        _Run(self, target, self._workers).go(self._tell)
+    def run(self, target: Target, scope: Scope = _DATA) -> None:
+        """Copy everything that is in the scope. Raises as reading and the target."""
+        _Run(self, target, scope, self._workers).go(self._tell)
         target.finish(self.size)
         self._tell(self.size)
 
@@ -68,11 +67,12 @@ class Copying(ABC):
 class _Run:
     """Threads that each take the next slab, read it, prepare it, and hand it to the target when it is its turn."""
 
-    def __init__(self, copy: Copying, target: Target, workers: int) -> None:
+    def __init__(self, copy: Copying, target: Target, scope: Scope, workers: int) -> None:
         self._copy = copy
         self._target = target
+        self._scope = scope
         self._buffers = Buffers(workers + _IN_USE)
-        self._slabs = enumerate(copy.slabs(self._buffers))
+        self._slabs = enumerate(copy.slabs(scope, self._buffers))
         self._plan_lock = threading.Lock()
         self._turn = threading.Condition()
         self._next = 0
@@ -132,7 +132,7 @@ class _Run:
         if slab.pieces and (buffer is not None or not self._target.clone(slab)):
             if buffer is None:
                 buffer = self._buffers.take()
-                self._copy.read(slab, buffer)
+                self._copy.read(slab, self._scope, buffer)
             prepared = self._target.prepare(slab, buffer)
         with self._turn:
             self._turn.wait_for(lambda: self._next == number or self._stopped())
@@ -155,10 +155,7 @@ _NOTHING: tuple[int, tuple[Slab | None, memoryview | None]] = (-1, (None, None))
 
 
 class DiskCopy(Copying):
-    """Copies disks, one behind the other.
-
-    `with_zeros`, `top_only` and `blind` are as in `plan.plan`; with `below`, what lies between pieces is read, too.
-    """
+    """Copies disks, one behind the other."""
 
     def __init__(self, disks: Sequence[PlannedDisk], **how: Any) -> None:
         super().__init__(**how)
@@ -166,16 +163,16 @@ class DiskCopy(Copying):
         self.size = disks[-1].end if disks else 0
         self._blind = any(_salvages(planned.disk) for planned in disks)
 
-    def slabs(self, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
-        plan = slabs.plan(self._disks, with_zeros=self.with_zeros, top_only=self.top_only, blind=self._blind)
+    def slabs(self, scope: Scope, _buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+        plan = slabs.plan(self._disks, with_zeros=scope.with_zeros, top_only=scope.top_only, blind=self._blind)
         return ((slab, None) for slab in plan)
 
-    def read(self, slab: Slab, buffer: memoryview) -> None:
-        slabs.read(slab, buffer, below=self.below)
+    def read(self, slab: Slab, scope: Scope, buffer: memoryview) -> None:
+        slabs.read(slab, buffer, below=scope.below)
 
 
 def _salvages(disk: Disk) -> bool:
-    return isinstance(disk.layer, Reader) and disk.layer.salvage is not None
+    return disk.image is not None and disk.image.layer.salvage is not None
 
 
 class StreamCopy(Copying):
@@ -202,7 +199,7 @@ class StreamCopy(Copying):
         while count := self._read(buffer):
             place.write(buffer[:count])
 
-    def slabs(self, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+    def slabs(self, _scope: Scope, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
         while True:
             buffer = buffers.take()
             done, head, self._head = len(self._head), self._head, b""
@@ -228,8 +225,8 @@ class StreamCopy(Copying):
             while (count := self._file.readinto(buffer)) is None:  # type: ignore[attr-defined]
                 select([self._file], [], [])  # Somebody has made the pipe one that does not wait.
         except OSError as exc:
-            raise StoreError(f"Could not read the source: {reason(exc)}") from exc
+            raise StoreError(f"Could not read the source: {reason(exc)}", errno=exc.errno) from exc
         return int(count)
 
-    def read(self, slab: Slab, buffer: memoryview) -> None:
+    def read(self, _slab: Slab, _scope: Scope, _buffer: memoryview) -> None:
         raise AssertionError("each slab comes with its buffer")

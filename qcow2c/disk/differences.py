@@ -17,9 +17,8 @@ from qcow2c.disk.disk import Disk
 from qcow2c.disk.map_layers import ZERO
 from qcow2c.disk.pair import BY_LAYER, NOTHING, Piece, Side, pairs
 from qcow2c.errors import MissingKey
-from qcow2c.format.tables import L2_COMPRESSED
-from qcow2c.layers.layer import Layer
-from qcow2c.layers.reader import Reader
+from qcow2c.format.tables import Kind
+from qcow2c.layers.chain import layers_of
 from qcow2c.storage.sources import Store
 from qcow2c.structs import SECTOR_SIZE
 
@@ -63,19 +62,9 @@ def differences(
 
 def require_no_key(disk: Disk) -> None:
     """Raise MissingKey for a disk with a layer that is encrypted."""
-    for layer in _readers(disk):
-        if layer.header.encrypted:
+    for layer in layers_of(disk.layer):
+        if layer.encrypted:
             raise MissingKey(f"{layer.store.name!r} is encrypted, and no key was given", spec="Data encryption")
-
-
-def _readers(disk: Disk) -> list[Reader]:
-    """Return the qcow2 layers of a disk, by depth."""
-    found: list[Reader] = []
-    layer: Layer | None = disk.layer
-    while isinstance(layer, Reader):
-        found.append(layer)
-        layer = layer.backing
-    return found
 
 
 def _merged(found: Iterator[Difference]) -> Iterator[Difference]:
@@ -106,7 +95,7 @@ class _Search:
     def __init__(self, before: Disk, after: Disk, tell: Progress) -> None:
         stores: list[Store] = []
         self._sides = Side(0, before, stores), Side(1, after, stores)
-        self._readers = _readers(before), _readers(after)
+        self._layers = list(layers_of(before.layer)), list(layers_of(after.layer))
         self._size = after.size
         self._tell = tell
 
@@ -145,19 +134,21 @@ class _Search:
 
     def _not_one_packed(self, start: int, end: int, one: Segment, other: Segment) -> Iterator[tuple[int, int]]:
         """Yield the ranges of a run, which both disks must read, without what is one compressed cluster of one file."""
-        layers = [
-            readers[run[2]] for readers, run in zip(self._readers, (one, other), strict=True) if run[2] < len(readers)
-        ]
-        if len(layers) < 2 or layers[0].store.identity() != layers[1].store.identity():
+        first, second = self._layers[0][one[2]], self._layers[1][other[2]]
+        if first.store.identity() != second.store.identity():
             yield start, end
             return
-        size = layers[0].geometry.cluster_size
+        done = start
         while start < end:
-            stop = min(end, start - start % size + size)
-            entry = layers[0].entry(start)
-            if not entry & L2_COMPRESSED or entry != layers[1].entry(start):
-                yield start, stop
+            run, same = first.run_at(start, end - start), second.run_at(start, end - start)
+            stop = start + min(run.length, same.length)
+            if run.kind is Kind.COMPRESSED and run == same:
+                if done < start:
+                    yield done, start
+                done = stop
             start = stop
+        if done < end:
+            yield done, end
 
     # --- by the data ---
 

@@ -9,24 +9,24 @@ from typing import Literal
 
 from qcow2c.disk.map import DiskMap
 from qcow2c.disk.opening import Backing, open_image
-from qcow2c.errors import UnsupportedFeature, UsageError
-from qcow2c.format.detection import detect_format
+from qcow2c.errors import UsageError
+from qcow2c.format.detection import Format, known_format
 from qcow2c.image import Image, Snapshot
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 
 
 class Disk:
-    """What a command reads: the top layer of a chain. `image` is None for a raw file."""
+    """What a command reads: the top layer of a chain. `image` is None for a raw file; `disk_map` shows all, or less."""
 
-    def __init__(self, layer: Layer, name: str, image: Image | None = None) -> None:
+    def __init__(self, layer: Layer, name: str, image: Image | None = None, disk_map: DiskMap | None = None) -> None:
         self.layer = layer
         self.name = name
         self.image = image
-        self.map = DiskMap(layer)
+        self.map = DiskMap(layer) if disk_map is None else disk_map
         self.size = self.map.size
         """Bytes, in whole sectors: rounded up for a raw file."""
 
@@ -37,8 +37,8 @@ class Disk:
     @property
     def backing_format(self) -> str | None:
         """The format as which the backing file of an image was opened, None where there is none."""
-        below = self.layer.backing if isinstance(self.layer, Reader) else None
-        return None if below is None else "raw" if isinstance(below, RawLayer) else "qcow2"
+        below = self.layer.backing
+        return None if below is None else below.image_format
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill a buffer, with zeros beyond the end. Raises CorruptMetadata, CorruptData, MissingKey, StoreError."""
@@ -73,28 +73,19 @@ def open_disk(
     `snapshot` is the ID or, where no ID matches, the name of the internal snapshot to read. Raises UsageError where
     there is none, and UnsupportedFeature for other formats.
     """
-    store = open_store(source)
-    try:
-        found = image_format or detect_format(store)
-        if found == "raw":
+    with opened(source) as store:
+        if known_format(store, image_format) is Format.RAW:
             if snapshot is not None:
                 reason = "Block format 'raw' used by device '' does not support temporarily loading internal snapshots"
                 raise UsageError(f"Failed to load snapshot: {reason}")
             store.lock(Use.SHARED)
             yield Disk(RawLayer(store), store.name)
-        elif found == "qcow2":
-            with open_image(
-                store, gate=gate, share=share, backing=backing, data_file=data_file, on_error=on_error
-            ) as image:
-                if snapshot is None:
-                    yield Disk(image.layer, store.name, image)
-                else:
-                    yield Disk(_state(image, snapshot), store.name, image)
-        else:
-            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
-    finally:
-        if store is not source:
-            store.close()
+            return
+        with open_image(
+            store, gate=gate, share=share, backing=backing, data_file=data_file, on_error=on_error
+        ) as image:
+            layer = image.layer if snapshot is None else _state(image, snapshot)
+            yield Disk(layer, store.name, image)
 
 
 def _state(image: Image, snapshot: str | SnapshotKey) -> Reader:

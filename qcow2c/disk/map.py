@@ -6,16 +6,15 @@ arrays (`map_arrays.py`, and only then is numpy imported); a property holds the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from qcow2c.disk.map_layers import BELOW, DATA, OFFSET, PRESENT, ZERO, Columns, MappedLayer, mapped_layers, raw_runs
+from qcow2c.disk.map_layers import BELOW, DATA, OFFSET, PRESENT, ZERO, Columns, MappedLayer, mapped_layers
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format.tables import Kind
 from qcow2c.image import Image
-from qcow2c.layers.layer import Layer, RawLayer
-from qcow2c.layers.reader import Reader
+from qcow2c.layers.layer import Layer, file_runs
 
 ARRAYS_FROM = 1 << 19
 """Entries of L2 tables, subclusters counted, from which on arrays are worth the import of numpy."""
@@ -33,17 +32,12 @@ class DiskMap:
     """The map of a disk: its size in whole sectors, and the names of the files below."""
 
     def __init__(self, top: Layer) -> None:
-        self._top = mapped_layers(top)
-        self.size = self._top.size
+        self._layers = mapped_layers(top)
+        self.size = self._layers[0].size
 
     def file_names(self) -> list[str]:
         """Return the name of the file that holds the data of each layer, by depth."""
-        names, layer = [], self._top
-        while True:
-            names.append(layer.file_name)
-            if layer.below is None:
-                return names
-            layer = layer.below
+        return [mapped.layer.data_store.name for mapped in self._layers]
 
     def columns(self, start: int = 0, max_length: int | None = None) -> Iterator[Columns]:
         """Yield the runs from byte `start` on, at most `max_length` bytes, merged, in batches.
@@ -53,34 +47,33 @@ class DiskMap:
         end = self.size if max_length is None else min(start + max_length, self.size)
         if start >= end:
             return
-        if entries(self._top, start, end) >= ARRAYS_FROM:
+        if entries(self._layers, start, end) >= ARRAYS_FROM:
             from qcow2c.disk import map_arrays
 
-            yield from map_arrays.columns(self._top, start, end)
+            yield from map_arrays.columns(self._layers, start, end)
         else:
-            yield from plain_columns(self._top, start, end)
+            yield from plain_columns(self._layers, start, end)
 
 
-def entries(layer: MappedLayer | None, start: int, end: int) -> int:
+def entries(layers: Sequence[MappedLayer], start: int, end: int) -> int:
     """Return how many L2 entries, subclusters counted, the layers have for a range, and their L1 entries."""
     total = 0
-    while layer is not None and start < (end := min(end, layer.size)):
-        if isinstance(layer.layer, Reader):
-            geometry = layer.layer.geometry
-            words = layer.layer.l1_table[start >> geometry.l2_coverage_bits : geometry.l1_entries(end)]
-            total += len(words) + (len(words) - words.count(0)) * geometry.l2_entries * geometry.subclusters
-        layer = layer.below
+    for mapped in layers:
+        end = min(end, mapped.size)
+        if start >= end:
+            break
+        total += mapped.layer.table_entries(start, end)
     return total
 
 
 # --- one run at a time ----------------------------------------------------------------------------------------------
 
 
-def plain_columns(top: MappedLayer, start: int, end: int) -> Iterator[Columns]:
+def plain_columns(layers: Sequence[MappedLayer], start: int, end: int) -> Iterator[Columns]:
     """Yield the runs of a range in batches, without arrays."""
     batch: list[_Run] = []
     broken: CorruptMetadata | None = None
-    runs = _merged(_runs(top, start, end))
+    runs = _merged(_runs(layers, 0, start, end))
     while broken is None:
         try:
             batch.extend(islice(runs, _BATCH - len(batch)))
@@ -100,29 +93,28 @@ def as_columns(runs: list[_Run]) -> Columns:
     return Columns(*map(list, zip(*runs, strict=True)))
 
 
-def _runs(mapped: MappedLayer, start: int, end: int) -> Iterator[_Run]:
-    """Yield the runs of a range, with those of the layers below where this one says nothing."""
-    layer, depth = mapped.layer, mapped.depth
-    if isinstance(layer, RawLayer):
-        for at, length, flags in raw_runs(layer.store, start, end):
-            yield at, length, depth, flags, at
-        return
+def _runs(layers: Sequence[MappedLayer], depth: int, start: int, end: int) -> Iterator[_Run]:
+    """Yield the runs of a range from a depth on, with those of the layers below where this one says nothing."""
+    layer, _, flags_of, preallocated = layers[depth]
     for kind, at, length, host_offset in layer.runs(start, end - start):
-        flags = mapped.flags[kind]
-        if flags & BELOW and mapped.below is not None:
-            yield from _runs_below(mapped.below, depth, at, at + length, flags & OFFSET, host_offset)
-        elif mapped.preallocated and kind is Kind.DATA and flags & OFFSET:
-            for place, part, found in raw_runs(layer.data_store, host_offset, host_offset + length):
-                yield at + place - host_offset, part, depth, flags | found & ZERO, place
+        flags = flags_of[kind]
+        if flags & BELOW:
+            yield from _runs_below(layers, depth, at, at + length, flags & OFFSET, host_offset)
+        elif preallocated and kind is Kind.DATA and flags & OFFSET:
+            for part in file_runs(layer.data_store, host_offset, length):
+                hole = 0 if part.kind is Kind.DATA else ZERO
+                yield at + part.host_offset - host_offset, part.length, depth, flags | hole, part.host_offset
         else:
             yield at, length, depth, flags, host_offset if flags & OFFSET else 0
 
 
-def _runs_below(below: MappedLayer, depth: int, start: int, end: int, place: int, host_offset: int) -> Iterator[_Run]:
-    """Yield what lies below; past the end of a short backing file are zeros of the layer above it."""
-    within = max(start, min(end, below.size))
+def _runs_below(
+    layers: Sequence[MappedLayer], depth: int, start: int, end: int, place: int, host_offset: int
+) -> Iterator[_Run]:
+    """Yield what lies below a depth; past the end of a short backing file are zeros of the layer above it."""
+    within = max(start, min(end, layers[depth + 1].size))
     if within > start:
-        yield from _runs(below, start, within)
+        yield from _runs(layers, depth + 1, start, within)
     if end > within:
         yield within, end - within, depth, ZERO | place, host_offset + within - start if place else 0
 

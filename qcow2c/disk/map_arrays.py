@@ -6,18 +6,18 @@ reader to say, when all before it has been told.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qcow2c.disk.map_layers import BELOW, DATA, OFFSET, ZERO, Columns, MappedLayer, raw_runs
+from qcow2c.disk.map_layers import BELOW, DATA, OFFSET, ZERO, Columns, MappedLayer
 from qcow2c.errors import LimitExceeded, Span
 from qcow2c.format import tables
 from qcow2c.format.records import BitmapDirectory, SnapshotTable
 from qcow2c.format.table_rules import L1_RULES, EntryRule, l2_rules, suspects
 from qcow2c.format.tables import HAS_HOST_CLUSTER, Kind
-from qcow2c.layers.layer import RawLayer
+from qcow2c.layers.layer import Run
 from qcow2c.layers.reader import Reader
 from qcow2c.references.walk import L2Tables, Walk
 from qcow2c.storage.sources import Store
@@ -62,12 +62,15 @@ class Runs(NamedTuple):
 class _Plan:
     """One layer, prepared: its L1 table, and the holes of its file where they matter."""
 
-    def __init__(self, mapped: MappedLayer, below: _Plan | None) -> None:
+    def __init__(self, mapped: MappedLayer, depth: int) -> None:
         self.mapped = mapped
-        self.below = below
+        self._depth = depth
+        self.flags = np.array([*mapped.flags, BROKEN], dtype=np.uint8)
         self.unit = 0
-        if isinstance(mapped.layer, Reader):
-            self._prepare(mapped.layer)
+        # Only tables can be read as arrays; a layer without any is asked for its runs.
+        self._reader = mapped.layer if isinstance(mapped.layer, Reader) else None
+        if self._reader is not None:
+            self._prepare(self._reader)
 
     def _prepare(self, reader: Reader) -> None:
         self.geometry = reader.geometry
@@ -75,7 +78,6 @@ class _Plan:
         empty = SnapshotTable((), 0, None), BitmapDirectory((), None)
         self.walk = Walk(reader.store, reader.header, *empty)
         self.l1_table: U64Array = np.array(reader.l1_table, dtype=np.uint64)
-        self.flags = np.array([*self.mapped.flags, BROKEN], dtype=np.uint8)
         named = self.l1_table[self.l1_table != 0] & np.uint64(tables.L1_OFFSET)
         named.sort()  # np.unique takes ten times as long.
         repeated = int(np.count_nonzero(named[1:] == named[:-1])) << reader.geometry.cluster_bits
@@ -90,17 +92,14 @@ class _Plan:
 
     def runs(self, start: int, end: int) -> Runs:
         """Return the runs of this layer alone: BELOW where it says nothing, BROKEN where it must not be believed."""
-        mapped = self.mapped
-        if isinstance(mapped.layer, RawLayer):
-            found = list(raw_runs(mapped.layer.store, start, end))
-            starts = np.array([at for at, _, _ in found], dtype=np.int64)
-            flags = np.array([kind for _, _, kind in found], dtype=np.uint8)
-            return self._runs(starts, flags, starts, end)
+        reader = self._reader
+        if reader is None:
+            return self._of_runs(list(self.mapped.layer.runs(start, end - start)), end)
         coverage_bits = self.geometry.l2_coverage_bits
         first, last = start >> coverage_bits, ((end - 1) >> coverage_bits) + 1
         l1 = self.l1_table[first:last]
         missing = last - first - len(l1)
-        broken = self._broken_l1(mapped.layer, l1)
+        broken = self._broken_l1(reader, l1)
         # A table in a hole of the file is all zeros, as if it were not there: no need to read millions of them.
         present = ((l1 & np.uint64(tables.L1_OFFSET)) != 0) & ~broken & ~self._in_holes(l1)
         kinds = np.where(broken, np.uint8(len(Kind)), np.uint8(Kind.UNALLOCATED))
@@ -110,18 +109,24 @@ class _Plan:
         parts = [(((index + first) << coverage_bits).astype(np.int64), kinds[index], np.zeros(len(index), np.int64))]
         if missing:  # The reader raises for an entry that should be there.
             at = np.array([(first + len(l1)) << coverage_bits], dtype=np.int64)
-            is_declared = first + len(l1) < mapped.layer.l1_entries
+            is_declared = first + len(l1) < reader.l1_entries
             kind = np.array([len(Kind) if is_declared else Kind.UNALLOCATED], dtype=np.uint8)
             parts.append((at, kind, np.zeros(1, np.int64)))
         if len(rows):
-            parts.append(self._tables(mapped.layer, l1[rows], rows + first))
+            parts.append(self._tables(l1[rows], rows + first))
         starts, found_kinds, offsets = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(starts, kind="stable")
         runs = self._runs(starts[order], self.flags[found_kinds[order]], offsets[order], end)
         return self._with_holes(_cut(runs, start))
 
+    def _of_runs(self, found: list[Run], end: int) -> Runs:
+        starts = np.array([run.guest_offset for run in found], dtype=np.int64)
+        flags = self.flags[np.array([run.kind for run in found], dtype=np.uint8)]
+        offsets = np.array([run.host_offset for run in found], dtype=np.int64)
+        return self._runs(starts, flags, offsets, end)
+
     def _runs(self, starts: Ints, flags: Bytes, offsets: Ints, end: int) -> Runs:
-        return Runs(starts, flags, np.full(len(starts), self.mapped.depth, dtype=np.uint8), offsets, end)
+        return Runs(starts, flags, np.full(len(starts), self._depth, dtype=np.uint8), offsets, end)
 
     def _broken_l1(self, reader: Reader, l1: U64Array) -> Bools:
         """Return the entries at which the reader has an objection, or may have one."""
@@ -148,7 +153,7 @@ class _Plan:
         found: Bools = is_hole[index] & (at + self.geometry.cluster_size <= ends[index])
         return found
 
-    def _tables(self, reader: Reader, l1: U64Array, rows: NDArray[np.intp]) -> tuple[Ints, Bytes, Ints]:
+    def _tables(self, l1: U64Array, rows: NDArray[np.intp]) -> tuple[Ints, Bytes, Ints]:
         """Return starts, kinds (len(Kind) for broken entries) and host offsets of the runs of some L2 tables."""
         geometry = self.geometry
         found = L2Tables(l1 & np.uint64(tables.L1_OFFSET), l1, l1)
@@ -252,13 +257,15 @@ def _holes(store: Store) -> tuple[Ints, Bools] | None:
 # --- the chain ------------------------------------------------------------------------------------------------------
 
 
-def columns(top: MappedLayer, start: int, end: int, *, window_entries: int = WINDOW_ENTRIES) -> Iterator[Columns]:
+def columns(
+    layers: Sequence[MappedLayer], start: int, end: int, *, window_entries: int = WINDOW_ENTRIES
+) -> Iterator[Columns]:
     """Yield the runs of a range in batches. Raises as the reader at the first entry that breaks a rule."""
-    plan = _planned(top)
+    plans = [_Plan(mapped, depth) for depth, mapped in enumerate(layers)]
     pending: Runs | None = None
     while start < end:
-        stop = _window_end(plan, start, end, window_entries)
-        runs = _composed(plan, start, stop)
+        stop = _window_end(plans, start, end, window_entries)
+        runs = _composed(plans, start, stop)
         bad = np.flatnonzero(runs.flags & BROKEN)
         if len(bad):
             runs = runs.rows(0, int(bad[0]))
@@ -266,7 +273,7 @@ def columns(top: MappedLayer, start: int, end: int, *, window_entries: int = WIN
         if len(bad):
             if len(pending.starts):
                 yield _columns(pending)
-            _complain(top, pending.end)
+            _complain(layers, pending.end)
         # The last run may go on in the next window.
         if len(pending.starts) > 1:
             last = len(pending.starts) - 1
@@ -277,32 +284,26 @@ def columns(top: MappedLayer, start: int, end: int, *, window_entries: int = WIN
         yield _columns(pending)
 
 
-def _planned(mapped: MappedLayer) -> _Plan:
-    return _Plan(mapped, None if mapped.below is None else _planned(mapped.below))
-
-
-def _window_end(plan: _Plan, start: int, end: int, entries: int) -> int:
+def _window_end(plans: list[_Plan], start: int, end: int, entries: int) -> int:
     """Return the end of a window in which no layer has more than so many entries."""
-    at: _Plan | None = plan
-    while at is not None:
-        if at.unit and start < at.mapped.size:
-            end = min(end, start // at.unit * at.unit + entries * at.unit)
-        at = at.below
+    for plan in plans:
+        if plan.unit and start < plan.mapped.size:
+            end = min(end, start // plan.unit * plan.unit + entries * plan.unit)
     return end
 
 
-def _composed(plan: _Plan, start: int, end: int) -> Runs:
+def _composed(plans: list[_Plan], start: int, end: int) -> Runs:
     """Return the runs of a range with those of the layers below where a layer says nothing; `end` is in the layer."""
+    plan, *lower = plans
     mine = plan.runs(start, end)
-    below = plan.below
     open_runs = np.flatnonzero(mine.flags & BELOW)
-    if below is None or not len(open_runs):
+    if not len(open_runs):
         return mine
     low = int(mine.starts[open_runs[0]])
     final = int(open_runs[-1]) + 1
     high = int(mine.starts[final]) if final < len(mine.starts) else end
-    within = min(high, below.mapped.size)
-    others = _composed(below, low, within) if within > low else None
+    within = min(high, lower[0].mapped.size)
+    others = _composed(lower, low, within) if within > low else None
     points = [mine.starts] if others is None else [mine.starts, others.starts, np.array([within], dtype=np.int64)]
     starts = np.unique(np.concatenate(points))
     starts = starts[starts < end]
@@ -368,10 +369,9 @@ def _columns(runs: Runs) -> Columns:
     )
 
 
-def _complain(mapped: MappedLayer | None, guest_offset: int) -> None:
+def _complain(layers: Sequence[MappedLayer], guest_offset: int) -> None:
     """Raise the reader's error for an entry that breaks a rule, in whichever layer."""
-    while mapped is not None:
-        if isinstance(mapped.layer, Reader) and guest_offset < mapped.size:
+    for mapped in layers:
+        if guest_offset < mapped.size:
             mapped.layer.run_at(guest_offset, 1)
-        mapped = mapped.below
     raise AssertionError(f"no entry is broken at guest offset {guest_offset:#x}")

@@ -1,4 +1,4 @@
-"""What the map of a disk says of its layers: flags of a run, the depth of each layer, and where its bytes lie.
+"""What the map of a disk says of its layers: flags of a run, the size of each layer, and whether to look for holes.
 
 Shared by the two ways of mapping, one run at a time and by arrays. It walks nothing but the refcounts.
 """
@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from qcow2c.errors import UnsupportedFeature
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
+from qcow2c.format.header import Header
 from qcow2c.format.refcounts import BLOCK_OFFSET, refcount
 from qcow2c.format.tables import HAS_HOST_CLUSTER, Kind
-from qcow2c.layers.layer import Layer, RawLayer
-from qcow2c.layers.reader import Reader
+from qcow2c.layers.chain import layers_of
+from qcow2c.layers.layer import Layer
 from qcow2c.storage.sources import Store
 from qcow2c.structs import SECTOR_SIZE
 
@@ -37,77 +36,49 @@ class Columns(NamedTuple):
     offsets: list[int]
 
 
-@dataclass
-class MappedLayer:
+class MappedLayer(NamedTuple):
     """One layer of the chain. `size` is the disk's in whole sectors, as QEMU counts: down for qcow2, up for raw."""
 
-    layer: Reader | RawLayer
-    depth: int
+    layer: Layer
     size: int
-    below: MappedLayer | None
-    flags: tuple[int, ...] = field(default=())
+    flags: tuple[int, ...]
     """The flags of each Kind."""
-    preallocated: bool = False
+    preallocated: bool
     """Far more clusters are allocated than the file occupies: ask the file which of the data are holes."""
 
-    @property
-    def file_name(self) -> str:
-        """The name of the file that holds the layer's data."""
-        return self.layer.data_store.name if isinstance(self.layer, Reader) else self.layer.store.name
+
+def mapped_layers(top: Layer) -> tuple[MappedLayer, ...]:
+    """Return the layers of a chain by depth. Raises StoreError."""
+    return tuple(map(_mapped, layers_of(top)))
 
 
-def mapped_layers(top: Layer) -> MappedLayer:
-    """Return the chain of layers from the top one. Raises UnsupportedFeature for a layer of another kind."""
-    layers: list[Reader | RawLayer] = []
-    at: Layer | None = top
-    while at is not None:
-        if not isinstance(at, Reader | RawLayer):
-            raise UnsupportedFeature(f"a layer of type {type(at).__name__} cannot be mapped")
-        layers.append(at)
-        at = at.backing if isinstance(at, Reader) else None
-    below: MappedLayer | None = None
-    for depth in reversed(range(len(layers))):
-        below = _mapped(layers[depth], depth, below)
-    assert below is not None, "there is a top layer"
-    return below
-
-
-def _mapped(layer: Reader | RawLayer, depth: int, below: MappedLayer | None) -> MappedLayer:
-    if isinstance(layer, RawLayer):
-        return MappedLayer(layer, depth, -(-layer.disk_size // SECTOR_SIZE) * SECTOR_SIZE, None)
+def _mapped(layer: Layer) -> MappedLayer:
+    flags = tuple(_flags(kind, layer) for kind in Kind)
+    if layer.header is None:
+        return MappedLayer(layer, -(-layer.disk_size // SECTOR_SIZE) * SECTOR_SIZE, flags, preallocated=False)
     size = layer.disk_size // SECTOR_SIZE * SECTOR_SIZE
-    flags = tuple(_flags(kind, layer, below) for kind in Kind)
-    return MappedLayer(layer, depth, size, below, flags, has_preallocated_metadata(layer))
+    return MappedLayer(layer, size, flags, preallocated=has_preallocated_metadata(layer.store, layer.header))
 
 
-def _flags(kind: Kind, layer: Reader, below: MappedLayer | None) -> int:
+def _flags(kind: Kind, layer: Layer) -> int:
     # Encrypted data has no place that a reader could use.
-    place = OFFSET if kind in HAS_HOST_CLUSTER and not layer.header.encrypted else 0
+    place = OFFSET if kind in HAS_HOST_CLUSTER and not layer.encrypted else 0
     if kind in (Kind.DATA, Kind.COMPRESSED):
         return DATA | PRESENT | place
     if kind in (Kind.ZERO, Kind.ZERO_ALLOCATED):
         return ZERO | PRESENT | place
-    return (BELOW if below is not None else ZERO) | place
-
-
-def raw_runs(store: Store, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield offset, length and flags of the data and the holes of a raw file; what is past its end is a hole."""
-    size = store.size()
-    for span, is_data in store.extents(start, min(end, size)):
-        yield span.offset, span.length, (DATA if is_data else ZERO) | PRESENT | OFFSET
-    if end > max(start, size):
-        yield max(start, size), end - max(start, size), ZERO | PRESENT | OFFSET
+    return (BELOW if layer.backing is not None else ZERO) | place
 
 
 # --- preallocation --------------------------------------------------------------------------------------------------
 
 
-def has_preallocated_metadata(reader: Reader) -> bool:
+def has_preallocated_metadata(store: Store, header: Header) -> bool:
     """Tell whether an image has at least a tenth more clusters in use than its file has room allocated, as QEMU.
 
     Then its data clusters may be holes of the file, which is worth a look.
     """
-    store, geometry = reader.store, reader.geometry
+    geometry = header.geometry
     allocated = store.allocated_size()
     if allocated is None:
         return False
@@ -117,16 +88,16 @@ def has_preallocated_metadata(reader: Reader) -> bool:
     if clusters < threshold:
         return False
     used = 0
-    for count in _used_clusters(reader, clusters):
+    for count in _used_clusters(store, header, clusters):
         used += count
         if used >= threshold:
             return True
     return False
 
 
-def _used_clusters(reader: Reader, clusters: int) -> Iterator[int]:
+def _used_clusters(store: Store, header: Header, clusters: int) -> Iterator[int]:
     """Yield for each refcount block how many of its clusters are in use; stop at one that cannot be believed."""
-    store, header, geometry = reader.store, reader.header, reader.geometry
+    geometry = header.geometry
     per_block = 1 << geometry.refcount_block_bits
     blocks = min(-(-clusters // per_block), header.refcount_table_clusters * geometry.words_per_cluster)
     table = layout.words(store.pread(blocks * 8, header.refcount_table_offset)[: blocks * 8])

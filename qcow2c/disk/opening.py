@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Literal
+from threading import RLock
+from typing import TYPE_CHECKING, Literal
 
-from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError
+from qcow2c.errors import ChainError, UsageError, doing
 from qcow2c.format import rules
-from qcow2c.format.detection import detect_format
-from qcow2c.format.findings import Finding, Severity, raise_first
+from qcow2c.format.detection import Format, known_format
+from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
-from qcow2c.format.records import SnapshotTable, read_snapshots
+from qcow2c.format.loaded_image import LoadedImage, load_image
 from qcow2c.image import Image
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage
+from qcow2c.layers.state import active_state
+from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.gate import Gate, GateRequest, full_name, gate_for
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import Limit
 
 if TYPE_CHECKING:
@@ -67,26 +70,22 @@ def open_image(
         raise UsageError(f'on_error={on_error!r} is neither "raise" nor "zero"')
     with ExitStack() as stack:
         opener = _Opener(gate_for(gate), Salvage() if on_error == "zero" else None, stack, share=share)
-        store = opener.open_store(source, writable=writable)
-        opener.lock(store, Use.WRITABLE_IMAGE if writable else Use.IMAGE)
-        header, notices, table = opener.load(store)
-        below = opener.below(store, header, backing, data_file, (store,), writable=writable)
-        engine = _engine(store, header, table, below, trust=trust) if writable else None
-        layer = engine or _reader(store, header, below)
-        image = Image(
-            layer, name=store.name, opened=stack.pop_all(), notices=notices, snapshots=table.records, engine=engine
+        use = Use.WRITABLE_IMAGE if writable else Use.of_reader(share=share)
+        store = stack.enter_context(opened(source, use))
+        loaded = load_image(store, opener.refused_from)
+        reader = opener.reader(store, loaded.header, backing, data_file, (store,), writable=writable)
+        engine = _engine(reader, loaded, trust=trust) if writable else None
+        return Image(
+            reader,
+            name=store.name,
+            opened=stack.pop_all(),
+            notices=loaded.notices,
+            snapshots=loaded.snapshots.records,
+            engine=engine,
         )
-    return image
 
 
-def backing_format(header: Header, store: Store) -> str:
-    """Return the format of a backing file: as recorded, else as detected."""
-    if header.backing_format:
-        return header.backing_format.decode("utf-8", "backslashreplace")
-    return detect_format(store)
-
-
-def named_file(header: Header, image: Store, gate: Gate, role: str, name: bytes) -> str | os.PathLike[str]:
+def named_file(image: Store, gate: Gate, role: str, name: bytes) -> str | os.PathLike[str]:
     """Return the path that the gate allows for a name in an image. Raises GateRefused."""
     from pathlib import Path  # Late: most images name no other file.
 
@@ -98,18 +97,12 @@ def named_file(header: Header, image: Store, gate: Gate, role: str, name: bytes)
     return shown if Path(shown) == Path(allowed) else allowed
 
 
-def _reader(store: Store, header: Header, below: dict[str, Any]) -> Reader:
-    return Reader.of_state(store, header, header.l1_table_offset, header.l1_size, header.size, **below)
-
-
-def _engine(store: Store, header: Header, table: SnapshotTable, below: dict[str, Any], *, trust: bool) -> Engine:
-    """Return the layer of an image that may be written. Raises CorruptMetadata, MissingKey."""
+def _engine(reader: Reader, loaded: LoadedImage, *, trust: bool) -> Engine:
+    """Return the engine of an image that may be written. Raises CorruptMetadata, MissingKey."""
     from qcow2c.engine import Engine
     from qcow2c.references.admission import admit, trusted  # Late: readers do without what writers need.
 
-    admission = (trusted if trust else admit)(store, header, table)
-    state = header.l1_table_offset, header.l1_size, header.size
-    return Engine.of_state(store, header, *state, **below, admission=admission)
+    return Engine(reader, (trusted if trust else admit)(reader.store, loaded.header, loaded.snapshots))
 
 
 class _Opener:
@@ -120,28 +113,13 @@ class _Opener:
         self._share = share
         self._salvage = salvage
         self._stack = stack
-        self._refused_from = Severity.FATAL if salvage is not None else Severity.ERROR
-
-    def open_store(self, source: Source | Store, *, writable: bool = False) -> Store:
-        store = open_store(source, writable=writable)
-        if store is not source:
-            self._stack.callback(store.close)
-        return store
+        self.refused_from = Severity.FATAL if salvage is not None else Severity.ERROR
 
     def lock(self, store: Store, use: Use) -> None:
         """Exclude other programs, unless the file is to be shared with them. Raises ImageLocked."""
         store.lock(Use.SHARED if self._share else use)
 
-    def load(self, store: Store) -> tuple[Header, tuple[Finding, ...], SnapshotTable]:
-        """Return the header and the snapshot table, judged, and what the rules tolerate."""
-        header = Header.load(store)
-        notices = raise_first(rules.header_findings(header), self._refused_from)
-        table = read_snapshots(store, header)
-        if table.broken is not None:
-            notices += raise_first([table.broken], self._refused_from)
-        return header, tuple(notices), table
-
-    def below(
+    def reader(
         self,
         store: Store,
         header: Header,
@@ -150,14 +128,19 @@ class _Opener:
         chain: tuple[Store, ...],
         *,
         writable: bool = False,
-    ) -> dict[str, Any]:
-        """Return what a loaded image lies on, as arguments of its layer."""
-        return {
-            "data_store": self._data_store(store, header, data_file, writable=writable),
-            "backing": self._backing_layer(store, header, backing, chain),
-            "metadata": tuple(rules.metadata_spans(header)),
-            "salvage": self._salvage,
-        }
+    ) -> Reader:
+        """Return the reader of the active state of a loaded image, over what it lies on."""
+        data_store = self._data_store(store, header, data_file, writable=writable)
+        below = self._backing_layer(store, header, backing, chain)
+        return Reader(
+            store,
+            active_state(store, header),
+            data_store=data_store,
+            backing=below,
+            metadata=tuple(rules.metadata_spans(header)),
+            salvage=self._salvage,
+            turn=RLock() if writable else AT_ONCE,
+        )
 
     def _data_store(
         self, store: Store, header: Header, data_file: Source | Store | None, *, writable: bool
@@ -169,23 +152,23 @@ class _Opener:
         if data_file is None:
             if not header.data_file:
                 raise UsageError(f"{store.name!r} does not name its external data file: give it (data_file=)")
-            data_file = self._named_data_file(store, header, header.data_file)
-        data_store = self.open_store(data_file, writable=writable)
+            data_file = self._named_data_file(store, header.data_file)
+        data_store = self._stack.enter_context(opened(data_file, writable=writable))
         if data_store.identity() == store.identity():
             raise ChainError(f"{store.name!r} names itself as its external data file")
         self.lock(data_store, Use.WRITABLE_DATA_FILE if writable else Use.DATA_FILE)
         return data_store
 
-    def _named_data_file(self, store: Store, header: Header, name: bytes) -> str | os.PathLike[str]:
+    def _named_data_file(self, store: Store, name: bytes) -> str | os.PathLike[str]:
         """Return the data file that an image names: beside the image, else where QEMU, started here, finds it.
 
         QEMU takes the name as seen from the working directory; the gate judges that place, too. Raises GateRefused.
         """
-        beside = named_file(header, store, self._gate, "data file", name)
+        beside = named_file(store, self._gate, "data file", name)
         if os.path.exists(beside) or store.path is None or not os.path.exists(name):
             return beside
         here = os.path.relpath(os.fsdecode(name), os.path.dirname(store.path) or os.curdir)
-        return named_file(header, store, self._gate, "data file", os.fsencode(here))
+        return named_file(store, self._gate, "data file", os.fsencode(here))
 
     def _backing_layer(self, store: Store, header: Header, backing: Backing, chain: tuple[Store, ...]) -> Layer | None:
         if backing is False:
@@ -195,24 +178,21 @@ class _Opener:
         if backing is None:
             if not header.backing_file:
                 return None
-            backing = named_file(header, store, self._gate, "backing file", header.backing_file)
-        below = self.open_store(backing)
+            backing = named_file(store, self._gate, "backing file", header.backing_file)
+        below = self._stack.enter_context(opened(backing))
         if any(below.identity() == above.identity() for above in chain):
             raise ChainError(f"backing file {below.name!r} of {store.name!r} creates a loop")
         if len(chain) > Limit.BACKING_CHAIN_DEPTH:
             raise ChainError(f"the backing chain has more than {Limit.BACKING_CHAIN_DEPTH} layers, at {below.name!r}")
-        return self._lower_layer(below, backing_format(header, below), (*chain, below))
+        return self._lower_layer(below, header.backing_format, (*chain, below))
 
-    def _lower_layer(self, store: Store, image_format: str, chain: tuple[Store, ...]) -> Layer:
-        if image_format == "raw":
+    def _lower_layer(self, store: Store, recorded: bytes | None, chain: tuple[Store, ...]) -> Layer:
+        stated = (recorded or b"").decode("utf-8", "backslashreplace")
+        refusal = "backing file {name!r} has format {found!r}, not qcow2 or raw"
+        if known_format(store, stated, refusal) is Format.RAW:
             self.lock(store, Use.SHARED)
             return RawLayer(store)
-        if image_format != "qcow2":
-            raise UnsupportedFeature(f"backing file {store.name!r} has format {image_format!r}, not qcow2 or raw")
         self.lock(store, Use.IMAGE)
-        try:
-            header, _notices, _table = self.load(store)
-        except Qcow2Error as exc:
-            exc.message = f"backing file {store.name!r}: {exc.message}"
-            raise
-        return _reader(store, header, self.below(store, header, None, None, chain))
+        with doing(f"backing file {store.name!r}"):
+            header = load_image(store, self.refused_from).header
+        return self.reader(store, header, None, None, chain)

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from qcow2c.disk.block_status import Segment
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map_layers import OFFSET, ZERO
-from qcow2c.layers.layer import RawLayer
-from qcow2c.layers.reader import Reader
+from qcow2c.layers.chain import layers_of
 from qcow2c.storage.sources import Store
 
 Place = tuple[int, int]
@@ -43,16 +42,8 @@ class Side:
         self.disk = disk
         self._number = number
         self._stores = stores
-        self._keys: list[int] = []
+        self._keys = [self._key(layer.data_store) for layer in layers_of(disk.layer)]
         """The number of the store of each depth."""
-        layer = disk.layer
-        while isinstance(layer, Reader):
-            self._keys.append(self._key(layer.data_store))
-            if layer.backing is None:
-                return
-            layer = layer.backing
-        assert isinstance(layer, RawLayer), "the map has seen to it"
-        self._keys.append(self._key(layer.store))
 
     def _key(self, store: Store) -> int:
         identity = store.identity()

@@ -10,7 +10,6 @@ from qcow2c.errors import LimitExceeded, UnsupportedFeature, UsageError
 from qcow2c.image import Image
 from qcow2c.storage.preallocation import Preallocation
 from qcow2c.structs import SECTOR_SIZE, Limit, Version
-from qcow2c.writer.session import WrittenLayer
 
 
 def resize(image: Image, size: int, *, preallocation: Preallocation = "off") -> None:
@@ -28,7 +27,6 @@ def resize(image: Image, size: int, *, preallocation: Preallocation = "off") -> 
     """
     _require_possible(image, size, preallocation)
     layer = image.layer
-    assert isinstance(layer, WrittenLayer), "open for writing"
     shrinks = size < image.size()
     image.change_as_whole(lambda successor: Resizing(successor, layer, size, preallocation).run())
     if shrinks:

@@ -178,10 +178,10 @@ def feature_nodes(header: Header) -> Iterator[Node]:
                 continue
             words = f"{kind.name.lower()}, bit {position}"
             if position in known:
-                yield Node(known[position].name, None, True, words, **described(known[position].doc))
+                yield Node(known[position].name, value=True, text=words, **described(known[position].doc))
             else:
                 text, exact = text_of(own.get((kind, position), b"unknown"))
-                yield Node(text, None, True, words + ", not known to this program", hex=exact)
+                yield Node(text, value=True, text=words + ", not known to this program", hex=exact)
 
 
 # --- records --------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from construct import Construct as Schema
 from qcow2c.errors import Span
 from qcow2c.format import layout
 from qcow2c.format.findings import Finding
+from qcow2c.schema import Doc
 from qcow2c.storage.sources import Store
-from qcow2c.structs import Doc
 
 Value = int | str | bool | None
 Children = Callable[[], Iterable["Node"]]

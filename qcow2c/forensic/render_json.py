@@ -42,10 +42,7 @@ def facts(node: Node, store: Store, *, raw: bool = False, doc: bool = False) -> 
         found["count"], found["step"] = node.count, node.step
     if node.unit:
         found["unit"] = node.unit
-    if doc and node.doc:
-        found["doc"] = node.doc
-    if node.spec and (doc or node.findings):
-        found["spec"] = node.spec
+    found |= _explained(node, doc=doc)
     if raw and node.span is not None:
         found["raw"] = node.raw(store).hex()
     if node.findings:
@@ -53,6 +50,16 @@ def facts(node: Node, store: Store, *, raw: bool = False, doc: bool = False) -> 
             {"rule": finding.rule, "severity": finding.severity.name.lower(), "message": printable(finding.message)}
             for finding in node.findings
         ]
+    return found
+
+
+def _explained(node: Node, *, doc: bool) -> dict[str, str]:
+    """Return what the schema says of a node, and where the specification does; the latter with findings, too."""
+    found = {}
+    if doc and node.doc:
+        found["doc"] = node.doc
+    if node.spec and (doc or node.findings):
+        found["spec"] = node.spec
     return found
 
 

@@ -5,7 +5,7 @@ Both look at one file, read in batches; where a path leads into a backing file, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -65,18 +65,30 @@ def _containing(node: Node, offset: int, path: str) -> Iterator[Node]:
 
 def _referrers(walk: Walk, start: int) -> Iterator[Node]:
     """Yield every entry that points to the host cluster at `start`, with the states that reach it."""
-    names: dict[int, list[str]] = {}
+    states = yield from _l1_referrers(walk, start)
+    yield from _l2_referrers(walk, start, states)
+    if start:  # Offset 0 in a refcount or bitmap table means that there is nothing.
+        yield from _refcount_table_referrers(walk, start)
+        yield from _bitmap_table_referrers(walk, start)
+
+
+def _l1_referrers(walk: Walk, start: int) -> Generator[Node, None, dict[int, list[str]]]:
+    """Yield the L1 entries; return the labels of the states that reach each L2 table, by its offset."""
+    states: dict[int, list[str]] = {}
     for state in walk.states():
         if not state.walkable:
             continue
+        label = state_label(walk, state)
         words = walk.l1_table(state)
         for index in np.flatnonzero(words).tolist():
             table = int(words[index]) & tables.L1_OFFSET
-            names.setdefault(table, []).append(state_label(walk, state))
+            states.setdefault(table, []).append(label)
             if table == start:
-                yield _referrer(
-                    "L1 entry", state.l1_offset + 8 * index, index, int(words[index]), state_label(walk, state)
-                )
+                yield _referrer("L1 entry", state.l1_offset + 8 * index, index, int(words[index]), label)
+    return states
+
+
+def _l2_referrers(walk: Walk, start: int, states: dict[int, list[str]]) -> Iterator[Node]:
     found = walk.stored_tables()
     entry_size = 8 * walk.geometry.l2_entry_words
     for first, end in walk.batches(found):
@@ -84,15 +96,19 @@ def _referrers(walk: Walk, start: int) -> Iterator[Node]:
         rows, columns = np.nonzero(_points_to(batch.entries, walk, start))
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
             table = int(batch.offsets[row])
-            states = ", ".join(dict.fromkeys(names.get(table, [])))
+            labels = ", ".join(dict.fromkeys(states.get(table, [])))
             word = int(batch.entries[row, column])
-            yield _referrer("L2 entry", table + entry_size * column, column, word, states)
-    if not start:
-        return  # Offset 0 in a refcount or bitmap table means that there is nothing.
+            yield _referrer("L2 entry", table + entry_size * column, column, word, labels)
+
+
+def _refcount_table_referrers(walk: Walk, start: int) -> Iterator[Node]:
     words = walk.refcount_table()
     for index in np.flatnonzero((words & np.uint64(BLOCK_OFFSET)) == np.uint64(start)).tolist():
         at = walk.header.refcount_table_offset + 8 * index
         yield _referrer("refcount table entry", at, index, int(words[index]), "refcounts")
+
+
+def _bitmap_table_referrers(walk: Walk, start: int) -> Iterator[Node]:
     for number, record in enumerate(walk.bitmaps.records):
         entries = walk.words(record.bitmap_table_offset, min(record.bitmap_table_size, walk.size // 8))
         for index in np.flatnonzero((entries & np.uint64(tables.BITMAP_OFFSET)) == np.uint64(start)).tolist():

@@ -1,9 +1,19 @@
-"""What format a file has, by its first bytes. It decides nothing and opens nothing."""
+"""What format a file has: as somebody says, or by its first bytes. Opens nothing."""
 
 from __future__ import annotations
 
+import enum
+
+from qcow2c.errors import UnsupportedFeature
 from qcow2c.storage.store import Store
 from qcow2c.structs import FOREIGN_FORMATS, FORMAT_PROBE_BYTES, MAGIC
+
+
+class Format(enum.StrEnum):
+    """The formats of images that are read and written here."""
+
+    QCOW2 = "qcow2"
+    RAW = "raw"
 
 
 def detect_format(store: Store) -> str:
@@ -13,3 +23,16 @@ def detect_format(store: Store) -> str:
         if start[offset : offset + len(signature)] == signature:
             return name
     return "qcow2" if start[: len(MAGIC)] == MAGIC else "raw"
+
+
+def known_format(
+    store: Store, stated: str | None, refusal: str = "image {name!r} has format {found!r}, not qcow2 or raw"
+) -> Format:
+    """Return the format of an image: as stated, else as detected.
+
+    Raises UnsupportedFeature, in the words of `refusal`, where that is no `Format`.
+    """
+    found = stated or detect_format(store)
+    if found not in (Format.QCOW2, Format.RAW):
+        raise UnsupportedFeature(refusal.format(name=store.name, found=found))
+    return Format(found)

@@ -123,38 +123,40 @@ def changed_header(store: Store, header: Header, change: HeaderChange) -> bytes:
     """
     name = header.backing_file or b"" if change.backing_file is None else change.backing_file
     extensions = extensions_of(header) if change.extensions is None else change.extensions
-    head = _fields(header, store.pread(header.header_length, 0), change.fields)
-    whole = _assembled(head, extensions, name)
+    head = header_proper(header, store.pread(header.header_length, 0), change.fields)
+    whole = assembled(head, extensions, name)
     if len(whole) > header.cluster_size:
         raise UsageError(f"header, extensions and backing file name of {len(whole)} bytes exceed the first cluster")
     return whole
 
 
-def _fields(header: Header, old: bytes, fields: Mapping[str, int]) -> bytes:
+def with_fields(head: bytes, fields: Mapping[str, int]) -> bytes:
+    """Return the header proper, or all of the first sector, with other values of fields. Raises UsageError."""
+    changed = bytearray(head)
+    for name, value in fields.items():
+        span = field_span(name)
+        if span.end > len(head):
+            raise UsageError(f"a header of {len(head)} bytes has no field {name!r}")
+        changed[span.offset : span.end] = layout.stored_integer(value, span.length)
+    return bytes(changed)
+
+
+def header_proper(header: Header, old: bytes, fields: Mapping[str, int]) -> bytes:
     """Return the header proper with other fields; what is not known in it stays, unless the version changes."""
     version = fields.get("version", header.version)
     length = V2_LENGTH if version == Version.V2 else KNOWN_LENGTH
     if version == header.version:
         length = header.header_length
-    head = bytearray(old[: min(length, header.header_length)].ljust(length, b"\0"))
     known = dict(fields)
     if version >= Version.V3:
         known.setdefault("refcount_order", header.refcount_order)
         known["header_length"] = length
-    for field, value in known.items():
-        span = field_span(field)
-        if span.end > length:
-            raise UsageError(f"a header of {length} bytes has no field {field!r}")
-        head[span.offset : span.end] = layout.stored_integer(value, span.length)
-    return bytes(head)
+    return with_fields(old[: min(length, header.header_length)].ljust(length, b"\0"), known)
 
 
-def _assembled(head: bytes, extensions: Extensions, name: bytes, name_offset: int | None = None) -> bytes:
+def assembled(head: bytes, extensions: Extensions, name: bytes, name_offset: int | None = None) -> bytes:
     """Return header and extensions, and behind them, unless it is elsewhere, the backing file name."""
     area = extension_area(extensions)
     offset = len(head) + len(area) if name_offset is None else name_offset
-    placed = bytearray(head)
-    for field, value in (("backing_file_offset", offset if name else 0), ("backing_file_size", len(name))):
-        span = field_span(field)
-        placed[span.offset : span.end] = layout.stored_integer(value, span.length)
-    return bytes(placed) + area + (name if name_offset is None else b"")
+    placed = with_fields(head, {"backing_file_offset": offset if name else 0, "backing_file_size": len(name)})
+    return placed + area + (name if name_offset is None else b"")

@@ -29,7 +29,7 @@ class Field(NamedTuple):
     """One field: `offset` and `size` in bytes from the start of its structure.
 
     `names` maps the values of an enumeration to their names; `schema` is set where the field is a structure or an
-    array itself. `doc` is a `structs.Doc`.
+    array itself. `doc` is a `schema.Doc`.
     """
 
     name: str
@@ -150,10 +150,14 @@ def bits(schema: Schema) -> Bits:
         size = member.sizeof()
         remaining -= size
         kind = unnamed(member)
-        unit = kind._decode(1, None, "") if isinstance(kind, Adapter) else 1
         mask = ((1 << size) - 1) << remaining
-        found.append(BitField(member.name, remaining, size, mask, int(unit), member.docs))
+        found.append(BitField(member.name, remaining, size, mask, unit_of(kind, size), member.docs))
     return Bits(width, tuple(found))
+
+
+def unit_of(kind: Schema, width: int) -> int:
+    """Return what one step of a bit field of `width` bits stands for, as where an offset is stored in sectors."""
+    return int(kind.parse((1).to_bytes(width))) if isinstance(kind, Adapter) else 1
 
 
 def flags(schema: Schema, **set_bits: bool) -> int:

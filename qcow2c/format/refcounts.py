@@ -1,18 +1,24 @@
-"""Refcount table and blocks of 1 to 64 bits: decoding and encoding of refcounts. It allocates and writes nothing."""
+"""Refcount table and blocks of 1 to 64 bits: refcounts decoded and encoded, and the room that new ones need.
+
+It decides no place and writes nothing. Spec: "Host cluster management".
+"""
 
 from __future__ import annotations
 
 import sys
 from array import array
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
-from qcow2c.structs import REFCOUNT_TABLE_ENTRY, refcount_group
+from qcow2c.structs import REFCOUNT_TABLE_ENTRY, Limit, refcount_group
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from qcow2c.format.geometry import Geometry
 
 _TABLE = layout.bits(REFCOUNT_TABLE_ENTRY)
 
@@ -98,3 +104,45 @@ def word_code(refcount_order: int) -> str:
     """Return the type code of an array that holds refcounts in native order, each in one word."""
     size = 1 if _sub_byte(refcount_order)[0] else refcount_group(refcount_order).sizeof()
     return next(code for code in "BHILQ" if array(code).itemsize == size)
+
+
+# --- new refcounts --------------------------------------------------------------------------------------------------
+
+
+class RefcountRoom(NamedTuple):
+    """What a new refcount table and new refcount blocks take."""
+
+    entries: int
+    """Entries that the table needs, one for each block, new or not."""
+    blocks: int
+    """New blocks, one cluster each."""
+    table_clusters: int
+
+    @property
+    def clusters(self) -> int:
+        return self.blocks + self.table_clusters
+
+
+def refcount_room(
+    geometry: Geometry, first: int, *, kept: int = 0, reach: int = 0, table_entries: int = 0
+) -> RefcountRoom:
+    """Return the least room for a refcount table and blocks that describe everything up to their own end.
+
+    The room begins at cluster `first`. Refcounts reach at least to cluster `reach`, and the table has room for at least
+    `table_entries`. So many entries as are `kept` need no new block: they have one, or nothing to describe.
+    """
+    room = RefcountRoom(0, 0, 0)
+    while True:
+        entries = -(-max(first + room.clusters, reach) >> geometry.refcount_block_bits)
+        table_clusters = -(-max(entries, table_entries) // geometry.words_per_cluster)
+        wider = RefcountRoom(entries, entries - kept, table_clusters)
+        if wider == room:
+            return room
+        room = wider
+
+
+def require_table(entries: int, most: int = Limit.REFCOUNT_TABLE_BYTES // REFCOUNT_TABLE_ENTRY.sizeof()) -> None:
+    """Raise LimitExceeded for a refcount table of more entries than an image can have."""
+    if entries > most:
+        message = f"the image would need a refcount table of more than {Limit.REFCOUNT_TABLE_BYTES} bytes"
+        raise LimitExceeded(message, spec="Host cluster management")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.structs import (
@@ -19,6 +20,7 @@ from qcow2c.structs import (
     SECTOR_SIZE,
     STANDARD_L2_ENTRY,
     SUBCLUSTER_BITMAP,
+    Limit,
     compressed_descriptor,
 )
 
@@ -212,6 +214,12 @@ def compressed_entry(host_offset: int, length: int, geometry: Geometry) -> int:
     _, _, sectors_shift = compressed_masks(geometry.cluster_bits)
     additional_sectors = (host_offset + length - 1) // SECTOR_SIZE - host_offset // SECTOR_SIZE
     return L2_COMPRESSED | additional_sectors << sectors_shift | host_offset
+
+
+def require_nameable(host_offset: int, length: int, geometry: Geometry) -> None:
+    """Raise LimitExceeded where no descriptor can name compressed data that lies there."""
+    if host_offset + length > min(compressed_masks(geometry.cluster_bits)[0], Limit.HOST_OFFSET_END - SECTOR_SIZE):
+        raise LimitExceeded(f"no entry can name compressed data at {host_offset:#x}", spec="Cluster mapping")
 
 
 # --- many entries ---------------------------------------------------------------------------------------------------

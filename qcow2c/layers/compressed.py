@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from qcow2c.format.codecs import DecompressionError
 from qcow2c.format.tables import L2_COMPRESSED, CompressedExtent, compressed_extent
+from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
 
 _MOST_BYTES = 8 << 20
@@ -14,19 +15,22 @@ _SLACK_BYTES = 256 << 10
 """Bytes that are read at once, at most, and those among them that nobody has asked for."""
 
 
-def read_compressed(reader: Reader, buffer: memoryview, guest_offset: int) -> None:
-    """Fill a buffer from compressed clusters of a layer. Raises as `Reader.read_into`."""
-    size = reader.geometry.cluster_size
+def read_compressed(layer: Layer, buffer: memoryview, guest_offset: int) -> None:
+    """Fill a buffer as `Layer.read_into`, which raises the same, but from compressed clusters in bulk."""
+    if not isinstance(layer, Reader) or layer.encrypted or layer.salvage is not None:
+        layer.read_into(buffer, guest_offset)
+        return
+    size = layer.geometry.cluster_size
     done = 0
     while done < len(buffer):
         at = guest_offset + done
-        found = _close_together(reader, at, (len(buffer) - done) // size) if not at % size else []
+        found = _close_together(layer, at, (len(buffer) - done) // size) if not at % size else []
         if len(found) > 1:
             stop = done + len(found) * size
-            _read_together(reader, buffer[done:stop], at, found)
+            _read_together(layer, buffer[done:stop], at, found)
         else:
             stop = min(len(buffer), done + size - at % size)
-            reader.read_into(buffer[done:stop], at)
+            layer.read_into(buffer[done:stop], at)
         done = stop
 
 
@@ -57,6 +61,6 @@ def _read_together(reader: Reader, buffer: memoryview, guest_offset: int, extent
     for start, where in zip(range(0, len(buffer), size), extents, strict=True):
         part, inside = buffer[start : start + size], where.host_offset - low
         try:
-            part[:] = reader.decompress(data[inside : inside + where.length], size)
+            part[:] = reader.decompressed.decompress(data[inside : inside + where.length], size)
         except DecompressionError:
             reader.read_into(part, guest_offset + start)  # Which says what is wrong, or salvages.

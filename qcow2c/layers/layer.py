@@ -1,31 +1,116 @@
-"""What a qcow2 layer can lie on: the protocol of a layer, and the raw file. Reads; knows no format."""
+"""What a layer of a chain answers, whatever its format, and the raw file as a layer. Reads; walks no tables.
+
+The layers of qcow2 images are `reader.py`.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from qcow2c.format.tables import Kind
 from qcow2c.storage.sources import Store
 from qcow2c.storage.zeros import fill_zeros
 
+if TYPE_CHECKING:
+    from qcow2c.format.header import Header
+
+
+_DATA, _HOLE = Kind.DATA, Kind.ZERO_ALLOCATED
+
+
+class Run(NamedTuple):
+    """Guest bytes of one kind that lie together: `host_offset` belongs to the first byte.
+
+    It is the offset in the data store for the kinds with a host cluster, the L2 entry for COMPRESSED, else 0.
+    """
+
+    kind: Kind
+    guest_offset: int
+    length: int
+    host_offset: int
+
 
 class Layer(Protocol):
-    """Anything that a qcow2 layer can lie on."""
+    """One image of a chain: what it holds itself, and what lies below it."""
 
+    image_format: str
+    """qcow2 or raw."""
+    store: Store
+    """The file of the image."""
+    data_store: Store
+    """The file that holds its guest data: the same one, or the external data file."""
+    backing: Layer | None
+    """What shows where this layer says nothing, None where nothing lies below."""
     disk_size: int
     """Length in bytes; what lies beyond reads as zeros."""
 
+    @property
+    def header(self) -> Header | None:
+        """The header of a qcow2 image, None for another format."""
+        ...
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether its data in the file is encrypted."""
+        ...
+
     def read_into(self, buffer: memoryview, guest_offset: int) -> None:
-        """Fill `buffer` from `guest_offset`, with zeros beyond the end."""
+        """Fill `buffer` from `guest_offset`, with zeros beyond the end.
+
+        Raises MissingKey, CorruptMetadata, CorruptData, StoreError.
+        """
+        ...
+
+    def runs(self, guest_offset: int, length: int) -> Iterator[Run]:
+        """Yield what this layer alone says of `length` bytes, in order and without gaps.
+
+        Raises CorruptMetadata, StoreError.
+        """
+        ...
+
+    def run_at(self, guest_offset: int, length: int) -> Run:
+        """Return the first of the `runs` of a range, which is not empty. Raises as they do."""
+        ...
+
+    def table_entries(self, start: int, end: int) -> int:
+        """Return how many entries of tables describe a range, subclusters counted; 0 where there are no tables."""
         ...
 
 
 class RawLayer:
     """A raw file as a layer: its bytes, and zeros beyond them."""
 
+    image_format = "raw"
+    header = None
+    encrypted = False
+    backing: Layer | None = None
+
     def __init__(self, store: Store) -> None:
-        self.store = store
+        self.store = self.data_store = store
         self.disk_size = store.size()
 
     def read_into(self, buffer: memoryview, guest_offset: int) -> None:
         """Fill `buffer` from the file. Raises StoreError."""
         fill_zeros(buffer[self.store.readinto_at(buffer, guest_offset) :])
+
+    def runs(self, guest_offset: int, length: int) -> Iterator[Run]:
+        """Yield the data and the holes of the file, each in its place."""
+        return file_runs(self.store, guest_offset, length)
+
+    def run_at(self, guest_offset: int, length: int) -> Run:
+        """Return the first of the `runs` of a range, which is not empty."""
+        return next(file_runs(self.store, guest_offset, length))
+
+    def table_entries(self, _start: int, _end: int) -> int:
+        return 0
+
+
+def file_runs(store: Store, offset: int, length: int) -> Iterator[Run]:
+    """Yield the data and the holes of a file, which are ZERO_ALLOCATED; what is past its end is a hole."""
+    end, size = offset + length, store.size()
+    for (at, count), is_data in store.extents(offset, min(end, size)):
+        yield Run(_DATA if is_data else _HOLE, at, count, at)
+    beyond = max(offset, size)
+    if end > beyond:
+        yield Run(_HOLE, beyond, end - beyond, beyond)

@@ -8,12 +8,12 @@ layers below only as something that can be read. One entry at a time, with integ
 from __future__ import annotations
 
 import threading
-from array import array
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from contextlib import AbstractContextManager
+from itertools import islice
 
 from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
-from qcow2c.format import codecs, layout
+from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.table_rules import L1_RULES, broken_rules, l2_rules
 from qcow2c.format.tables import (
@@ -23,32 +23,19 @@ from qcow2c.format.tables import (
     L2_OFFSET,
     Kind,
     Table,
-    compressed_extent,
     entries_alike,
     equal_subclusters,
     kind_of,
 )
-from qcow2c.layers.layer import Layer
+from qcow2c.layers.decompressed import DecompressedClusters
+from qcow2c.layers.layer import Layer, Run
+from qcow2c.layers.state import State, load_state
+from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.sources import Store
 from qcow2c.storage.zeros import fill_zeros
 
 L2_CACHE_BYTES = 64 << 20
 """Bound of the cached L2 tables of one reader: enough for 512 GiB of guest data with 64 KiB clusters."""
-
-_CLUSTER_CACHE_BYTES = 4 << 20
-"""Bound of the decompressed clusters that one reader keeps: small reads often hit the same one again."""
-
-
-class Run(NamedTuple):
-    """Guest bytes of one kind that lie together: `host_offset` belongs to the first byte.
-
-    It is the offset in the data store for the kinds with a host cluster, the L2 entry for COMPRESSED, else 0.
-    """
-
-    kind: Kind
-    guest_offset: int
-    length: int
-    host_offset: int
 
 
 SalvageLog = Callable[[Span, Exception], None]
@@ -58,100 +45,110 @@ SalvageLog = Callable[[Span, Exception], None]
 class Reader:
     """One state of one image. Reads never fail silently: they raise, or, with a salvage log, zero and tell."""
 
+    image_format = "qcow2"
+
     def __init__(
         self,
         store: Store,
-        header: Header,
-        l1_table: array[int],
+        state: State,
         *,
-        l1_offset: int,
-        l1_entries: int,
-        disk_size: int,
         data_store: Store | None = None,
         backing: Layer | None = None,
         metadata: Sequence[tuple[str, Span]] = (),
         salvage: SalvageLog | None = None,
+        turn: AbstractContextManager[object] = AT_ONCE,
     ) -> None:
-        """`l1_entries` are declared, of which `l1_table` has those that the file holds; `metadata` names the places
-        that no L2 table may overlap; `data_store` is the external data file.
+        """`data_store` is the external data file; no L2 table may overlap the places that `metadata` names.
+
+        `turn` is held for each read of guest data: the lock of a writer, or what raises once the state is gone.
         """
-        self.header = header
-        self.geometry = header.geometry
-        self.disk_size = disk_size
-        self.backing = backing
-        self.salvage = salvage
         self.store = store
         self.data_store = data_store or store
-        self.require_kept: Callable[[], None] = lambda: None  # Raises where the state can go away, and is gone.
-        self._l1 = l1_table
-        self._l1_entries = l1_entries
-        self._l1_offset = l1_offset
-        self.metadata = metadata
-        self._rules = l2_rules(self.geometry)
-        self.decompress = codecs.decompressor(header.compression_type)
-        self._l2_tables: dict[int, Table] = {}
-        self._words = self.geometry.l2_entry_words
-        self._cluster_bits = self.geometry.cluster_bits
-        self._l2_limit = max(2, L2_CACHE_BYTES >> self.geometry.cluster_bits)
-        self._clusters: dict[int, bytes | bytearray] = {}
-        self._clusters_limit = max(1, _CLUSTER_CACHE_BYTES >> self.geometry.cluster_bits)
+        self.backing = backing
+        self.salvage = salvage
+        self.l2_tables: dict[int, Table] = {}
+        """The loaded L2 tables by their L1 index; a writer changes them, and those that are dirty stay."""
+        self.turn = turn
         self._lock = threading.Lock()
-        self._cluster_mask = self.geometry.cluster_size - 1
-        self._l2_mask = self.geometry.l2_entries - 1
-        self._every_entry_counts = self.geometry.extended_l2 or self.geometry.external_data
-        # A plain cluster has nothing but a cluster-aligned offset and the copied bit.
-        self._special = ~(L2_OFFSET & ~self._cluster_mask | L2_COPIED)
+        self.show(state, metadata)
+
+    def show(self, state: State, metadata: Sequence[tuple[str, Span]] = ()) -> None:
+        """Read another state of the image from now on; whatever was cached is forgotten."""
+        self.header = state.header
+        self.geometry = geometry = state.header.geometry
+        self.disk_size = state.disk_size
+        self.metadata = metadata
+        self.l1_table = state.l1_table
+        """The L1 entries that the file holds."""
+        self.l1_offset = state.l1_offset
+        self.l1_entries = state.l1_entries
+        """How many L1 entries are declared."""
+        self.l2_tables.clear()
+        self.l2_tables_limit = max(2, L2_CACHE_BYTES >> geometry.cluster_bits)
+        self.decompressed = DecompressedClusters(self.store, state.header)
+        self._rules = l2_rules(geometry)
+        self._words = geometry.l2_entry_words
+        self._cluster_bits = geometry.cluster_bits
+        self._cluster_mask = geometry.cluster_size - 1
+        self._l2_mask = geometry.l2_entries - 1
+        self._every_entry_counts = geometry.extended_l2 or geometry.external_data
+        self.unusual_bits = ~(L2_OFFSET & ~self._cluster_mask | L2_COPIED)
+        """A plain data cluster has nothing but a cluster-aligned offset and the copied bit."""
         self.locate = self._locator()
 
-    @classmethod
-    def of_state(
-        cls, store: Store, header: Header, l1_offset: int, l1_entries: int, disk_size: int, **below: Any
-    ) -> Self:
-        """Return the reader of the state whose L1 table lies at `l1_offset`, as far as the file holds the table."""
-        data = store.pread(l1_entries * 8, l1_offset)
-        l1_table = layout.words(data)
-        return cls(store, header, l1_table, l1_offset=l1_offset, l1_entries=l1_entries, disk_size=disk_size, **below)
+    def ignore_overlaps(self) -> None:
+        """Believe that no L2 table overlaps other metadata: somebody has looked."""
+        self.metadata = ()
 
-    def state(self, l1_offset: int, l1_entries: int, disk_size: int) -> Reader:
+    def renew_header(self, header: Header) -> None:
+        """Take up a header in which nothing has changed that the tables depend on."""
+        self.header = header
+
+    def state(
+        self, l1_offset: int, l1_entries: int, disk_size: int, turn: AbstractContextManager[object] = AT_ONCE
+    ) -> Reader:
         """Return the reader of another state of the same image, over the same layers: a snapshot's."""
-        below = {
-            "data_store": self.data_store,
-            "backing": self.backing,
-            "metadata": self.metadata,
-            "salvage": self.salvage,
-        }
-        return Reader.of_state(self.store, self.header, l1_offset, l1_entries, disk_size, **below)
+        return Reader(
+            self.store,
+            load_state(self.store, self.header, l1_offset, l1_entries, disk_size),
+            data_store=self.data_store,
+            backing=self.backing,
+            metadata=self.metadata,
+            salvage=self.salvage,
+            turn=turn,
+        )
+
+    @property
+    def encrypted(self) -> bool:
+        return self.header.encrypted
 
     # --- mapping ---
 
-    @property
-    def l1_table(self) -> array[int]:
-        """The L1 entries that the file holds; not to be changed."""
-        return self._l1
-
-    @property
-    def l1_entries(self) -> int:
-        """How many L1 entries are declared."""
-        return self._l1_entries
+    def table_entries(self, start: int, end: int) -> int:
+        """Return how many L1 entries a guest range has, and entries of L2 tables, subclusters counted."""
+        geometry = self.geometry
+        words = self.l1_table[start >> geometry.l2_coverage_bits : geometry.l1_entries(end)]
+        return len(words) + (len(words) - words.count(0)) * geometry.l2_entries * geometry.subclusters
 
     def entry(self, guest_offset: int) -> int:
         """Return the L2 descriptor of a guest cluster, not judged; 0 where there is none. Raises CorruptMetadata."""
-        table = self._table(guest_offset)
+        table = self.table(guest_offset)
         return 0 if table is None else table.words[(guest_offset >> self._cluster_bits & self._l2_mask) * self._words]
 
     def _locator(self) -> Callable[[int, int], int]:
         """Return `locate(guest_offset, length)`: where bytes within one plain data cluster are in the data store.
 
-        It is the way of small reads, with everything at hand and no object made. It returns -1 where the answer is
-        not so simple: a table that is not loaded, an entry with any unusual bit, a range over the cluster's end.
+        It is the way of small reads, with everything at hand and no object made; it waits for no turn. It returns -1
+        where the answer is not so simple: a table that is not loaded, an entry with any unusual bit, a range over the
+        cluster's end.
         """
         geometry = self.geometry
         if geometry.extended_l2 or geometry.external_data or self.header.encrypted:
             return lambda _guest_offset, _length: -1
-        cached = self._l2_tables.get
+        cached = self.l2_tables.get
         cluster_bits, coverage_bits, l2_mask = geometry.cluster_bits, geometry.l2_coverage_bits, self._l2_mask
         cluster_size, cluster_mask = geometry.cluster_size, self._cluster_mask
-        special, plain_offset, disk_size = self._special, L2_OFFSET & ~self._cluster_mask, self.disk_size
+        special, plain_offset, disk_size = self.unusual_bits, L2_OFFSET & ~self._cluster_mask, self.disk_size
 
         def locate(guest_offset: int, length: int) -> int:
             table = cached(guest_offset >> coverage_bits)
@@ -182,7 +179,7 @@ class Reader:
         geometry = self.geometry
         coverage = 1 << geometry.l2_coverage_bits
         length = min(length, coverage - (guest_offset & (coverage - 1)))
-        table = self._table(guest_offset)
+        table = self.table(guest_offset)
         if table is None:
             return Run(Kind.UNALLOCATED, guest_offset, length, 0)
         index = guest_offset >> geometry.cluster_bits & self._l2_mask
@@ -199,7 +196,7 @@ class Reader:
             next_host = host_offset - inside + geometry.cluster_size
         if not self._every_entry_counts and found < length:
             most = -(-(length - found) >> geometry.cluster_bits)
-            more = entries_alike(table.words, index, most, geometry.cluster_size, self._special)
+            more = entries_alike(table.words, index, most, geometry.cluster_size, self.unusual_bits)
             index, found = index + more, found + (more << geometry.cluster_bits)
             next_host += more << geometry.cluster_bits if next_host else 0
         # Go on over whole clusters, as long as the last one ended with this kind.
@@ -223,19 +220,19 @@ class Reader:
         entry = table.words[index * self._words]
         geometry = self.geometry
         if not geometry.extended_l2:
-            if entry & self._special or geometry.external_data:
-                self._judge(table, index, entry, 0, guest_offset)
+            if entry & self.unusual_bits or geometry.external_data:
+                self.judge(table, index, entry, 0, guest_offset)
             elif entry & L2_OFFSET:
                 return Kind.DATA, 1
             return kind_of(entry, 0, 0, geometry), 1
         bitmap = table.words[index * 2 + 1]
-        self._judge(table, index, entry, bitmap, guest_offset)
+        self.judge(table, index, entry, bitmap, guest_offset)
         kind = kind_of(entry, bitmap, first, geometry)
         if kind is Kind.COMPRESSED:
             return kind, geometry.subclusters - first
         return kind, equal_subclusters(bitmap, first, kind)
 
-    def _judge(self, table: Table, index: int, entry: int, bitmap: int, guest_offset: int) -> None:
+    def judge(self, table: Table, index: int, entry: int, bitmap: int, guest_offset: int) -> None:
         """Raise the first rule that an entry breaks."""
         geometry = self.geometry
         where = Span(table.host_offset + index * geometry.l2_entry_words * 8, geometry.l2_entry_words * 8)
@@ -248,13 +245,13 @@ class Reader:
                 message = f"L2 entry {entry:#018x}: offset {host:#x} in the external data file is not the guest's"
                 raise CorruptMetadata(message, where=where, guest=guest, spec="Header")
 
-    def _table(self, guest_offset: int) -> Table | None:
+    def table(self, guest_offset: int) -> Table | None:
         """Return the L2 table of a guest offset, from the cache or the file; None where there is none."""
         l1_index = guest_offset >> self.geometry.l2_coverage_bits
-        table = self._l2_tables.get(l1_index)
+        table = self.l2_tables.get(l1_index)
         if table is not None:
             return table
-        if l1_index >= len(self._l1):
+        if l1_index >= len(self.l1_table):
             self._require_no_entry(l1_index)
             return None
         table = self._load_table(l1_index)
@@ -264,24 +261,27 @@ class Reader:
         return table
 
     def _keep(self, l1_index: int, table: Table) -> None:
-        """Cache a loaded table, in place of the oldest ones where there are too many."""
+        """Cache a loaded table, in place of the oldest ones where there are too many; what is not stored yet stays."""
         with self._lock:
-            while len(self._l2_tables) >= self._l2_limit:
-                del self._l2_tables[next(iter(self._l2_tables))]
-            self._l2_tables[l1_index] = table
+            excess = len(self.l2_tables) - self.l2_tables_limit + 1
+            if excess > 0:
+                clean = (index for index, known in self.l2_tables.items() if not known.dirty)
+                for index in list(islice(clean, excess)):
+                    del self.l2_tables[index]
+            self.l2_tables[l1_index] = table
 
     def _require_no_entry(self, l1_index: int) -> None:
-        if l1_index < self._l1_entries:
+        if l1_index < self.l1_entries:
             guest = Span(l1_index << self.geometry.l2_coverage_bits, 1 << self.geometry.l2_coverage_bits)
             message = f"L1 entry {l1_index} is past the end of the file at {self.store.size():#x}"
-            raise CorruptMetadata(message, where=Span(self._l1_offset + l1_index * 8, 8), guest=guest, spec="Header")
+            raise CorruptMetadata(message, where=Span(self.l1_offset + l1_index * 8, 8), guest=guest, spec="Header")
 
     def _load_table(self, l1_index: int) -> Table | None:
-        entry, geometry = self._l1[l1_index], self.geometry
+        entry, geometry = self.l1_table[l1_index], self.geometry
         if not entry:
             return None
         at = entry & L1_OFFSET
-        where = Span(self._l1_offset + l1_index * 8, 8)
+        where = Span(self.l1_offset + l1_index * 8, 8)
         guest = Span(l1_index << geometry.l2_coverage_bits, 1 << geometry.l2_coverage_bits)
         for rule in broken_rules(L1_RULES, entry, 0, geometry):
             raise CorruptMetadata(f"L1 entry {entry:#018x}: {rule.message}", where=where, guest=guest, spec=rule.spec)
@@ -305,15 +305,20 @@ class Reader:
 
         Raises MissingKey, CorruptMetadata, CorruptData, StoreError; with a salvage log zeros what cannot be read.
         """
-        inside = max(0, min(len(buffer), self.disk_size - guest_offset))
-        fill_zeros(buffer[inside:])
-        self.read_mapped(buffer[:inside], guest_offset)
+        with self.turn:
+            inside = max(0, min(len(buffer), self.disk_size - guest_offset))
+            fill_zeros(buffer[inside:])
+            self._read(buffer[:inside], guest_offset)
 
     def read_mapped(self, buffer: memoryview, guest_offset: int) -> None:
         """Fill `buffer` with whatever is mapped at `guest_offset`, beyond the end of the disk too: the VM state.
 
         Raises as `read_into`.
         """
+        with self.turn:
+            self._read(buffer, guest_offset)
+
+    def _read(self, buffer: memoryview, guest_offset: int) -> None:
         start = guest_offset
         end = guest_offset + len(buffer)
         if self.header.encrypted and buffer:
@@ -367,34 +372,15 @@ class Reader:
             self._lose(CorruptData(message, where=where, guest=guest, spec="Cluster mapping"))
 
     def _fetch_compressed(self, buffer: memoryview, run: Run) -> None:
-        entry = run.host_offset
-        cluster = self._clusters.get(entry)
-        if cluster is None:
-            cluster = self._decompressed(entry, run)
-            with self._lock:
-                while len(self._clusters) >= self._clusters_limit:
-                    del self._clusters[next(iter(self._clusters))]
-                if cluster:
-                    self._clusters[entry] = cluster
         inside = run.guest_offset & self._cluster_mask
-        buffer[:] = cluster[inside : inside + len(buffer)] if cluster else bytes(len(buffer))
-
-    def _decompressed(self, entry: int, run: Run) -> bytes | bytearray:
-        """Return a decompressed cluster, or nothing where it is lost and a salvage log was told so."""
-        extent = compressed_extent(entry, self.geometry)
-        where = Span(extent.host_offset, extent.length)
-        data = self.store.pread(extent.length, extent.host_offset)
         try:
-            if not data:
-                raise codecs.DecompressionError(f"it is past the end of the file at {self.store.size():#x}")
-            return self.decompress(data, self.geometry.cluster_size)
-        except codecs.DecompressionError as exc:
-            guest = Span(run.guest_offset & ~self._cluster_mask, self.geometry.cluster_size)
-            message = f"the compressed cluster cannot be read: {exc}"
-            self._lose(CorruptData(message, where=where, guest=guest, spec="Cluster mapping"), exc)
-            return b""
+            cluster = self.decompressed.read(run.host_offset, run.guest_offset - inside)
+            buffer[:] = cluster[inside : inside + len(buffer)]
+        except CorruptData as exc:
+            self._lose(exc)
+            fill_zeros(buffer)
 
-    def _lose(self, error: CorruptData, cause: Exception | None = None) -> None:
+    def _lose(self, error: CorruptData) -> None:
         if self.salvage is None or error.guest is None:
-            raise error from cause
+            raise error
         self.salvage(error.guest, error)

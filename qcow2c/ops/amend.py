@@ -26,7 +26,7 @@ from qcow2c.format.header_writer import HeaderChange, extensions_of, feature_nam
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import (
     AUTOCLEAR_FEATURES,
     COMPATIBLE_FEATURES,
@@ -88,21 +88,16 @@ def amend(
     unknown = options.keys() - Amendment.__dataclass_fields__.keys()
     if unknown:
         raise UsageError(f"Invalid parameter {sorted(unknown)[0]!r}")
-    with opened(source, image_format=image_format) as store:
+    with open_amendable(source, image_format=image_format) as store:
         amend_store(store, Amendment(**options), gate=gate, backing=backing, data_file=data)
 
 
 @contextmanager
-def opened(source: Source | Store, *, image_format: str | None = None) -> Iterator[Store]:
+def open_amendable(source: Source | Store, *, image_format: str | None = None) -> Iterator[Store]:
     """Open a file that is to be amended, so that nobody else uses it. Raises StoreError, ImageLocked, UsageError."""
-    store = open_store(source, writable=True)
-    try:
-        store.lock(Use.WRITABLE_IMAGE)
+    with opened(source, Use.WRITABLE_IMAGE) as store:
         require_amendable(image_format or detect_format(store))
         yield store
-    finally:
-        if store is not source:
-            store.close()
 
 
 def require_amendable(image_format: str) -> None:
@@ -137,16 +132,9 @@ def _problems(image: Successor, wish: Amendment) -> Iterator[str]:
         yield "data-file can only be set for images that use an external data file"
     if wish.data_file_raw and not header.data_file_raw:
         yield "data-file-raw cannot be set on existing images"
-    before = 1 << header.refcount_order
-    width = before if wish.refcount_bits is None else wish.refcount_bits
-    if width <= 0 or width & (width - 1) or width.bit_length() - 1 not in Limit.REFCOUNT_ORDER:
-        yield "Refcount width must be a power of two and may not exceed 64 bits"
     version = _version(header, wish)
-    if width not in (before, _V2_REFCOUNT_BITS) and version < Version.V3:
-        yield f"Refcount widths other than 16 bits require {_NEWER.format('or')}"
-    if width < before and (widest := widest_refcount(image, (1 << width) - 1)) is not None:
-        message = f"Cannot decrease refcount entry width to {width} bits: Cluster at offset"
-        yield f"{message} {widest[0]:#x} has a refcount of {widest[1]}"
+    width = 1 << header.refcount_order if wish.refcount_bits is None else wish.refcount_bits
+    yield from _problems_of_refcount_width(image, width, version)
     named = _stored(wish.backing_file), _stored(wish.backing_fmt)
     if named not in ((None, None), (header.backing_file, header.backing_format)):
         yield "Cannot amend the backing file\nYou can use 'qcow2c rebase' instead."
@@ -159,6 +147,18 @@ def _problems(image: Successor, wish: Amendment) -> Iterator[str]:
         yield "Can't resize a v2 image which has snapshots"
     if version < header.version:
         yield from _problems_of_version_2(image, width, size)
+
+
+def _problems_of_refcount_width(image: Successor, width: int, version: int) -> Iterator[str]:
+    """Yield what is wrong with a refcount width in bits, in an image that shall be of this version."""
+    before = 1 << image.header.refcount_order
+    if width <= 0 or width & (width - 1) or width.bit_length() - 1 not in Limit.REFCOUNT_ORDER:
+        yield "Refcount width must be a power of two and may not exceed 64 bits"
+    if width not in (before, _V2_REFCOUNT_BITS) and version < Version.V3:
+        yield f"Refcount widths other than 16 bits require {_NEWER.format('or')}"
+    if width < before and (widest := widest_refcount(image, (1 << width) - 1)) is not None:
+        message = f"Cannot decrease refcount entry width to {width} bits: Cluster at offset"
+        yield f"{message} {widest[0]:#x} has a refcount of {widest[1]}"
 
 
 def _problems_of_version_2(image: Successor, refcount_bits: int, disk_size: int) -> Iterator[str]:
@@ -204,8 +204,7 @@ def _amend(store: Store, wish: Amendment, opening: dict[str, Any]) -> None:
         _change_header(store, HeaderChange({"version": version}, extensions))
     if wish.refcount_bits not in (None, 1 << header.refcount_order):
         assert wish.refcount_bits is not None, "it was just looked at"
-        with changing(store, trust=True) as image:
-            image.set_refcount_order(wish.refcount_bits.bit_length() - 1)
+        with changing(store, trust=True, refcount_order=wish.refcount_bits.bit_length() - 1) as image:
             image.switch()
     _change_features(store, wish)
     if wish.size and wish.size != header.size:

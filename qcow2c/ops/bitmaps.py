@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 from qcow2c.bitmaps.edit import BitmapEdit
 from qcow2c.bitmaps.stored import Bitmaps
 from qcow2c.disk.opening import open_image
-from qcow2c.errors import UnsupportedFeature, UsageError
-from qcow2c.format.detection import detect_format
+from qcow2c.errors import UsageError
+from qcow2c.format.detection import Format, known_format
 from qcow2c.image import Image
-from qcow2c.storage.sources import Source, Store, open_store
-from qcow2c.writer.session import WrittenLayer
+from qcow2c.storage.sources import Source, Store, opened
 
 __all__ = ["add", "clear", "dirty_ranges", "disable", "enable", "merge", "remove"]
 
@@ -52,42 +51,42 @@ class SourceImage(NamedTuple):
 
 
 def add(
-    image: Source | Store, name: str, *, granularity: int | None = None, enabled: bool = True, **opened: Any
+    image: Source | Store, name: str, *, granularity: int | None = None, enabled: bool = True, **opening: Any
 ) -> None:
     """Add a bitmap, without a bit set; `granularity` bytes are one bit, by default a cluster, of 4 to 64 KiB.
 
-    `opened` are arguments of `change`. Raises UsageError, and as `qcow2c.open` with "r+".
+    `opening` are arguments of `change`. Raises UsageError, and as `qcow2c.open` with "r+".
     """
     actions = [Action(Verb.ADD)] if enabled else [Action(Verb.ADD), Action(Verb.DISABLE)]
-    change(image, name, actions, granularity=granularity, **opened)
+    change(image, name, actions, granularity=granularity, **opening)
 
 
-def remove(image: Source | Store, name: str, **opened: Any) -> None:
+def remove(image: Source | Store, name: str, **opening: Any) -> None:
     """Remove a bitmap: also one that is inconsistent. Raises as `add`."""
-    change(image, name, [Action(Verb.REMOVE)], **opened)
+    change(image, name, [Action(Verb.REMOVE)], **opening)
 
 
-def clear(image: Source | Store, name: str, **opened: Any) -> None:
+def clear(image: Source | Store, name: str, **opening: Any) -> None:
     """Clear all bits of a bitmap. Raises as `add`."""
-    change(image, name, [Action(Verb.CLEAR)], **opened)
+    change(image, name, [Action(Verb.CLEAR)], **opening)
 
 
-def enable(image: Source | Store, name: str, **opened: Any) -> None:
+def enable(image: Source | Store, name: str, **opening: Any) -> None:
     """Let a bitmap record every write from now on. Raises as `add`."""
-    change(image, name, [Action(Verb.ENABLE)], **opened)
+    change(image, name, [Action(Verb.ENABLE)], **opening)
 
 
-def disable(image: Source | Store, name: str, **opened: Any) -> None:
+def disable(image: Source | Store, name: str, **opening: Any) -> None:
     """Let a bitmap stay as it is, whatever is written. Raises as `add`."""
-    change(image, name, [Action(Verb.DISABLE)], **opened)
+    change(image, name, [Action(Verb.DISABLE)], **opening)
 
 
 def merge(
-    image: Source | Store, name: str, source_name: str, *, source: Source | Store | None = None, **opened: Any
+    image: Source | Store, name: str, source_name: str, *, source: Source | Store | None = None, **opening: Any
 ) -> None:
     """Set the bits of a bitmap that are set in another one, of the same image or of `source`. Raises as `add`."""
     other = None if source is None else SourceImage(source)
-    change(image, name, [Action(Verb.MERGE, source_name)], source=other, **opened)
+    change(image, name, [Action(Verb.MERGE, source_name)], source=other, **opening)
 
 
 def change(
@@ -99,26 +98,25 @@ def change(
     source: SourceImage | None = None,
     image_format: str | None = None,
     warn: Warn | None = None,
-    **opened: Any,
+    **opening: Any,
 ) -> None:
     """Do one thing after the other to a bitmap, all of them by one change of the header.
 
-    Where one cannot be done, those before it are, as with qemu-img. `opened` are arguments of `qcow2c.open`: `gate`,
+    Where one cannot be done, those before it are, as with qemu-img. `opening` are arguments of `qcow2c.open`: `gate`,
     `data_file`. Raises UsageError, and as `qcow2c.open` with "r+".
     """
     with ExitStack() as stack:
-        opened = {"backing": False, **opened}
-        target = stack.enter_context(_image(image, "r+", image_format, opened))
+        opening = {"backing": False, **opening}
+        target = stack.enter_context(_image(image, "r+", image_format, opening))
         others, size = None, 0
         if source is not None:
-            read = {key: value for key, value in opened.items() if key in ("backing", "gate")}
+            read = {key: value for key, value in opening.items() if key in ("backing", "gate")}
             other = stack.enter_context(_image(source.path, "r", source.image_format, read))
             others, size = (Bitmaps(), 0) if other is None else (other.bitmaps, other.size())
         if target is None:
             raise _failed(actions[0], name, _without_bitmaps(actions[0], name, image))
-        assert isinstance(target.layer, WrittenLayer), "it was opened to be written"
         problem = None
-        with target.layer.changing_bitmaps() as edit:
+        with target.engine.changing_bitmaps() as edit:
             if edit.stale and warn is not None:
                 warn(STALE)
             for action in actions:
@@ -165,29 +163,22 @@ def _without_bitmaps(action: Action, name: str, image: Source | Store) -> str:
 
 @contextmanager
 def _image(
-    source: Source | Store, mode: str, image_format: str | None, opened: dict[str, Any]
+    source: Source | Store, mode: str, image_format: str | None, opening: dict[str, Any]
 ) -> Iterator[Image | None]:
     """Open an image; a raw file gives None: it has no bitmaps. Raises as `qcow2c.open`, and UnsupportedFeature."""
-    store = open_store(source, writable="+" in mode)
-    try:
-        found = image_format or detect_format(store)
-        if found == "raw":
+    with opened(source, writable="+" in mode) as store:
+        if known_format(store, image_format, "Could not open {name!r}: Unknown driver {found!r}") is Format.RAW:
             yield None
-        elif found != "qcow2":
-            raise UnsupportedFeature(f"Could not open {store.name!r}: Unknown driver {found!r}")
         else:
-            with open_image(store, mode, **opened) as image:
+            with open_image(store, mode, **opening) as image:
                 yield image
-    finally:
-        if store is not source:
-            store.close()
 
 
-def dirty_ranges(image: Source | Store, name: str, **opened: Any) -> Iterator[tuple[int, int]]:
+def dirty_ranges(image: Source | Store, name: str, **opening: Any) -> Iterator[tuple[int, int]]:
     """Yield the dirty guest ranges of a bitmap in order, as (offset, length).
 
-    Adjacent ones come as one, and none lies behind the disk. `opened` are arguments of `qcow2c.open`. Raises
+    Adjacent ones come as one, and none lies behind the disk. `opening` are arguments of `qcow2c.open`. Raises
     UsageError where there is no such bitmap, or it is inconsistent, and as `qcow2c.open`.
     """
-    with open_image(image, **{"backing": False, **opened}) as found:
+    with open_image(image, **{"backing": False, **opening}) as found:
         yield from found.bitmaps.find(name).ranges()

@@ -7,14 +7,13 @@ counted by `references/full_check.py`.
 from __future__ import annotations
 
 from qcow2c.errors import LimitExceeded
-from qcow2c.format import rules
-from qcow2c.format.findings import Severity, raise_first
-from qcow2c.format.header import Header
+from qcow2c.format.findings import Severity
+from qcow2c.format.loaded_image import load_header
 from qcow2c.format.records import read_bitmaps, read_snapshots
 from qcow2c.references.check_result import CheckResult
 from qcow2c.references.small_check import proved_clean
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import SECTOR_SIZE, Limit
 
 _REFUSED = ("header.crypt_method", "extension.bitmaps")
@@ -28,18 +27,12 @@ def check(source: Source | Store, *, share: bool = False) -> CheckResult:
     Raises NotQcow2, UnsupportedFeature, CorruptMetadata, LimitExceeded where the header cannot be believed, StoreError,
     ImageLocked.
     """
-    store = open_store(source)
-    try:
-        store.lock(Use.of_reader(share=share))
+    with opened(source, Use.of_reader(share=share)) as store:
         return _check(store)
-    finally:
-        if store is not source:
-            store.close()
 
 
 def _check(store: Store) -> CheckResult:
-    header = Header.load(store)
-    raise_first(rules.header_findings(header), Severity.FATAL, _REFUSED)
+    header, _notices = load_header(store, Severity.FATAL, _REFUSED)
     result = CheckResult(filename=store.name)
     snapshots, bitmaps = read_snapshots(store, header), read_bitmaps(store, header)
     if snapshots.broken is not None:

@@ -12,25 +12,25 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, pairwise
 from typing import Any, Literal, NamedTuple
 
 from qcow2c.copy.base_targets import BaseTarget, open_base
 from qcow2c.copy.buffers import Buffers
-from qcow2c.copy.plan import PlannedDisk, Slab
+from qcow2c.copy.plan import PlannedDisk, Scope, Slab
 from qcow2c.copy.transfer import DiskCopy, Progress
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import PRESENT, Columns, DiskMap
 from qcow2c.disk.opening import open_image
-from qcow2c.errors import ChainError, CorruptMetadata, MissingKey, UnsupportedFeature, UsageError
-from qcow2c.format.detection import detect_format
-from qcow2c.format.header import field_span
+from qcow2c.errors import ChainError, MissingKey, UsageError
+from qcow2c.format.detection import Format, detect_format, known_format
+from qcow2c.format.loaded_image import require_not_corrupt
 from qcow2c.image import Image
-from qcow2c.layers.layer import Layer, RawLayer
-from qcow2c.layers.reader import Reader
+from qcow2c.layers.chain import layers_of
+from qcow2c.layers.layer import Layer
 from qcow2c.storage.gate import Gate, full_name
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Memory, Store, open_store
+from qcow2c.storage.sources import Memory, Store, opened
 from qcow2c.structs import SECTOR_SIZE
 
 FileName = str | os.PathLike[str]
@@ -132,40 +132,27 @@ def open_chain(
 
     `name` is what errors call the image.
     """
-    top = open_store(path, writable=True)
-    try:
-        top.lock(Use.WRITABLE_IMAGE)
-        found = image_format or detect_format(top)
-        if found not in ("qcow2", "raw"):
-            raise UnsupportedFeature(f"image {top.name!r} has format {found!r}, not qcow2 or raw")
+    with opened(path, Use.WRITABLE_IMAGE) as top:
+        found = known_format(top, image_format)
         links: tuple[Link, ...] = ()
         own = None
-        if found == "qcow2":
+        if found is Format.QCOW2:
             with open_image(top, backing=backing, data_file=data_file, gate=gate, share=True) as image:
-                _require_sound(image)
+                require_not_corrupt(image.header)
                 links = tuple(_links(image.layer, named=backing is None))
                 if image.header.external_data and not image.header.data_file_raw and not len(image.snapshots):
                     own = image.layer.data_store.path
         yield Chain(name or top.name, top, links, gate, data_file, own)
-    finally:
-        top.close()
 
 
 def _links(layer: Layer, *, named: bool) -> Iterator[Link]:
     """Yield the layers below; not `named`: the caller has given the first of them."""
-    while isinstance(layer, Reader) and isinstance(below := layer.backing, Reader | RawLayer):
-        stored = os.fsdecode(layer.header.backing_file or b"") if named else None
-        image_format = "raw" if isinstance(below, RawLayer) else "qcow2"
+    for above, below in pairwise(layers_of(layer)):
+        assert above.header is not None, "only qcow2 images lie on others"
+        stored = os.fsdecode(above.header.backing_file or b"") if named else None
         path = below.store.path or below.store.name
-        yield Link(path, image_format, layer.store.name, stored, not layer.header.backing_format)
-        layer, named = below, True
-
-
-def _require_sound(image: Image) -> None:
-    """Raise CorruptMetadata for an image that must not be written, as QEMU, even where it is only read."""
-    if image.header.corrupt:
-        message = "the image is marked corrupt, so that it must not be written: run check -r first"
-        raise CorruptMetadata(message, where=field_span("incompatible_features"), spec="Header")
+        yield Link(path, below.image_format, above.store.name, stored, not above.header.backing_format)
+        named = True
 
 
 def _names(wanted: str, link: Link) -> bool:
@@ -224,17 +211,14 @@ def commit_chain(
 
 def copy(planned: PlannedDisk, target: BaseTarget, *, progress: Progress | None, rate_limit: int | None) -> None:
     """Copy what a disk and the layers that are open below it decide into a layer, which is durable then."""
-    _LayerCopy(planned, rate_limit, progress=progress).run(target)
+    _LayerCopy(planned, rate_limit, progress=progress).run(target, Scope(with_zeros=True))
 
 
 def _own_data_file(chain: Chain, stack: ExitStack) -> Store | None:
     """Open the data file of the top image for writing, where nothing but its active disk uses it."""
     if chain.own_data_file is None:
         return None
-    store = open_store(chain.own_data_file, writable=True)
-    stack.callback(store.close)
-    store.lock(Use.WRITABLE_DATA_FILE)
-    return store
+    return stack.enter_context(opened(chain.own_data_file, Use.WRITABLE_DATA_FILE))
 
 
 def _disk(chain: Chain, depth: int, data_store: Store | None, stack: ExitStack) -> Disk:
@@ -249,9 +233,7 @@ def _disk(chain: Chain, depth: int, data_store: Store | None, stack: ExitStack) 
     data_file = data_store or chain.data_file
     image = stack.enter_context(open_image(chain.top, backing=below, data_file=data_file, gate=chain.gate))
     _require_readable(image)
-    disk = Disk(image.layer, image.name, image)
-    disk.map = _DecidedMap(image.layer, depth)
-    return disk
+    return Disk(image.layer, image.name, image, _DecidedMap(image.layer, depth))
 
 
 def _require_readable(image: Image) -> None:
@@ -291,23 +273,21 @@ class _DecidedMap(DiskMap):
 
 
 class _LayerCopy(DiskCopy):
-    """Copies data and zeros, no faster than so many bytes of data a second."""
-
-    with_zeros = True
+    """Copies a disk no faster than so many bytes of data a second."""
 
     def __init__(self, planned: PlannedDisk, rate_limit: int | None, **how: Any) -> None:
         super().__init__([planned], **how)
         self._rate_limit = rate_limit
 
-    def slabs(self, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+    def slabs(self, scope: Scope, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
         started, copied = time.monotonic(), 0
-        for slab in super().slabs(buffers):
+        for slab in super().slabs(scope, buffers):
             yield slab
             if self._rate_limit:
                 copied += sum(piece.length for piece in slab[0].pieces)
                 buffers.wait(started + copied / self._rate_limit - time.monotonic())
 
-    def read(self, slab: Slab, buffer: memoryview) -> None:
+    def read(self, slab: Slab, _scope: Scope, buffer: memoryview) -> None:
         """Fill what is copied and nothing between: where data is scattered, slabs are mostly that."""
         for piece in slab.pieces:
             assert piece.source is not None, "all is of disks"

@@ -14,16 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qcow2c.builder.compaction import Compaction, Progress
-from qcow2c.errors import StoreError, UnsupportedFeature, UsageError
-from qcow2c.format import codecs, rules
-from qcow2c.format.findings import Severity, raise_first
-from qcow2c.format.header import Header
-from qcow2c.format.records import read_snapshots
+from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.format import codecs
+from qcow2c.format.loaded_image import load_image
 from qcow2c.references.admission import admit
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, replacement
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer
 from qcow2c.structs import CryptMethod
 
@@ -66,17 +64,12 @@ def compact(
     """
     if isinstance(target, str | os.PathLike) and os.path.lexists(target):
         raise UsageError(f"{os.fsdecode(target)!r} exists already: a compact copy is a new file")
-    store = open_store(source)
-    try:
-        store.lock(Use.IMAGE)
-        made = _compaction(store, compress, compression_level, progress)
+    with opened(source, Use.IMAGE) as store:
+        made = _compaction(store, compression_level, progress, compress=compress)
         if target is None:
             return _report(store, made, made.write(_Nowhere()))
         with complete_file(target, Use.WRITABLE_IMAGE) as file:
             return _report(store, made, made.write(file))
-    finally:
-        if store is not source:
-            store.close()
 
 
 def compact_in_place(
@@ -93,7 +86,7 @@ def compact_in_place(
     Raises as `compact`, and UsageError where the file has several names.
     """
     with _exclusively(path) as store:
-        made = _compaction(store, compress, compression_level, progress)
+        made = _compaction(store, compression_level, progress, compress=compress)
         with replacement(store, Use.WRITABLE_IMAGE) as file:
             return _report(store, made, made.write(file))
 
@@ -103,27 +96,17 @@ def _exclusively(path: str | os.PathLike[str]) -> Iterator[LocalFile]:
     """Open a file that nobody else may use, by its path without links; errors call it by the name that was given."""
     if not isinstance(path, str | os.PathLike):
         raise UsageError(f"only a file with a name can be replaced, not {type(path).__name__}")
-    place, name = os.fsdecode(os.path.realpath(path)), os.fsdecode(path)
+    store = LocalFile(os.path.realpath(path), writable=True, name=os.fsdecode(path))
     try:
-        store = LocalFile(place, writable=True)
-    except StoreError as exc:
-        exc.message = exc.message.replace(repr(place), repr(name), 1)
-        raise
-    try:
-        store.name = name
         store.lock(Use.WRITABLE_IMAGE)
         yield store
     finally:
         store.close()
 
 
-def _compaction(store: Store, compress: bool, level: int | None, progress: Progress | None) -> Compaction:
+def _compaction(store: Store, level: int | None, progress: Progress | None, *, compress: bool) -> Compaction:
     """Return the copy of an image that is sound and that can be copied. Raises as `compact`."""
-    header = Header.load(store)
-    raise_first(rules.header_findings(header), Severity.ERROR)
-    snapshots = read_snapshots(store, header)
-    if snapshots.broken is not None:
-        raise_first([snapshots.broken], Severity.ERROR)
+    header, snapshots, _notices = load_image(store)
     if header.crypt_method == CryptMethod.LUKS:
         message = "the image is encrypted with LUKS, which binds data to its place in the file: it cannot be moved"
         raise UnsupportedFeature(message, spec="Data encryption")
@@ -162,7 +145,7 @@ class _Nowhere(Store):
     def size(self) -> int:
         return 0
 
-    def pread(self, length: int, offset: int) -> bytes:
+    def pread(self, length: int, offset: int) -> bytes:  # noqa: ARG002 - there is nothing, wherever one looks
         return b""
 
     def pwrite(self, data: Buffer, offset: int) -> None:

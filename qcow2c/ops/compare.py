@@ -16,8 +16,8 @@ from qcow2c.disk.block_status import Segment, segments, slice_bytes
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.disk.map_layers import ZERO, mapped_layers
 from qcow2c.disk.pair import BY_LAYER, Piece, Side, pairs
-from qcow2c.errors import MissingKey, Qcow2Error
-from qcow2c.layers.reader import Reader
+from qcow2c.errors import MissingKey, Qcow2Error, doing
+from qcow2c.layers.chain import layers_of
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
 from qcow2c.structs import SECTOR_SIZE
@@ -82,29 +82,24 @@ def compare_disks(first: Disk, second: Disk, *, strict: bool = False, progress: 
     for disk in first, second:
         _require_no_key(disk)
     common, total = sorted((first.size, second.size))
-    sizes = first.size, second.size
+    sizes = {"first_size": first.size, "second_size": second.size}
     if strict and common != total:
-        return Comparison(False, None, Why.SIZE, *sizes)
+        return Comparison(identical=False, offset=None, why=Why.SIZE, **sizes)
     tell = progress or (lambda _done, _total: None)
     # QEMU, too, comes to the common end before it looks further.
     for start, end in ((0, common), (common, total)) if common != total else ((0, common),):
         found = _Part(first, second, start, end, strict=strict).first_difference(lambda done: tell(done, total))
         if found is not None:
-            return Comparison(False, *found, *sizes)
+            offset, why = found
+            return Comparison(identical=False, offset=offset, why=why, **sizes)
         tell(end, total)
-    return Comparison(True, None, None, *sizes)
+    return Comparison(identical=True, offset=None, why=None, **sizes)
 
 
 def _require_no_key(disk: Disk) -> None:
-    layer = disk.layer
-    while isinstance(layer, Reader):
-        if layer.header.encrypted:
-            error = MissingKey(f"Could not open {disk.name!r}: it is encrypted, and no key was given")
-            error.exit_code = CANNOT_OPEN
-            raise error
-        if layer.backing is None:
-            return
-        layer = layer.backing
+    if any(layer.encrypted for layer in layers_of(disk.layer)):
+        with doing(f"Could not open {disk.name!r}", exit_code=CANNOT_OPEN):
+            raise MissingKey("it is encrypted, and no key was given")
 
 
 # --- reading and comparing ------------------------------------------------------------------------------------------
@@ -115,22 +110,12 @@ def _runs(disk: Disk, start: int, end: int, *, strict: bool) -> Iterator[Segment
     if start >= disk.size:
         yield start, end - start, 0, ZERO, 0
         return
-    try:
+    with doing(f"Sector allocation test failed for {disk.name}", exit_code=CANNOT_MAP):
         if strict:
             yield from segments(mapped_layers(disk.layer), start, end)
         else:
             for columns in disk.map.columns(start, end - start):
                 yield from zip(*columns, strict=True)
-    except Qcow2Error as exc:
-        _failed(exc, f"Sector allocation test failed for {disk.name}", CANNOT_MAP)
-        raise
-
-
-def _failed(error: Qcow2Error, doing: str, exit_code: int) -> Qcow2Error:
-    """Return an error with what failed, and its exit status."""
-    error.message = f"{doing}: {error.message}"
-    error.exit_code = exit_code
-    return error
 
 
 _Found = tuple[int, Why]
@@ -151,11 +136,11 @@ class _Buffers:
         self.first, self.second = bytearray(SLAB_BYTES + _SKIP), bytearray(SLAB_BYTES + _SKIP)
         self.views = tuple(memoryview(buffer)[_SKIP:] for buffer in (self.first, self.second))
 
-    def equal(self, begin: int, end: int, first: bool, second: bool) -> bool:
+    def equal(self, begin: int, end: int, holds: tuple[bool, bool]) -> bool:
         """Tell whether a range of both is equal, or all zeros where only one of them holds data."""
         # Unlike views, which are compared element by element, this compares memory, and copies nothing.
-        buffer = self.first if first else self.second
-        other = self.views[1][begin:end] if first and second else _ZEROS[: end - begin]
+        buffer = self.first if holds[0] else self.second
+        other = self.views[1][begin:end] if all(holds) else _ZEROS[: end - begin]
         return buffer.startswith(other, begin + _SKIP)
 
 
@@ -279,25 +264,25 @@ class _Part:
         before = (False, False)
         for piece in slab:
             if piece.holds != before:
-                if not buffers.equal(begin, end, *before):
+                if not buffers.equal(begin, end, before):
                     return self._located(slab, buffers)
                 begin = end
                 before = piece.holds
             end += piece.length
-        return None if buffers.equal(begin, end, *before) else self._located(slab, buffers)
+        return None if buffers.equal(begin, end, before) else self._located(slab, buffers)
 
     def _located(self, slab: list[Piece], buffers: _Buffers) -> _Found:
         """Return the place of the first sector that differs."""
         position = 0
         for piece in slab:
-            if not buffers.equal(position, position + piece.length, *piece.holds):
+            if not buffers.equal(position, position + piece.length, piece.holds):
                 break
             position += piece.length
         # It is in `low` sectors or the ones behind, up to `high`.
         low, high = 0, -(-piece.length // SECTOR_SIZE)
         while high - low > 1:
             middle = (low + high) // 2
-            if buffers.equal(position + low * SECTOR_SIZE, position + middle * SECTOR_SIZE, *piece.holds):
+            if buffers.equal(position + low * SECTOR_SIZE, position + middle * SECTOR_SIZE, piece.holds):
                 low = middle
             else:
                 high = middle
@@ -310,10 +295,11 @@ class _Part:
         for at, length in self._steps(low, high):
             for side, view in zip(self._sides, buffers.views, strict=True):
                 try:
-                    side.disk.read_into(view[:length], at)
+                    with doing(f"Error while reading offset {at} of {side.disk.name}", exit_code=CANNOT_READ):
+                        side.disk.read_into(view[:length], at)
                 except Qcow2Error as exc:
-                    return _failed(exc, f"Error while reading offset {at} of {side.disk.name}", CANNOT_READ)
-            if not buffers.equal(0, length, True, True):
+                    return exc
+            if not buffers.equal(0, length, (True, True)):
                 return self._located([Piece(at, length, ((BY_LAYER, at), (BY_LAYER, at)))], buffers)
         return None
 
@@ -321,8 +307,8 @@ class _Part:
         """Yield the ranges that QEMU reads at once, of those that end behind `low` and begin before `high`."""
         starts = [self._start]
         for side in self._sides:
-            if isinstance(side.disk.layer, Reader):  # At the edges of its tables QEMU begins anew.
-                starts.append(low - low % slice_bytes(side.disk.layer))
+            if unit := slice_bytes(side.disk.layer):  # At the edges of its tables QEMU begins anew.
+                starts.append(low - low % unit)
         for start, end, one, other in self._pairs(max(starts), strict=True):
             if start >= high:
                 return

@@ -22,7 +22,7 @@ from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.format.detection import detect_format
 from qcow2c.storage.gate import Gate
-from qcow2c.storage.sources import Memory, Source, Store, open_store
+from qcow2c.storage.sources import Memory, Source, Store, opened
 from qcow2c.structs import FORMAT_PROBE_BYTES, SECTOR_SIZE, Version
 
 MAX_SPARSE_SIZE = 16 << 20
@@ -160,6 +160,11 @@ def judge(sources: int, output_format: str, how: How, create: dict[str, Any]) ->
     for name in create:
         if name not in CreateOptions.__dataclass_fields__ or name == "size":
             raise UsageError(f"Invalid parameter {name!r}")
+    _judge_backing(sources, output_format, how, create)
+
+
+def _judge_backing(sources: int, output_format: str, how: How, create: dict[str, Any]) -> None:
+    """Raise UsageError for a backing file that the target cannot have."""
     has_backing = create.get("backing_file") is not None
     for option, shown in (("backing_file", "Backing file"), ("backing_fmt", "Backing file format")):
         if output_format == "raw" and create.get(option) is not None:
@@ -184,9 +189,5 @@ def require_sparse_size(size: int) -> None:
 
 def format_of(target: Any) -> str:
     """Return the format of a file that is there, by its first bytes. Raises StoreError."""
-    store = open_store(target)
-    try:
+    with opened(target) as store:
         return detect_format(store)
-    finally:
-        if store is not target:
-            store.close()

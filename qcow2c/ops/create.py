@@ -12,7 +12,7 @@ from qcow2c.errors import NotQcow2, UsageError
 from qcow2c.format.detection import detect_format
 from qcow2c.storage.gate import GateRequest, any_file
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import open_store
+from qcow2c.storage.sources import opened
 from qcow2c.structs import SECTOR_SIZE
 
 __all__ = ["backing_size", "create", "join_backing"]
@@ -56,8 +56,7 @@ def backing_size(image: str | None, backing_file: str, backing_format: str | Non
     full = join_backing(image, backing_file)
     if image is not None and os.path.realpath(full) == os.path.realpath(image):
         raise UsageError("Error: Trying to create an image with the same filename as the backing file")
-    store = open_store(full)
-    try:
+    with opened(full) as store:
         detected = detect_format(store)
         if backing_format is None:
             raise UsageError(f"Backing file specified without backing format (detected format of {detected})")
@@ -70,8 +69,6 @@ def backing_size(image: str | None, backing_file: str, backing_format: str | Non
             raise NotQcow2(f"Image is not in qcow2 format: backing file {full!r}")
         with open_image(full, gate="any") as image_below:
             return image_below.size()
-    finally:
-        store.close()
 
 
 def join_backing(image: str | None, backing_file: str) -> str:

@@ -14,7 +14,7 @@ from qcow2c.copy.plan import PlannedDisk
 from qcow2c.copy.targets import NewImageTarget, RawTarget, Target
 from qcow2c.copy.transfer import DiskCopy
 from qcow2c.disk.disk import Disk, open_disk
-from qcow2c.errors import StoreError, UsageError
+from qcow2c.errors import UsageError, doing
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, new_file
@@ -74,13 +74,10 @@ def copy_part(disk: Disk, target: Any, part: Part, output_format: str) -> None:
     copy = DiskCopy([source])
     is_raw = output_format == "raw"
     with ExitStack() as stack:
-        try:
+        with doing("error while creating output image"):
             source.require_other(target)
             place = complete_file(target, Use.WRITABLE_DATA_FILE) if is_raw else new_file(target, Use.WRITABLE_IMAGE)
             store = stack.enter_context(place)
-        except StoreError as exc:
-            exc.message = f"error while creating output image: {exc.message}"
-            raise
         taker: Target = RawTarget(store, unit=_SPARSE_SIZE)
         if not is_raw:
             taker = NewImageTarget(ImageBuilder(store, CreateOptions(copy.size)))

@@ -64,7 +64,7 @@ def open_states(
     share: bool = False,
 ) -> Iterator[tuple[Disk, Disk]]:
     """Open two states; see `diff`. A snapshot is read on a disk of the size that the image has now."""
-    require_two(second is not None, from_snapshot, to_snapshot)
+    require_two(from_snapshot, to_snapshot, has_second=second is not None)
     later, later_format = (first, from_format) if second is None else (second, to_format)
     with (
         open_disk(first, image_format=from_format, gate=gate, share=share, snapshot=from_snapshot) as before,
@@ -74,7 +74,7 @@ def open_states(
 
 
 def require_two(
-    has_second: bool, from_snapshot: str | SnapshotKey | None, to_snapshot: str | SnapshotKey | None
+    from_snapshot: str | SnapshotKey | None, to_snapshot: str | SnapshotKey | None, *, has_second: bool
 ) -> None:
     """Raise UsageError where one state is given twice."""
     if not has_second and from_snapshot == to_snapshot:

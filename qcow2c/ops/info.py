@@ -9,13 +9,13 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.errors import ChainError, UnsupportedFeature
-from qcow2c.format import rules
-from qcow2c.format.detection import detect_format
-from qcow2c.format.findings import Severity, raise_first
+from qcow2c.errors import ChainError
+from qcow2c.format.detection import Format, known_format
+from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
+from qcow2c.format.loaded_image import load_bitmap_records, load_header, load_snapshots
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
 
 if TYPE_CHECKING:
@@ -100,14 +100,10 @@ def info(
     Raises NotQcow2, UnsupportedFeature, CorruptMetadata, StoreError, ImageLocked; with `backing_chain` GateRefused,
     ChainError.
     """
-    store = open_store(source)
-    try:
-        use = Use.of_reader(share=share)
+    use = Use.of_reader(share=share)
+    with opened(source) as store:
         top, header = _describe(store, store.name, image_format, use)
         return [top, *_below(store, top, header, gate, use)] if backing_chain else top
-    finally:
-        if store is not source:
-            store.close()
 
 
 def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, use: Use) -> Iterator[Facts]:
@@ -119,8 +115,7 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, 
     seen, path = {store.identity()}, store.path
     while header is not None and "backing-filename" in facts:
         request = GateRequest("backing file", os.fsdecode(_c_string(header.backing_file)), Path(path) if path else None)
-        below = open_store(gate_for(gate)(request))
-        try:
+        with opened(gate_for(gate)(request)) as below:
             if below.identity() in seen:
                 raise ChainError(f"Backing file {below.name!r} creates an infinite loop")
             if len(seen) > Limit.BACKING_CHAIN_DEPTH:
@@ -129,23 +124,18 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, 
             seen.add(below.identity())
             name, path = facts["full-backing-filename"], below.path
             facts, header = _describe(below, name, facts.get("backing-filename-format"), use)
-        finally:
-            below.close()
         yield facts
 
 
 def _describe(store: Store, name: str, image_format: str | None, use: Use) -> tuple[Facts, Header | None]:
     """Return the facts of one image, and its header if it is qcow2; `use` is its lock, which a raw one does without."""
-    if image_format is None:
-        image_format = "qcow2" if store.pread(len(MAGIC), 0) == MAGIC else detect_format(store)
-    if image_format == "raw":
+    if image_format is None and store.pread(len(MAGIC), 0) == MAGIC:
+        image_format = Format.QCOW2  # Of any version, even where that is another format: the header says so.
+    if known_format(store, image_format) is Format.RAW:
         store.lock(Use.SHARED)
         return _raw_facts(store, name), None
-    if image_format != "qcow2":
-        raise UnsupportedFeature(f"image {store.name!r} has format {image_format!r}, not qcow2 or raw")
     store.lock(use)
-    header = Header.load(store)
-    raise_first(rules.header_findings(header), Severity.FATAL, _REFUSED)
+    header, _notices = load_header(store, Severity.FATAL, _REFUSED)
     return _qcow2_facts(store, name, header), header
 
 
@@ -244,12 +234,7 @@ def _encryption(store: Store, header: Header) -> Facts | None:
 def _snapshots(store: Store, header: Header) -> list[Facts]:
     if not header.nb_snapshots:
         return []
-    from qcow2c.format.records import read_snapshots
-
-    table = read_snapshots(store, header)
-    if table.broken is not None:
-        raise table.broken.exception()
-    return [_snapshot(record) for record in table.records]
+    return [_snapshot(record) for record in load_snapshots(store, header).records]
 
 
 def _snapshot(record: SnapshotRecord) -> Facts:
@@ -272,14 +257,8 @@ def _bitmaps(store: Store, header: Header) -> list[Facts]:
     """Return the bitmaps. Raises CorruptMetadata where one breaks a rule, as there is no answer then."""
     if header.bitmaps is None or not header.bitmaps_consistent:
         return []
-    from qcow2c.format.records import read_bitmaps
-
-    directory = read_bitmaps(store, header)
-    if directory.broken is not None:
-        raise directory.broken.exception()
     found = []
-    for record in directory.records:
-        raise_first(rules.bitmap_findings(header, record), Severity.WARNING)
+    for record in load_bitmap_records(store, header):
         flags = [name for name, is_set in (("in-use", record.in_use), ("auto", record.auto)) if is_set]
         facts = {"flags": flags, "name": _text(record.name), "granularity": 1 << record.granularity_bits}
         found.append(_ordered(facts, BITMAP_KEYS))

@@ -14,11 +14,11 @@ from qcow2c.builder.options import PREALLOCATIONS, CreateOptions
 from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.disk.map import DATA, OFFSET, ZERO, Columns
 from qcow2c.errors import UsageError
-from qcow2c.format import rules
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import aligned
-from qcow2c.format.records import read_bitmaps
+from qcow2c.format.loaded_image import load_bitmap_records
+from qcow2c.format.refcounts import refcount_room
 from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
@@ -158,20 +158,9 @@ def _measured(geometry: Geometry, clusters: int, data_clusters: int, bitmaps: in
     """Return the sizes for a disk of so many clusters, some of which hold data."""
     l2_tables = -(-clusters >> geometry.l2_bits)
     metadata = 1 + l2_tables + -(-l2_tables // geometry.words_per_cluster)
-    metadata += _refcount_clusters(geometry, metadata + clusters)
+    metadata += refcount_room(geometry, metadata + clusters).clusters
     size = geometry.cluster_size
     return Measurement((metadata + data_clusters) * size, (metadata + clusters) * size, bitmaps)
-
-
-def _refcount_clusters(geometry: Geometry, clusters: int) -> int:
-    """Return how many clusters the refcounts of so many others take, and of their own blocks and table."""
-    found = 0
-    while True:
-        blocks = -(-(clusters + found) >> geometry.refcount_block_bits)
-        needed = blocks + -(-blocks // geometry.words_per_cluster)
-        if needed == found:
-            return found
-        found = needed
 
 
 def _bitmaps_size(image: Image, disk_size: int, geometry: Geometry) -> int:
@@ -180,12 +169,8 @@ def _bitmaps_size(image: Image, disk_size: int, geometry: Geometry) -> int:
     Raises CorruptMetadata where a bitmap breaks a rule: QEMU does not open such an image.
     """
     raise_first(image.notices, Severity.ERROR, also=("extension.bitmaps",))
-    directory = read_bitmaps(image.layer.store, image.header)
-    if directory.broken is not None:
-        raise directory.broken.exception()
     clusters = directory_size = 0
-    for record in directory.records:
-        raise_first(rules.bitmap_findings(image.header, record), Severity.WARNING)
+    for record in load_bitmap_records(image.layer.store, image.header):
         bits = -(-disk_size >> record.granularity_bits)
         data = geometry.clusters(-(-bits // 8))
         clusters += data + -(-data // geometry.words_per_cluster)

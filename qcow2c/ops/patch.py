@@ -11,11 +11,11 @@ from typing import Any
 
 from qcow2c.copy.diff_stream import DiffReader
 from qcow2c.disk.opening import open_image
-from qcow2c.errors import StoreError, UnsupportedFeature, UsageError
-from qcow2c.format.detection import detect_format
+from qcow2c.errors import StoreError, UsageError
+from qcow2c.format.detection import Format, known_format
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import reason
 from qcow2c.structs import SECTOR_SIZE
 
@@ -69,7 +69,8 @@ def _whole(stream: Any) -> Iterator[DiffReader]:
                 shutil.copyfileobj(stream, kept)
                 kept.seek(0)
             except OSError as exc:
-                raise StoreError(f"Could not keep the stream in a temporary file: {reason(exc)}") from exc
+                message = f"Could not keep the stream in a temporary file: {reason(exc)}"
+                raise StoreError(message, errno=exc.errno) from exc
             file = kept
         for _ in DiffReader(file).records():
             pass
@@ -86,16 +87,14 @@ def _opened(
     target: Source | Store, image_format: str | None, stream: DiffReader, gate: str | Gate
 ) -> Iterator[_Writers]:
     """Open an image to be written, of the right size; what was written is durable afterwards."""
-    store = open_store(target, writable=True)
-    try:
-        found = image_format or detect_format(store)
-        if found == "qcow2":
+    with opened(target, writable=True) as store:
+        if known_format(store, image_format) is Format.QCOW2:
             with open_image(store, "r+", gate=gate) as image:
                 if image.size() // SECTOR_SIZE * SECTOR_SIZE != stream.after_size:
                     sizes = f"{image.size()} bytes, the later state {stream.after_size}"
                     raise UsageError(f"the image has {sizes}: resize it first")
                 yield image.pwrite, lambda start, length: image.write_zeroes(start, length, unmap=True)
-        elif found == "raw":
+        else:
             store.lock(Use.WRITABLE_DATA_FILE)
             if -(-store.size() // SECTOR_SIZE) * SECTOR_SIZE not in (stream.before_size, stream.after_size):
                 sizes = f"{stream.before_size} or {stream.after_size}"
@@ -103,8 +102,3 @@ def _opened(
             store.truncate(stream.after_size)
             yield store.pwrite, store.write_zeroes
             store.flush()
-        else:
-            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
-    finally:
-        if store is not target:
-            store.close()

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qcow2c.errors import ChainError, CorruptMetadata, Qcow2Error, UnsupportedFeature, UsageError
-from qcow2c.format import layout, rules
-from qcow2c.format.detection import detect_format
-from qcow2c.format.findings import Severity, raise_first
-from qcow2c.format.header import Header, field_span
+from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError, doing
+from qcow2c.format import layout
+from qcow2c.format.detection import Format, known_format
+from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, changed_header, with_extension
+from qcow2c.format.loaded_image import load_header, require_not_corrupt
 from qcow2c.layers.layer import RawLayer
 from qcow2c.storage.gate import Gate, GateRequest, any_file
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
-from qcow2c.storage.sources import Memory, Source, Store, open_store
+from qcow2c.storage.sources import Memory, Source, Store, opened
 from qcow2c.structs import AUTOCLEAR_FEATURES, ExtensionType, Limit, Version
 from qcow2c.writer.header_update import change_header
 
@@ -62,7 +62,7 @@ class Overlay:
     def backing_format(self) -> str | None:
         """The format as which the old backing file was opened, None where it was not."""
         below = None if self.image is None else self.image.backing
-        return None if below is None else "raw" if isinstance(below, RawLayer) else "qcow2"
+        return None if below is None else below.image_format
 
 
 def rebase(
@@ -113,30 +113,20 @@ def open_overlay(
 
     Raises as `open_image` with "r+"; if `unsafe`, refcounts are not looked at, because no cluster is given out.
     """
-    store = open_store(source, writable=True)
-    try:
-        found = image_format or detect_format(store)
-        if found == "raw":
+    with opened(source, writable=True) as store:
+        if known_format(store, image_format, "image {name!r} has format {found!r}, not qcow2") is Format.RAW:
             store.lock(Use.WRITABLE_IMAGE)
             yield Overlay(store, None)
-        elif found != "qcow2":
-            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2")
         elif unsafe:
             store.lock(Use.WRITABLE_IMAGE)
-            header = Header.load(store)
-            raise_first(rules.header_findings(header), Severity.ERROR)
-            if header.corrupt:
-                message = "the image is marked corrupt, so that it must not be written: run check -r first"
-                raise CorruptMetadata(message, where=field_span("incompatible_features"), spec="Header")
+            header, _notices = load_header(store)
+            require_not_corrupt(header)
             yield Overlay(store, header)
         else:
             from qcow2c.disk.opening import open_image
 
             with open_image(store, "r+", gate=gate, backing=backing, data_file=data_file) as image:
                 yield Overlay(store, image.header, image)
-    finally:
-        if store is not source:
-            store.close()
 
 
 def rebase_overlay(
@@ -164,13 +154,11 @@ def rebase_overlay(
             return
         from qcow2c.copy.from_backing import keep_disks
         from qcow2c.disk.disk import Disk
-        from qcow2c.engine import Engine
 
-        layer = overlay.image.layer
-        assert isinstance(layer, Engine), "it was opened for writing"
+        engine = overlay.image.engine
         snapshots = [snapshot.record for snapshot in overlay.image.snapshots.list()]
-        keep_disks(layer, snapshots, disk or Disk(RawLayer(Memory(b"")), ""), progress)
-        layer.change_header(change)
+        keep_disks(engine, snapshots, disk or Disk(RawLayer(Memory(b"")), ""), progress)
+        engine.change_header(change)
 
 
 @contextmanager
@@ -180,16 +168,13 @@ def _opened(overlay: Overlay, new: NewBacking, gate: str | Gate, *, share: bool)
 
     assert new.name is not None, "else there is none"
     with ExitStack() as stack:
-        try:
+        with doing(f"Could not open new backing file '{new.name}'"):
             place = new.place
             if place is None:
                 path = None if overlay.store.path is None else Path(overlay.store.name)
                 place = any_file(GateRequest("backing file", new.name, path))
             disk = stack.enter_context(open_disk(place, image_format=new.format, gate=gate, share=share))
             _require_other(disk, overlay)
-        except Qcow2Error as exc:
-            exc.message = f"Could not open new backing file '{new.name}': {exc.message}"
-            raise
         yield disk
 
 

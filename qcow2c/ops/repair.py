@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -20,7 +19,7 @@ from qcow2c.format.header import Header
 from qcow2c.ops.check import check
 from qcow2c.references.check_result import CheckResult
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import INCOMPATIBLE_FEATURES
 
 if TYPE_CHECKING:
@@ -85,13 +84,13 @@ def repair(
         raise UsageError(f'what={what!r} is neither "leaks" nor "all"')
     if undo is not None and os.path.lexists(undo):
         raise UsageError(f"{os.fsdecode(undo)!r} exists: an undo file is never overwritten")
-    with _opened(source) as store:
+    with opened(source, Use.IMAGE) as store:
         before = check(store)
         if before.failed is not None or _is_fine(store, before):
             return RepairResult(store.name, dry_run, before, before)
         if dry_run:
             return _Repair(store, what, None, allow_data_loss=allow_data_loss).plan_only()
-    with _opened(source, writable=True) as store:
+    with opened(source, Use.WRITABLE_IMAGE) as store:
         return _Repair(store, what, undo, allow_data_loss=allow_data_loss).run()
 
 
@@ -103,24 +102,8 @@ def undo_repair(source: Source | Store, undo: Source | Store) -> bool:
     """
     from qcow2c.recovery import journal as undoing
 
-    with _opened(source, writable=True) as store:
-        file = open_store(undo)
-        try:
-            return undoing.load(file).take_back(store)
-        finally:
-            if file is not undo:
-                file.close()
-
-
-@contextmanager
-def _opened(source: Source | Store, *, writable: bool = False) -> Iterator[Store]:
-    store = open_store(source, writable=writable)
-    try:
-        store.lock(Use.WRITABLE_IMAGE if writable else Use.IMAGE)
-        yield store
-    finally:
-        if store is not source:
-            store.close()
+    with opened(source, Use.WRITABLE_IMAGE) as store, opened(undo) as file:
+        return undoing.load(file).take_back(store)
 
 
 def _is_fine(store: Store, found: CheckResult) -> bool:
@@ -168,7 +151,7 @@ class _Repair:
         from qcow2c.recovery.plan import Plan, Refcounts
         from qcow2c.recovery.survey import TABLE_OVERLAP, Survey
 
-        before, plan = self._before, Plan()
+        before = self._before
         survey = Survey(self._store, self._header)
         damage = survey.damage() or survey.overlap()
         doubt = Doubt(survey, rebuild=bool(damage), damaged=[*self._damaged()])
@@ -178,7 +161,7 @@ class _Repair:
         mends = self._is_all and not is_kept
         if mends:
             forget_empty_misaligned(survey)
-        plan.doubts = doubt.reasons
+        plan = Plan(doubts=doubt.reasons)
         refcounts = Refcounts(
             survey,
             doubt,

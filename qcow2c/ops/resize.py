@@ -13,17 +13,16 @@ from typing import Protocol
 from qcow2c.atomic.header_growth import grow_by_header
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.opening import Backing, open_image
-from qcow2c.errors import UnsupportedFeature, UsageError
-from qcow2c.format import rules
-from qcow2c.format.detection import detect_format
-from qcow2c.format.findings import Severity, raise_first
+from qcow2c.errors import UsageError
+from qcow2c.format.detection import Format, known_format
 from qcow2c.format.header import Header
+from qcow2c.format.loaded_image import load_header
 from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.preallocation import Preallocation, extend
-from qcow2c.storage.sources import Source, Store, open_store
+from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import SECTOR_SIZE
 
 __all__ = ["resize"]
@@ -137,8 +136,7 @@ def require_wanted(disk: Resizable, size: int, *, shrink: bool, preallocation: s
 def _alone(store: Store) -> Header | None:
     """Lock an image, and return its header if it has no other files. Raises as `open_image`."""
     store.lock(Use.WRITABLE_IMAGE)
-    header = Header.load(store)
-    raise_first(rules.header_findings(header), Severity.ERROR)
+    header, _notices = load_header(store)
     return None if header.backing_file or header.external_data else header
 
 
@@ -153,19 +151,12 @@ def open_resizable(
     trust: bool = False,
 ) -> Iterator[Resizable]:
     """Open an image of a given or detected format for writing, alone. Raises as `open_image`."""
-    store = open_store(source, writable=True)
-    try:
-        found = image_format or detect_format(store)
-        if found == "raw":
+    with opened(source, writable=True) as store:
+        if known_format(store, image_format) is Format.RAW:
             store.lock(Use.WRITABLE_IMAGE)
             yield _Raw(store)
-        elif found == "qcow2" and data_file is None and backing is None and (header := _alone(store)) is not None:
+        elif data_file is None and backing is None and (header := _alone(store)) is not None:
             yield _Qcow2Unopened(Medium(store), header, trust=trust)
-        elif found == "qcow2":
+        else:
             with open_image(store, "r+", backing=backing, data_file=data_file, gate=gate, trust=trust) as image:
                 yield _Qcow2(image)
-        else:
-            raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
-    finally:
-        if store is not source:
-            store.close()

@@ -19,7 +19,8 @@ from qcow2c.errors import Span
 from qcow2c.format import layout, tables
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import field_span
-from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, stored_block, word_code
+from qcow2c.format.header_writer import with_fields
+from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, refcount_room, stored_block, word_code
 from qcow2c.format.table_rules import L1_RULES, EntryRule, l2_rules
 from qcow2c.recovery.journal import Journal
 from qcow2c.recovery.plan import Action, Kind, Plan, Refcounts
@@ -71,16 +72,13 @@ class Changes:
         """Change fields of the header, of which at least one is other; not where it is something else, too."""
         if not self._header_is_alone:
             return
-        old = bytearray(self._sector)
-        new = bytearray(old)
+        old, self._sector = self._sector, with_fields(self._sector, values)
         for name, value in values.items():
             span = field_span(name)
-            before = layout.integer(new[span.offset : span.end])
+            before = layout.integer(old[span.offset : span.end])
             if before != value:
-                new[span.offset : span.end] = layout.stored_integer(value, span.length)
                 self._plan.add(Action(Kind.HEADER, span, before, value, f"{name}: {reason}"))
-        self._journal.add(stage, 0, bytes(old), bytes(new))
-        self._sector = bytes(new)
+        self._journal.add(stage, 0, old, self._sector)
 
     def mark(self) -> None:
         """Take away, before anything else, the marks of features that nobody knows, as whoever writes must."""
@@ -153,14 +151,11 @@ class Changes:
         for first, count in survey.chunks():
             used = np.flatnonzero(self._refcounts.of(first, count)[1])
             needed.update(np.unique(used + first >> block_bits).tolist())
-        size = table_clusters = 0
-        while True:
-            needed.update(range(start >> block_bits, (start + size - 1 >> block_bits) + 1) if size else ())
-            table_clusters = self._geometry.clusters((max(needed) + 1) * 8)
-            if size >= len(needed) + table_clusters:
-                break
-            size = len(needed) + table_clusters
-        end = start + size
+        behind = start >> block_bits
+        needed.discard(behind)  # The room begins there, so that this block is new in any case.
+        room = refcount_room(self._geometry, start, kept=behind - len(needed))
+        needed.update(range(behind, room.entries))
+        table_clusters, end = room.table_clusters, start + room.clusters
         if (end + 1) << bits > min(survey.past_end(), Limit.HOST_OFFSET_END):
             return "new ones would come to lie where something refers to already"
         if table_clusters << bits > Limit.REFCOUNT_TABLE_BYTES:
@@ -171,7 +166,7 @@ class Changes:
             table[index] = at
             self._journal.add(Stage.RAISE, at, b"", self._new_block(index, start, end))
         self._journal.add(Stage.TABLE, start << bits, b"", table.astype(">u8").tobytes())
-        span = Span(start << bits, size << bits)
+        span = Span(start << bits, room.clusters << bits)
         self._plan.add(Action(Kind.REBUILD, span, survey.header.refcount_table_offset, start << bits, reason))
         fields = {"refcount_table_offset": start << bits, "refcount_table_clusters": table_clusters}
         self._switch = (reason, fields)

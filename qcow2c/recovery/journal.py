@@ -22,7 +22,7 @@ import json
 import os
 import tempfile
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from heapq import merge
 from typing import Any, NamedTuple
@@ -54,13 +54,12 @@ class Change(NamedTuple):
 class Journal:
     """Changes in stages, with their bytes in a store that is no part of the image."""
 
-    def __init__(self, store: Store, image_size: int) -> None:
+    def __init__(self, store: Store, image_size: int, changes: Iterable[Change] = (), end: int | None = None) -> None:
+        """`image_size` is that of the image before, `end` that after the `changes` that are noted already."""
         self.store = store
         self.image_size = image_size
-        """Of the image before the changes."""
-        self.changes: list[Change] = []
-        self.end = image_size
-        """Of the image after them."""
+        self.changes = [*changes]
+        self.end = image_size if end is None else end
         self._digest = hashlib.sha256()
         self._at = 0
 
@@ -185,9 +184,7 @@ def load(store: Store) -> Journal:
         if "sha256" in facts:
             if at + len(line) + 1 != end or facts["sha256"] != digest.hexdigest() or facts["changes"] != len(found):
                 break
-            journal = Journal(store, facts["size"])
-            journal.changes, journal.end = found, facts["repaired_size"]
-            return journal
+            return Journal(store, facts["size"], found, facts["repaired_size"])
         change = Change(facts["stage"], facts["offset"], facts["old"], facts["new"], at + len(line) + 1)
         data = store.pread(change.old + change.new, change.at)
         digest.update(line + b"\n" + data)

@@ -45,9 +45,9 @@ class Survey:
         self.bits = self.geometry.cluster_bits
         self.table = self.walk.refcount_table()
         self.step = max(SCAN_CLUSTERS, 1 << self.geometry.refcount_block_bits)
-        accounting = Accounting(self.walk)
-        self.metadata = accounting.metadata
-        accounting.metadata = [part for part in self.metadata if part.owner is not Owner.REFCOUNT_TABLE]
+        self.metadata = [*self.walk.metadata()]
+        counted = [part for part in self.metadata if part.owner is not Owner.REFCOUNT_TABLE]
+        accounting = Accounting(self.walk, counted)
         self.refcounts = accounting.refcounts
         self._counts = flat(accounting.end + 2, np.uint32)
         referenced: set[int] = set()

@@ -40,10 +40,10 @@ def admit(store: Store, header: Header, snapshots: SnapshotTable) -> Admission:
     for record in snapshots.records:
         raise_first(rules.snapshot_findings(header, record), Severity.ERROR)
     if proved_clean(store, header, snapshots, read_bitmaps(store, header)) is not None:
-        return Admission(True, ClusterSet(()))
+        return Admission(verified=True, metadata=ClusterSet(()))
     from qcow2c.references.admission_count import count  # Late: it imports numpy.
 
-    return Admission(True, ClusterSet(()), count(store, header, snapshots))
+    return Admission(verified=True, metadata=ClusterSet(()), undercounted=count(store, header, snapshots))
 
 
 def trusted(store: Store, header: Header, snapshots: SnapshotTable) -> Admission:
@@ -54,7 +54,7 @@ def trusted(store: Store, header: Header, snapshots: SnapshotTable) -> Admission
     _require_state(header)
     from qcow2c.references.admission_count import metadata_runs  # Late: it imports numpy.
 
-    return Admission(False, ClusterSet(metadata_runs(store, header, snapshots)))
+    return Admission(verified=False, metadata=ClusterSet(metadata_runs(store, header, snapshots)))
 
 
 def _require_state(header: Header) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from qcow2c.format import tables
 from qcow2c.format.table_rules import l2_rules
 from qcow2c.references.stored_refcounts import Refcounts
 from qcow2c.references.sweep import Sweep, Tally, Window
-from qcow2c.references.walk import L2Tables, Walk
+from qcow2c.references.walk import L2Tables, References, Walk
 from qcow2c.structs import SECTOR_SIZE
 
 if TYPE_CHECKING:
@@ -37,12 +37,13 @@ _CHUNK = 1 << 18
 class Accounting:
     """The count over one image. `windows()` yields each window when it is complete; `tally` is then complete too."""
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, walk: Walk, metadata: Iterable[References] | None = None) -> None:
+        """`metadata` is what is counted besides what L2 entries name: if not given, all but the refcount blocks."""
         self.walk = walk
         self.geometry = walk.geometry
         self.refcounts = Refcounts(walk.store, walk.geometry, walk.refcount_table())
         self.tally = Tally()
-        self.metadata = [*walk.metadata()]
+        self.metadata = [*(walk.metadata() if metadata is None else metadata)]
         self.blocks = walk.refcount_blocks()
         self._lock = threading.Lock()
         self._rules = l2_rules(self.geometry)

@@ -232,7 +232,7 @@ class Sweep:
         if self._geometry.external_data:
             return 0 if window.first else self.mismatches(np.arange(self.count), np.True_)
         copied = self._uniform_copied()
-        if copied is not None and self.in_runs and self._runs_agree(window, copied):
+        if copied is not None and self.in_runs and self._runs_agree(window, copied=copied):
             return 0
         clusters = self.clusters()
         inside = np.flatnonzero((clusters >= window.first) & (clusters < window.end))
@@ -246,7 +246,7 @@ class Sweep:
             seen, common = int(np.bitwise_or.reduce(chosen)), int(np.bitwise_and.reduce(chosen))
         return None if (seen ^ common) & tables.L2_COPIED else bool(common & tables.L2_COPIED)
 
-    def _runs_agree(self, window: Window, copied: bool) -> bool:
+    def _runs_agree(self, window: Window, *, copied: bool) -> bool:
         for first, end in self.runs:
             start, stop = max(first, window.first) - window.first, min(end, window.end) - window.first
             if start < stop and not ((window.refcounts[start:stop] == 1) == copied).all():

@@ -16,10 +16,10 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 
-from qcow2c.errors import Span, StoreError
+from qcow2c.errors import Span
 from qcow2c.storage import locks
 from qcow2c.storage.locks import Use
-from qcow2c.storage.store import Buffer, Store, no_space, reason
+from qcow2c.storage.store import Buffer, Store, no_space
 
 _T = TypeVar("_T")
 
@@ -52,40 +52,38 @@ class LocalFile(Store):
 
     path: str
 
-    def __init__(self, path: str | os.PathLike[str], *, writable: bool = False, create: bool = False) -> None:
-        """`create` makes the file where there is none; one that exists keeps its contents. Raises StoreError."""
-        self.name = os.fsdecode(path)
-        self.path = self.name
+    def __init__(
+        self, path: str | os.PathLike[str], *, writable: bool = False, create: bool = False, name: str | None = None
+    ) -> None:
+        """`create` makes the file, or leaves what it holds as it is. Errors call it `name`. Raises StoreError."""
+        self.path = os.fsdecode(path)
+        self.name = self.path if name is None else name
         self.writable = writable
-        self.starts_writeback = True
-        """Whether the system is asked to write large ranges out at once: not where nothing is flushed in the end."""
+        self._starts_writeback = True
         self.created = False
         """Whether this has made the file."""
         self._fd = -1
         self._locked: set[int] = set()
         try:
-            self._open(create)
+            self._open(create=create)
         except (OSError, ValueError) as exc:
             self.close()
-            raise StoreError(f"Could not open {self.name!r}: {reason(exc)}") from exc
-        except StoreError:
-            self.close()
-            raise
+            raise self.failure(exc, "create" if create else "open") from exc
 
-    def _open(self, create: bool) -> None:
-        path = self.name
+    def _open(self, *, create: bool) -> None:
+        """Open the file, if it is a regular one. Raises OSError, ValueError."""
         access = os.O_RDWR if self.writable else os.O_RDONLY
         try:
             # Looked at before it is opened: opening a FIFO or a device can block or act.
-            _require_regular(os.stat(path), self.name)
+            _require_regular(os.stat(self.path))
         except FileNotFoundError:
             if not create:
                 raise
-            self._fd = os.open(path, access | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, 0o644)
+            self._fd = os.open(self.path, access | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, 0o644)
             self.created = True
         else:
-            self._fd = os.open(path, access | _OPEN_FLAGS)
-        _require_regular(os.fstat(self._fd), self.name)
+            self._fd = os.open(self.path, access | _OPEN_FLAGS)
+        _require_regular(os.fstat(self._fd))
 
     def size(self) -> int:
         return self._status().st_size
@@ -194,7 +192,7 @@ class LocalFile(Store):
 
     def _start_writeback(self, offset: int, length: int) -> None:
         """Let the system begin to write a large range out, so that there is less to wait for in the next flush."""
-        if self.starts_writeback and length >= _WRITEBACK_FROM:
+        if self._starts_writeback and length >= _WRITEBACK_FROM:
             with suppress(OSError):
                 os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
@@ -236,6 +234,9 @@ class LocalFile(Store):
         except (OSError, OverflowError) as exc:
             raise self.failure(exc, "allocate space in", where) from exc
 
+    def expect_no_flush(self) -> None:
+        self._starts_writeback = False
+
     def reserve(self, offset: int, length: int) -> None:
         with suppress(OSError, OverflowError):  # What is wrong, if anything, the write will tell.
             _fallocate(self._fd, _KEEP_SIZE, offset, length)
@@ -245,7 +246,8 @@ class LocalFile(Store):
             return False
         self.require_writable(Span(offset, length))
         try:
-            fcntl.ioctl(self._fd, _CLONE_RANGE, array("Q", [source._fd, source_offset, length, offset]))
+            place = array("Q", [source._fd, source_offset, length, offset])  # noqa: SLF001 - of the same class
+            fcntl.ioctl(self._fd, _CLONE_RANGE, place)
         except (OSError, OverflowError):
             return False  # Another file system, or none that can: a copy will do.
         return True
@@ -253,15 +255,13 @@ class LocalFile(Store):
     def write_zeroes(self, offset: int, length: int) -> None:
         where = Span(offset, length)
         self.require_writable(where)
-        try:
-            if length and not _fallocate(self._fd, _ZERO_RANGE, offset, length) and not self._emptied(where):
-                super().write_zeroes(offset, length)
-        except (OSError, OverflowError) as exc:
-            raise self.failure(exc, "zero a range of", where) from exc
+        doing = "zero a range of"
+        if length and not self._fallocated(_ZERO_RANGE, where, doing) and not self._emptied(where, doing):
+            super().write_zeroes(offset, length)
 
-    def _emptied(self, where: Span) -> bool:
+    def _emptied(self, where: Span, doing: str) -> bool:
         """Make a hole of a range, up to which the file then reaches; return False where the file system cannot."""
-        if not _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, where.offset, where.length):
+        if not self._fallocated(_PUNCH_HOLE | _KEEP_SIZE, where, doing):
             return False
         if self.size() < where.end:
             self.pwrite(b"\0", where.end - 1)
@@ -270,11 +270,15 @@ class LocalFile(Store):
     def punch(self, offset: int, length: int) -> None:
         where = Span(offset, length)
         self.require_writable(where)
+        if length:
+            self._fallocated(_PUNCH_HOLE | _KEEP_SIZE, where, "give back space of")
+
+    def _fallocated(self, mode: int, where: Span, doing: str) -> bool:
+        """Call fallocate(2) for a range; return False where the file system cannot do it. Raises StoreError."""
         try:
-            if length:
-                _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
+            return _fallocate(self._fd, mode, where.offset, where.length)
         except (OSError, OverflowError) as exc:
-            raise self.failure(exc, "give back space of", where) from exc
+            raise self.failure(exc, doing, where) from exc
 
     def flush_name(self) -> None:
         """Make the directory entry of the file durable. Raises StoreError."""
@@ -319,9 +323,9 @@ class LocalFile(Store):
         """Ask the file system to write the file in place; where it cannot, nothing happens."""
         with suppress(OSError):
             flags = array("l", [0])
-            fcntl.ioctl(self._fd, _get_flags_request(), flags)
+            fcntl.ioctl(self._fd, _flags_request(2, 1), flags)
             flags[0] |= _NO_COPY_ON_WRITE
-            fcntl.ioctl(self._fd, _set_flags_request(), flags)
+            fcntl.ioctl(self._fd, _flags_request(1, 2), flags)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -343,14 +347,9 @@ def _uninterrupted(call: Callable[..., _T], *arguments: Any) -> _T:
     return call(*arguments)
 
 
-def _get_flags_request() -> int:
-    """FS_IOC_GETFLAGS of Linux: read, a long, 'f', 1."""
-    return 2 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 1
-
-
-def _set_flags_request() -> int:
-    """FS_IOC_SETFLAGS: write, a long, 'f', 2."""
-    return 1 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 2
+def _flags_request(direction: int, number: int) -> int:
+    """Return FS_IOC_GETFLAGS of Linux for 2 (read), 1; FS_IOC_SETFLAGS for 1 (write), 2."""
+    return direction << 30 | array("l").itemsize << 16 | ord("f") << 8 | number
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
@@ -385,7 +384,8 @@ def _fallocate_function() -> Callable[[int, int, int, int], int] | None:
     return lambda *arguments: ctypes.get_errno() if function(*arguments) else 0
 
 
-def _require_regular(status: os.stat_result, name: str) -> None:
+def _require_regular(status: os.stat_result) -> None:
+    """Raise OSError for what is no regular file."""
     if not stat.S_ISREG(status.st_mode):
         kinds = {
             stat.S_IFDIR: "a directory",
@@ -395,4 +395,4 @@ def _require_regular(status: os.stat_result, name: str) -> None:
             stat.S_IFCHR: "a character device",
         }
         kind = kinds.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise StoreError(f"Could not open {name!r}: it is {kind}, not a regular file")
+        raise OSError(f"it is {kind}, not a regular file")

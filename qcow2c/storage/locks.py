@@ -63,6 +63,10 @@ class Use(enum.Enum):
     def unshared(self) -> frozenset[Permission]:
         return self.value[1]
 
+    @property
+    def writes(self) -> bool:
+        return Permission.WRITE in self.used
+
 
 _FLOCK = struct.Struct("hhqqi4x")
 """`struct flock` of the operating system: type, whence, start, length, process."""
@@ -87,12 +91,13 @@ def lock(fd: int, use: Use, name: str, held: set[int]) -> None:
             taken.add(offset)
         _require_compatible(fd, use, name)
         held |= taken
+    except ImageLocked:
+        raise
     except (OSError, ValueError) as exc:  # ValueError: the file is closed.
         code = exc.errno if isinstance(exc, OSError) else errno.EBADF
         if code not in _UNSUPPORTED:
-            error = StoreError(f"Could not lock {name!r}: {os.strerror(code or errno.EIO)}")
-            error.errno = code
-            raise error from exc
+            message = f"Could not lock {name!r}: {os.strerror(code or errno.EIO)}"
+            raise StoreError(message, errno=code, filename=name) from exc
     finally:
         for offset in taken - held:
             with suppress(OSError):
@@ -105,7 +110,8 @@ def _take(fd: int, offset: int, name: str) -> None:
         _control(fd, fcntl.F_OFD_SETLK, fcntl.F_RDLCK, offset)
     except OSError as exc:
         if exc.errno in (errno.EAGAIN, errno.EACCES):
-            raise ImageLocked(f"Failed to lock byte {offset} of {name!r}: {_HINT}") from exc
+            message = f"Failed to lock byte {offset} of {name!r}: {_HINT}"
+            raise ImageLocked(message, errno=exc.errno, filename=name) from exc
         raise
 
 
@@ -113,10 +119,10 @@ def _require_compatible(fd: int, use: Use, name: str) -> None:
     """Raise ImageLocked where another does not share what is used, or uses what is not shared."""
     for permission in sorted(use.used):
         if _held_by_others(fd, _UNSHARED_BASE + permission):
-            raise ImageLocked(f'Failed to get "{permission.label}" lock of {name!r}: {_HINT}')
+            raise ImageLocked(f'Failed to get "{permission.label}" lock of {name!r}: {_HINT}', filename=name)
     for permission in sorted(use.unshared):
         if _held_by_others(fd, _USED_BASE + permission):
-            raise ImageLocked(f'Failed to get shared "{permission.label}" lock of {name!r}: {_HINT}')
+            raise ImageLocked(f'Failed to get shared "{permission.label}" lock of {name!r}: {_HINT}', filename=name)
 
 
 def _held_by_others(fd: int, offset: int) -> bool:

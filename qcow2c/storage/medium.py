@@ -1,4 +1,7 @@
-"""A store that is written in a stated order: what is not durable yet, and whether that has failed."""
+"""A store that is written in a stated order: whether anything is yet to be made durable, and whether it can be.
+
+Once a flush has failed, or a change was interrupted, nothing more is written: nobody knows what of it is there.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from qcow2c.storage.store import Buffer, Store
 
 
 class Medium:
-    """A store under the engine: remembers whether anything is yet to be made durable, and whether that has failed."""
+    """A store under the engine: the one place that knows whether it may still be written to."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self._unflushed = False
-        self._failure: Qcow2Error | None = None
+        self._failure: BaseException | None = None
+        self._reason = ""
 
     def write(self, parts: Sequence[Buffer], offset: int) -> None:
         """Write buffers one behind the other. Raises StoreError."""
@@ -44,13 +48,24 @@ class Medium:
             return
         try:
             self.store.flush()
-        except Qcow2Error as exc:
-            self._failure = exc
+        except BaseException as exc:
+            self.give_up(exc, f"an earlier flush of {self.store.name!r} failed")
             raise
         self._unflushed = False
 
+    def give_up(self, cause: BaseException, reason: str) -> None:
+        """Write nothing more from now on; the first reason is kept."""
+        if self._failure is None:
+            self._failure, self._reason = cause, reason
+
+    @property
+    def sound(self) -> bool:
+        """Whether more may be written."""
+        return self._failure is None
+
     def require_sound(self) -> None:
-        """Raise StoreError after a flush that has failed."""
+        """Raise StoreError after a flush that has failed, or a change that was interrupted."""
         if self._failure is not None:
-            message = f"an earlier flush of {self.store.name!r} failed, so that nothing more is written: close it"
-            raise StoreError(f"{message} ({self._failure.message})") from self._failure
+            detail = self._failure.message if isinstance(self._failure, Qcow2Error) else type(self._failure).__name__
+            message = f"{self._reason}, so that nothing more is written: close it ({detail})"
+            raise StoreError(message) from self._failure

@@ -34,8 +34,8 @@ def replacement(old: LocalFile, use: Use) -> Iterator[LocalFile]:
         raise UsageError(message)
     directory, name = os.path.split(old.path)
     short = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
-    new = LocalFile(os.path.join(directory, f".{short}.{os.getpid()}.partial"), writable=True, create=True)
-    new.name = old.name  # As errors call it.
+    place = os.path.join(directory, f".{short}.{os.getpid()}.partial")
+    new = LocalFile(place, writable=True, create=True, name=old.name)
     try:
         new.lock(use)
         try:
@@ -49,7 +49,10 @@ def replacement(old: LocalFile, use: Use) -> Iterator[LocalFile]:
         except BaseException as exc:
             new.remove()
             if isinstance(exc, StoreError) and exc.errno in _NO_ROOM:
-                exc.message += "; in place there must be room for the new file beside the old one, which is unchanged"
+                hint = "in place there must be room for the new file beside the old one, which is unchanged"
+                raise StoreError(
+                    f"{exc.message}; {hint}", where=exc.where, errno=exc.errno, filename=exc.filename
+                ) from exc
             raise
     finally:
         new.close()
@@ -74,21 +77,22 @@ def new_file(
 ) -> Iterator[Store]:
     """Open a file to be written from its start: locked, then emptied. What fails removes it if it was not there.
 
-    With `durable`, its name is so in the end. Raises StoreError, ImageLocked.
+    With `durable`, its name is so in the end; without, nothing is. Raises StoreError, ImageLocked.
     """
     if not isinstance(path, str | os.PathLike):
         store = open_store(path, writable=True)
         store.truncate(0)
         yield store
         return
-    file = _created(os.path.realpath(os.fsdecode(path)), os.fsdecode(path))
-    file.name = os.fsdecode(path)  # As errors call it, links or not.
+    file = LocalFile(os.path.realpath(path), writable=True, create=True, name=os.fsdecode(path))
     try:
         file.lock(use)
         if file.size():  # ext4 writes a file out when it is closed, if it was ever emptied.
             file.truncate(0)
         if nocow:
             file.set_no_copy_on_write()
+        if not durable:
+            file.expect_no_flush()
         yield file
         file.require_name()
         if durable:
@@ -99,15 +103,6 @@ def new_file(
         raise
     finally:
         file.close()
-
-
-def _created(place: str, name: str) -> LocalFile:
-    """Open a file, which is made if it is not there; an error calls it by the name that the caller knows."""
-    try:
-        return LocalFile(place, writable=True, create=True)
-    except StoreError as exc:
-        exc.message = exc.message.replace(f"Could not open {place!r}", f"Could not create {name!r}", 1)
-        raise
 
 
 @contextmanager
@@ -134,15 +129,17 @@ def complete_file(
             mode = os.stat(final).st_mode
             old.remove()
         short = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
-        partial = _created(os.path.join(directory, f".{short}.{os.getpid()}.partial"), os.fsdecode(path))
+        place = os.path.join(directory, f".{short}.{os.getpid()}.partial")
+        partial = LocalFile(place, writable=True, create=True, name=os.fsdecode(path))
         stack.callback(partial.close)
-        partial.name = os.fsdecode(path)  # As errors call it.
         partial.lock(use)  # Whoever else has it goes on working on it.
         try:
             if partial.size():  # Left behind by a process of the same number, which was killed.
                 partial.truncate(0)
             if nocow:
                 partial.set_no_copy_on_write()
+            if not durable:
+                partial.expect_no_flush()
             yield partial
             partial.rename(os.fsdecode(final), mode)
             if durable:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any, BinaryIO
 
 from qcow2c.errors import Span, StoreError, UsageError
 from qcow2c.storage.local_file import LocalFile
+from qcow2c.storage.locks import Use
 from qcow2c.storage.store import Buffer, Store, no_space
 
-__all__ = ["FileObject", "LocalFile", "Memory", "Source", "Store", "WritableMemory", "open_store"]
+__all__ = ["FileObject", "LocalFile", "Memory", "Source", "Store", "WritableMemory", "open_store", "opened"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
@@ -37,8 +39,11 @@ class FileObject(Store):
                 raise self.refusal(Span(0, 0))
             if writable and "a" in str(getattr(file, "mode", "")):
                 raise StoreError(f"{self.name!r} is open for appending: nothing can be written elsewhere")
+        except StoreError:
+            raise
         except (AttributeError, OSError, ValueError) as exc:
-            raise StoreError(f"{self.name!r} is no readable, seekable binary file: {exc}") from exc
+            message = f"{self.name!r} is no readable, seekable binary file: {exc}"
+            raise StoreError(message, errno=getattr(exc, "errno", None)) from exc
 
     def size(self) -> int:
         with self._lock:
@@ -49,6 +54,8 @@ class FileObject(Store):
             return self._pread_checked(length, offset)
         except OverflowError:
             return b""
+        except StoreError:  # Here and below: an open image is a file object, too, and says itself what fails.
+            raise
         except (OSError, ValueError) as exc:
             raise self.failure(exc, "read", Span(offset, length)) from exc
 
@@ -85,6 +92,8 @@ class FileObject(Store):
                     if not count:
                         raise no_space()
                     view = view[count:]
+        except StoreError:
+            raise
         except (OSError, ValueError, OverflowError, MemoryError) as exc:
             raise self.failure(exc, "write", where) from exc
 
@@ -97,6 +106,8 @@ class FileObject(Store):
                 fd = self._descriptor()
                 if fd is not None:
                     os.fdatasync(fd)
+        except StoreError:
+            raise
         except (OSError, ValueError) as exc:
             raise self.flush_failure(exc) from exc
 
@@ -116,6 +127,8 @@ class FileObject(Store):
                     self._file.write(b"\0")
                 else:
                     self._file.truncate(size)
+        except StoreError:
+            raise
         except (OSError, ValueError, OverflowError, MemoryError) as exc:
             raise self.failure(exc, "resize") from exc
 
@@ -206,3 +219,19 @@ def open_store(source: Source | Store, *, writable: bool = False) -> Store:
     if hasattr(source, "read") and hasattr(source, "seek"):
         return FileObject(source, writable=writable)
     raise UsageError(f"cannot read an image from {type(source).__name__}: give a path, bytes, or a binary file")
+
+
+def opened(source: Source | Store, use: Use | None = None, *, writable: bool = False) -> AbstractContextManager[Store]:
+    """Open a source for `use` and lock it for that; the context manager gives out the store, and closes it in the end.
+
+    A store of the caller's stays open. Without a use nothing is locked, and `writable` says how to open: the lock comes
+    later where the format decides about it. Raises StoreError, UsageError, ImageLocked.
+    """
+    store = open_store(source, writable=writable if use is None else use.writes)
+    held: AbstractContextManager[Store] = nullcontext(store) if store is source else closing(store)
+    with ExitStack() as unlocked:
+        unlocked.push(held)
+        if use is not None:
+            store.lock(use)
+        unlocked.pop_all()
+    return held

@@ -61,9 +61,8 @@ class Store(ABC):
         """Return a value that two stores share exactly when they are the same file."""
         return id(self)
 
-    def lock(self, use: Use) -> None:
+    def lock(self, use: Use) -> None:  # noqa: B027 - only files can be locked
         """Exclude other programs, as far as a use demands it. Raises ImageLocked."""
-        return None
 
     # --- writing ---
 
@@ -94,10 +93,13 @@ class Store(ABC):
         for start in range(max(self.size(), offset), offset + length, len(_ZEROS)):
             self.pwrite(_ZEROS[: min(len(_ZEROS), offset + length - start)], start)
 
+    def expect_no_flush(self) -> None:  # noqa: B027 - a hint, which few stores can take
+        """Nothing will be flushed in the end: the system need not begin early to write out what is written."""
+
     def reserve(self, offset: int, length: int) -> None:  # noqa: B027 - a hint, which few stores can take
         """Expect bytes to be written soon: where the system can find their space faster at once, it does."""
 
-    def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:
+    def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:  # noqa: ARG002 - few stores can
         """Share the space of bytes of another store, as a copy of them that nobody writes; tell whether that was done.
 
         Where it was not, some of the bytes may be there all the same.
@@ -124,9 +126,9 @@ class Store(ABC):
 
     def failure(self, exc: Exception, doing: str, where: Span | None = None) -> StoreError:
         """Return the error of the tree for one of the system."""
-        error = StoreError(f"Could not {doing} {self.name!r}: {reason(exc)}", where=where)
-        error.errno = exc.errno if isinstance(exc, OSError) else None
-        return error
+        message = f"Could not {doing} {self.name!r}: {reason(exc)}"
+        number = exc.errno if isinstance(exc, OSError) else None
+        return StoreError(message, where=where, errno=number, filename=None if self.path is None else self.name)
 
     def flush_failure(self, exc: Exception) -> StoreError:
         """Return the error for a flush that failed; from now on nothing is written."""
@@ -138,10 +140,10 @@ class Store(ABC):
         if not self.writable:
             raise self.refusal(where)
         if self._flush_failure is not None:
-            message = f"an earlier flush failed, so that nothing more is written: {self._flush_failure.message}"
-            error = StoreError(message, where=where if where.length else None)
-            error.errno = self._flush_failure.errno
-            raise error from self._flush_failure
+            failed = self._flush_failure
+            message = f"an earlier flush failed, so that nothing more is written: {failed.message}"
+            place = where if where.length else None
+            raise StoreError(message, where=place, errno=failed.errno, filename=failed.filename) from failed
 
     def refusal(self, where: Span) -> StoreError:
         """Return the error for writing to a store that is read-only."""

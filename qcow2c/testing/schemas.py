@@ -37,8 +37,8 @@ def from_schema(schema: Schema, *, hostile: bool = False, **overrides: SearchStr
     """
     kind = layout.unnamed(schema)
     if hasattr(kind, "subcons") or layout.is_bits(kind):
-        return _structure(schema, hostile, overrides)
-    return _field(schema, kind, hostile, overrides)
+        return _structure(schema, overrides, hostile=hostile)
+    return _field(schema, kind, overrides, hostile=hostile)
 
 
 def stored(schema: Schema, *, hostile: bool = False, **overrides: SearchStrategy[Any]) -> SearchStrategy[bytes]:
@@ -47,7 +47,7 @@ def stored(schema: Schema, *, hostile: bool = False, **overrides: SearchStrategy
 
 
 @st.composite
-def _structure(draw: DrawFn, schema: Schema, hostile: bool, overrides: dict[str, SearchStrategy[Any]]) -> Any:
+def _structure(draw: DrawFn, schema: Schema, overrides: dict[str, SearchStrategy[Any]], *, hostile: bool) -> Any:
     values: dict[str, Any] = {}
     if any(callable(getattr(layout.unnamed(member), "length", None)) for member in layout.members(schema)):
         # What has a length of its own follows: it must be drawn, too, however hostile the rest.
@@ -61,7 +61,7 @@ def _structure(draw: DrawFn, schema: Schema, hostile: bool, overrides: dict[str,
             length = kind.length(Container({name: _container(value) for name, value in values.items()}))
             values[member.name] = draw(st.binary(min_size=length, max_size=length))
         else:
-            values[member.name] = draw(_field(member, kind, hostile, overrides))
+            values[member.name] = draw(_field(member, kind, overrides, hostile=hostile))
     return values
 
 
@@ -70,24 +70,24 @@ def _container(value: Any) -> Any:
 
 
 def _field(
-    member: Schema, kind: Schema, hostile: bool, overrides: dict[str, SearchStrategy[Any]]
+    member: Schema, kind: Schema, overrides: dict[str, SearchStrategy[Any]], *, hostile: bool
 ) -> SearchStrategy[Any]:
     if isinstance(kind, Array):
         element = from_schema(kind.subcon, hostile=hostile, **overrides)
         return st.lists(element, min_size=kind.count, max_size=kind.count)
     if isinstance(kind, Struct) or layout.is_bits(kind):
-        return _structure(member, hostile, overrides)
+        return _structure(member, overrides, hostile=hostile)
     valid = getattr(member.docs, "valid", None)
     if kind is Flag:
         return st.sampled_from([bool(value) for value in valid]) if valid and not hostile else st.booleans()
     if kind is GreedyBytes:
         return st.binary(max_size=MAX_LENGTH)
     if isinstance(kind, Bytes):
-        return _bytes(member, kind.length, valid, hostile)
-    return _integer(member, kind, valid, hostile)
+        return _bytes(member, kind.length, valid, hostile=hostile)
+    return _integer(member, kind, valid, hostile=hostile)
 
 
-def _bytes(member: Schema, length: int, valid: Any, hostile: bool) -> SearchStrategy[bytes]:
+def _bytes(member: Schema, length: int, valid: Any, *, hostile: bool) -> SearchStrategy[bytes]:
     if not hostile and getattr(member.docs, "reserved", False):
         return st.just(bytes(length))
     if not hostile and valid:
@@ -95,7 +95,7 @@ def _bytes(member: Schema, length: int, valid: Any, hostile: bool) -> SearchStra
     return st.binary(min_size=length, max_size=length)
 
 
-def _integer(member: Schema, kind: Schema, valid: Any, hostile: bool) -> SearchStrategy[int]:
+def _integer(member: Schema, kind: Schema, valid: Any, *, hostile: bool) -> SearchStrategy[int]:
     """Integers, enumerations (as integers), bits of a word, and offsets that are stored in sectors."""
     width, unit = _width(kind)
     everything = st.integers(0, (1 << width) - 1).map(lambda value: value * unit)
@@ -126,7 +126,8 @@ def _width(kind: Schema) -> tuple[int, int]:
     if isinstance(kind, BitsInteger):
         return int(kind.length), 1
     if isinstance(kind, Adapter):
-        return int(kind.subcon.length), int(kind._decode(1, None, ""))
+        width = int(kind.subcon.length)
+        return width, layout.unit_of(kind, width)
     raise TypeError(f"no strategy for {kind!r}")
 
 

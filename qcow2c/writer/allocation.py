@@ -14,8 +14,9 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from qcow2c.errors import LimitExceeded
-from qcow2c.format import tables
-from qcow2c.structs import SECTOR_SIZE, Limit
+from qcow2c.format.refcounts import RefcountRoom, refcount_room, require_table
+from qcow2c.format.tables import require_nameable
+from qcow2c.structs import Limit
 from qcow2c.writer.cache import MetadataCache
 
 _LOOK_AHEAD = 32
@@ -64,7 +65,7 @@ class Allocator:
         self._fresh_from = cache.geometry.clusters(cache.medium.store.size())
         self._packing = 0
         """Host offset behind the last compressed data, 0 where its cluster is full."""
-        cache.on_free = self._freed
+        cache.report_free(self._freed)
 
     # --- whole clusters ---
 
@@ -162,25 +163,24 @@ class Allocator:
 
         Where the refcount table is too short for the first of them, a longer one comes behind the blocks.
         """
-        cache, bits = self._cache, self._block_bits
+        cache, bits, cluster_bits = self._cache, self._block_bits, self._geometry.cluster_bits
         index = self._runs[position][0] >> bits
         if index < len(cache.refcount_table.words):
             first, end = self._runs[position]
             blocks = min(self._lacking(index, (first + wanted - 1 >> bits) - index + 1), end - first)
-            table_clusters = 0
+            taken = blocks
         else:
             # Everything up to the limit is free there: the last run grows with each scan.
             while True:
                 position = len(self._runs) - 1
                 first, end = self._runs[position]
                 index = first >> bits
-                blocks, table_clusters = self._with_longer_table(first, wanted)
-                if end - first >= blocks + table_clusters:
+                room = self._with_longer_table(first, wanted)
+                if end - first >= room.clusters:
                     break
                 self._scan()
-        cluster_bits, taken = self._geometry.cluster_bits, blocks + table_clusters
-        if table_clusters:
-            entries = table_clusters * self._geometry.words_per_cluster
+            blocks, taken = room.blocks, room.clusters
+            entries = room.table_clusters * self._geometry.words_per_cluster
             cache.move_refcount_table(first + blocks << cluster_bits, entries)
         for block in range(blocks):
             cache.add_block(index + block, first + block << cluster_bits)
@@ -196,25 +196,17 @@ class Allocator:
             count += 1
         return count
 
-    def _with_longer_table(self, first: int, wanted: int) -> tuple[int, int]:
-        """Return how many blocks and table clusters, from `first` on, describe themselves and what is wanted."""
-        bits = self._block_bits
-        index = first >> bits
-        blocks = min((first + wanted - 1 >> bits) - index + 1, _BLOCKS_AHEAD)
-        while True:
-            table_clusters = self._longer_table(index + blocks)
-            needed = (first + blocks + table_clusters - 1 >> bits) - index + 1
-            if needed <= blocks:
-                return blocks, table_clusters
-            blocks = needed
+    def _with_longer_table(self, first: int, wanted: int) -> RefcountRoom:
+        """Return the room, from `first` on, of blocks for themselves and what is wanted, and of a table that can grow.
 
-    def _longer_table(self, needed_entries: int) -> int:
-        """Return the clusters of a refcount table with room for so many entries, and to grow."""
-        if needed_entries > self._blocks_limit:
-            message = f"the image would need a refcount table of more than {Limit.REFCOUNT_TABLE_BYTES} bytes"
-            raise LimitExceeded(message, spec="Host cluster management")
-        comfortable = max(needed_entries, len(self._cache.refcount_table.words) * 3 // 2)
-        return self._geometry.clusters(min(comfortable, self._blocks_limit) * 8)
+        Raises LimitExceeded.
+        """
+        index = first >> self._block_bits
+        reach = min(first + wanted, index + _BLOCKS_AHEAD << self._block_bits)
+        comfortable = min(len(self._cache.refcount_table.words) * 3 // 2, self._blocks_limit)
+        room = refcount_room(self._geometry, first, kept=index, reach=reach, table_entries=comfortable)
+        require_table(room.entries, self._blocks_limit)
+        return room
 
     # --- compressed data ---
 
@@ -238,10 +230,11 @@ class Allocator:
                 cache.set_refcounts(first - 1, first, cache.refcount(first - 1) + 1)
             else:
                 at = first << geometry.cluster_bits
-        offset_mask, _, _ = tables.compressed_masks(geometry.cluster_bits)
-        if at + length > min(offset_mask, Limit.HOST_OFFSET_END - SECTOR_SIZE):
+        try:
+            require_nameable(at, length, geometry)
+        except LimitExceeded:
             self.abandon_bytes(at, length)
-            raise LimitExceeded(f"no entry can name compressed data at {at:#x}", spec="Cluster mapping")
+            raise
         end = at + length
         self._packing = end if end % size else 0
         return at

@@ -22,12 +22,12 @@ from typing import NamedTuple
 from qcow2c.errors import CorruptMetadata, Span
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
-from qcow2c.format.header import Header, field_span
+from qcow2c.format.header import Header
 from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, stored_block
 from qcow2c.format.tables import Table
 from qcow2c.storage.medium import Medium
-from qcow2c.storage.store import Store
 from qcow2c.structs import SECTOR_SIZE
+from qcow2c.writer.header_update import HeaderUpdate
 
 BLOCK_CACHE_BYTES = 32 << 20
 """Bound of the refcount blocks in memory that hold nothing new."""
@@ -43,50 +43,37 @@ class Release(NamedTuple):
 
 
 class MetadataCache:
-    """Header fields, L1 and L2 tables, refcount table and blocks of one image, with what the file lacks of them."""
+    """L1 and L2 tables, refcount table and blocks of one image, with what the file lacks of them."""
 
-    def __init__(self, store: Store, data_store: Store, header: Header, l1_table: Table, l2: dict[int, Table]) -> None:
-        """`l1_table` and the loaded tables `l2`, by their L1 index, are shared with the reader."""
+    def __init__(
+        self, medium: Medium, data_medium: Medium, header: Header, l1_table: Table, l2: dict[int, Table]
+    ) -> None:
+        """`l1_table` and the loaded tables `l2`, by their L1 index, are shared with the reader.
+
+        Guest data is written to `data_medium`: the same one, or that of an external data file.
+        """
+        store = medium.store
         self.geometry: Geometry = header.geometry
-        self.medium = Medium(store)
-        self.data_medium = self.medium if data_store is store else Medium(data_store)
+        self.medium = medium
+        self.data_medium = data_medium
+        self.header = HeaderUpdate(medium)
         self.l1 = l1_table
         self.l2 = l2
         table_size = header.refcount_table_clusters << header.cluster_bits
         stored_table = store.pread(table_size, header.refcount_table_offset).ljust(table_size, b"\0")
         self.refcount_table = Table(layout.words(stored_table), header.refcount_table_offset)
-        self.on_free: Callable[[list[tuple[int, int]]], None] = lambda _runs: None
-        """Told which clusters, as (first, end), are free from now on."""
-        self._header_sector = bytearray(store.pread(SECTOR_SIZE, 0))
+        self._tell_free: Callable[[list[tuple[int, int]]], None] = lambda _runs: None
         self._blocks: dict[int, Table] = {}
         self._block_limit = max(2, BLOCK_CACHE_BYTES >> header.cluster_bits)
         self._block_bits = self.geometry.refcount_block_bits
         self._block_mask = (1 << self._block_bits) - 1
         self._released: list[Release] = []
-        self._table_moved = False
-
-    # --- header ---
-
-    def set_header(self, **values: int) -> None:
-        """Change fields of the header in memory: all lie in its first sector, which is never torn."""
-        for name, value in values.items():
-            span = field_span(name)
-            self._header_sector[span.offset : span.end] = layout.stored_integer(value, span.length)
-
-    def reload_header(self) -> None:
-        """Take up what the file's header says, after somebody else has changed it."""
-        self._header_sector[:] = self.medium.store.pread(SECTOR_SIZE, 0)
-
-    def write_header(self) -> None:
-        """Write the header's fields, and make them and all before them durable.
-
-        Durable order: what the fields refer to, the fields. A crash leaves the old fields or the new ones.
-        """
-        self.medium.flush()
-        self.medium.write([self._header_sector], 0)
-        self.medium.flush()
 
     # --- refcounts ---
+
+    def report_free(self, tell: Callable[[list[tuple[int, int]]], None]) -> None:
+        """Tell an allocator, from now on, which clusters, as (first, end), become free."""
+        self._tell_free = tell
 
     def refcount(self, cluster: int) -> int:
         """Return the refcount of a host cluster. Raises CorruptMetadata, StoreError."""
@@ -135,10 +122,9 @@ class MetadataCache:
         old = self.refcount_table
         words = old.words + array("Q", bytes((entries - len(old.words)) * old.words.itemsize))
         self.refcount_table = Table(words, host_offset, reachable=False)
-        self._table_moved = True
         bits = self.geometry.cluster_bits
         self.release(old.host_offset >> bits, self.geometry.clusters(len(old.words) * 8))
-        self.set_header(refcount_table_offset=host_offset, refcount_table_clusters=self.geometry.clusters(entries * 8))
+        self.header.set(refcount_table_offset=host_offset, refcount_table_clusters=self.geometry.clusters(entries * 8))
 
     def release(self, first: int, count: int = 1, *, discard: bool = False) -> None:
         """Take a reference away from each of `count` clusters, as soon as the change that does so is durable."""
@@ -185,10 +171,8 @@ class MetadataCache:
             self._write_words(new_tables)
             self.medium.flush()
             _settle([*new_blocks, *new_tables])
-        if self._table_moved:
-            # The old table stays as it was: its clusters are released, but not free before step 5.
-            self.write_header()
-            self._table_moved = False
+        # Only where the table has moved. The old one stays as it was: released, but not free before step 5.
+        self.header.write()
 
     def _write_what_nothing_names(self) -> None:
         """Step 3. Raised refcounts may be durable too early, and new L2 tables too: that is a leak."""
@@ -214,7 +198,7 @@ class MetadataCache:
         for run in released:
             freed += self._lower(run.first, run.first + run.clusters)
         if freed:
-            self.on_free(freed)
+            self._tell_free(freed)
         self._write_blocks([block for block in self._blocks.values() if block.dirty])
         self._give_back(released)
 
@@ -231,7 +215,7 @@ class MetadataCache:
         """Lower refcounts of clusters that were allocated, but to which nothing has ever referred."""
         freed = list(self._lower(first, end))
         if freed:
-            self.on_free(freed)
+            self._tell_free(freed)
 
     def _give_back(self, released: Iterable[Release]) -> None:
         bits = self.geometry.cluster_bits

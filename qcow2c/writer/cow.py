@@ -1,27 +1,20 @@
-"""Copy on write: what has to go to the file around new guest data, and what L2 entries say afterwards.
+"""Copy on write: what has to go to the file around new guest data, so that clusters keep what they held.
 
 Functions of the engine, for standard and extended L2 entries alike: without subclusters, a cluster is one. They read
-old contents and change tables in memory; they write nothing and allocate nothing.
+old contents; they change, write and allocate nothing. Spec: "Cluster mapping".
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from qcow2c.format.geometry import Geometry
 from qcow2c.format.tables import (
-    L2_COMPRESSED,
-    L2_COPIED,
-    L2_OFFSET,
-    L2_ZERO,
-    SUBCLUSTERS_ALLOCATED,
-    SUBCLUSTERS_ZERO_SHIFT,
     Kind,
     Table,
     kind_of,
 )
+from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
 from qcow2c.storage.store import Buffer
 from qcow2c.storage.zeros import zeros
@@ -50,9 +43,9 @@ def pieces(
     if end <= base + size and not reader.geometry.extended_l2:
         return _pieces_of_cluster(reader, table, base, guest_offset, data, in_place=in_place, fresh=fresh)
     last = (end - 1) // size * size
-    found = [*_copies(reader, table, guest_offset, min(end, guest_offset // size * size + size), in_place, before=True)]
+    found = list(_copies(reader, table, guest_offset, min(end, base + size), in_place=in_place, before=True))
     found.append((guest_offset, end))
-    found += _copies(reader, table, max(guest_offset, last), end, in_place, before=False)
+    found += _copies(reader, table, max(guest_offset, last), end, in_place=in_place, before=False)
     kept = []
     for start, stop in found:
         if start == guest_offset and stop == end:
@@ -85,7 +78,7 @@ def _pieces_of_cluster(
 
 
 def _copies(
-    reader: Reader, table: Table, start: int, end: int, in_place: bool, *, before: bool
+    reader: Reader, table: Table, start: int, end: int, *, in_place: bool, before: bool
 ) -> Iterator[tuple[int, int]]:
     """Yield the guest ranges of a cluster, before or behind the written range, that must be written, too."""
     geometry = reader.geometry
@@ -150,87 +143,18 @@ def cut(buffers: Iterable[Buffer], length: int) -> list[Buffer]:
     return kept
 
 
-def reads_as_zeros(reader: Reader, guest_offset: int, length: int) -> bool:
-    """Tell whether guest bytes read as zeros by what the tables of all layers say; no data is read."""
-    below = reader.backing
+def reads_as_zeros(layer: Layer, guest_offset: int, length: int) -> bool:
+    """Tell whether guest bytes read as zeros by what the tables of all layers say; no data is read.
+
+    A raw file has none: its holes are not looked for.
+    """
+    below = layer.backing
     bottom = 0 if below is None else below.disk_size
-    for run in reader.runs(guest_offset, max(0, min(length, reader.disk_size - guest_offset))):
+    for run in layer.runs(guest_offset, max(0, min(length, layer.disk_size - guest_offset))):
         if run.kind in _ZERO_KINDS or (run.kind in _BELOW_KINDS and run.guest_offset >= bottom):
             continue
-        if run.kind not in _BELOW_KINDS or not isinstance(below, Reader):
+        if run.kind not in _BELOW_KINDS or below is None or below.image_format == "raw":
             return False
         if not reads_as_zeros(below, run.guest_offset, run.length):
             return False
     return True
-
-
-def point(reader: Reader, table: Table, start: int, end: int, host_offset: int) -> None:
-    """Let the entries of guest bytes name adjacent host clusters that hold the bytes, all with refcount 1."""
-    geometry = reader.geometry
-    size, mask = geometry.cluster_size, geometry.l2_entries - 1
-    first, last = start >> geometry.cluster_bits & mask, (end - 1) >> geometry.cluster_bits & mask
-    count = last - first + 1
-    if geometry.extended_l2:
-        _point_subclusters(reader, table, start, end, host_offset)
-        return
-    entries = array("Q", range(host_offset | L2_COPIED, (host_offset | L2_COPIED) + count * size, size))
-    if table.words[first : last + 1] != entries:
-        table.set_many(first, entries)
-
-
-def _point_subclusters(reader: Reader, table: Table, start: int, end: int, host_offset: int) -> None:
-    geometry = reader.geometry
-    size, unit = geometry.cluster_size, geometry.subcluster_size
-    while start < end:
-        base = start // size * size
-        stop = min(end, base + size)
-        index = start >> geometry.cluster_bits & (geometry.l2_entries - 1)
-        touched = _bits((start - base) // unit, (stop - 1 - base) // unit)
-        old, bitmap = table.words[index * 2], table.words[index * 2 + 1]
-        if old & L2_COMPRESSED:
-            bitmap = SUBCLUSTERS_ALLOCATED
-        bitmap = (bitmap | touched) & ~(touched << SUBCLUSTERS_ZERO_SHIFT)
-        words = array("Q", (host_offset | L2_COPIED, bitmap))
-        if table.words[index * 2 : index * 2 + 2] != words:
-            table.set_many(index * 2, words)
-        start, host_offset = stop, host_offset + size
-
-
-def _bits(first: int, last: int) -> int:
-    """Return the bits of subclusters `first` to `last`, as in the lower half of a bitmap."""
-    return ((1 << last - first + 1) - 1) << first
-
-
-def is_plain_zero(reader: Reader, table: Table | None, start: int, stop: int, *, unmap: bool) -> bool:
-    """Tell whether part of a cluster already is what zeroing would make of it."""
-    if table is None:
-        return reader.backing is None or start >= reader.backing.disk_size
-    geometry = reader.geometry
-    index = start >> geometry.cluster_bits & (geometry.l2_entries - 1)
-    if unmap and table.words[index * geometry.l2_entry_words] & (L2_OFFSET | L2_COMPRESSED | L2_COPIED):
-        return False
-    return reads_as_zeros(reader, start, stop - start)
-
-
-def hide_backing(table: Table, geometry: Geometry, index: int, length: int) -> bool:
-    """Let whole clusters read as zeros where none of them is in use: all at once; return whether that was so."""
-    words, count = geometry.l2_entry_words, length >> geometry.cluster_bits
-    old = table.words[index * words : (index + count) * words]
-    if any(old):
-        return False
-    zero = (0, SUBCLUSTERS_ALLOCATED << SUBCLUSTERS_ZERO_SHIFT) if geometry.extended_l2 else (L2_ZERO,)
-    table.set_many(index * words, array("Q", zero * count))
-    return True
-
-
-def zero_subclusters(
-    reader: Reader, table: Table, index: int, kept: int, start: int, stop: int, *, whole: bool
-) -> None:
-    """Let subclusters of an extended entry read as zeros; `kept` is the descriptor that remains."""
-    geometry = reader.geometry
-    inside = geometry.cluster_size - 1
-    last = geometry.subclusters - 1 if whole else (stop - 1 & inside) // geometry.subcluster_size
-    touched = _bits((start & inside) // geometry.subcluster_size, last)
-    bitmap = 0 if whole else table.words[index * 2 + 1]
-    bitmap = bitmap & ~touched | touched << SUBCLUSTERS_ZERO_SHIFT
-    table.set_many(index * 2, array("Q", (kept, bitmap)))

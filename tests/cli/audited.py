@@ -55,7 +55,7 @@ class Watch:
             self.writing.append(name)
 
 
-def expire(number: int, frame: object) -> None:
+def expire(_number: int, _frame: object) -> None:
     raise TimeUp
 
 

@@ -27,7 +27,7 @@ def main() -> int:
     child = os.posix_spawnp(command[0], command, os.environ, setsid=True)
     killed = False
 
-    def expire(number: int, frame: object) -> None:
+    def expire(_number: int, _frame: object) -> None:
         nonlocal killed
         killed = True
         os.killpg(child, signal.SIGKILL)

@@ -185,7 +185,8 @@ def test_stale_bitmaps_are_told(run: Run) -> None:
         assert [found.name for found in image.bitmaps] == ["b1"]
 
 
-def test_the_library_does_the_same(run: Run) -> None:
+@pytest.mark.usefixtures("run")
+def test_the_library_does_the_same() -> None:
     write("disk.qcow2", (MIB, 10))
     bitmaps.add("disk.qcow2", "b1", granularity=512, enabled=False)
     bitmaps.merge("disk.qcow2", "b1", "b0")

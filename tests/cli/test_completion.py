@@ -110,7 +110,8 @@ def test_the_options_of_each_command_are_offered(command: str, bash: Offers) -> 
         assert "--force-share" in offered
 
 
-def test_the_answer_is_written_where_the_shell_reads(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("place")
+def test_the_answer_is_written_where_the_shell_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     class Finder(argcomplete.CompletionFinder):  # type: ignore[misc,name-defined]
         """Writes to where the test reads, and leaves other descriptors alone."""
 

@@ -180,7 +180,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "replaced"])
 @pytest.mark.parametrize("kind", KILLED)
-def test_a_killed_process_leaves_no_image(kind: str, there: bool, large: Path, start: Start) -> None:
+def test_a_killed_process_leaves_no_image(kind: str, *, there: bool, large: Path, start: Start) -> None:
     """Nothing, or nothing that counts as one; never a part of the new disk under a name that promises all of it."""
     Path("base").write_bytes(b"")
     target, old = Path("copy"), b""

@@ -132,7 +132,8 @@ def test_an_image_is_not_copied_onto_itself(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "disk.qcow2").read_bytes() == before
 
 
-def test_the_function_copies_to_a_file_object(run: Run, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("run")
+def test_the_function_copies_to_a_file_object() -> None:
     with open("copy", "w+b") as file:
         assert dd("disk.qcow2", file, block_size=1000, skip=1, count=3) == Part(1000, 2000, beyond=False)
         file.seek(0)

@@ -80,7 +80,7 @@ def test_ranges_for_programs(run: Run) -> None:
     assert run("diff", "--output=json", "disk.qcow2", "disk.qcow2") == (0, "[]\n", "")
 
 
-def test_a_stream_and_what_it_makes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_and_what_it_makes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "qcow2c", "diff", "--stream", "--from-snapshot", "monday", "disk.qcow2"],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},

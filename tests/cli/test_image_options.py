@@ -169,7 +169,7 @@ def test_info_of_another_chain_is_refused(run: Run) -> None:
 
 
 @pytest.fixture
-def outside(run: Run, tmp_path: Path) -> str:
+def outside(run: Run, tmp_path: Path) -> str:  # noqa: ARG001 - a fixture cannot be marked to use another
     """The name of an image over a backing file in another directory."""
     (tmp_path / "inner").mkdir()
     qcow2c.create(tmp_path / "inner/top.qcow2", 1 << 20, backing_file="../disk.qcow2", backing_fmt="qcow2")

@@ -159,9 +159,8 @@ def test_help_and_version(capfd: Capture) -> None:
     assert run(capfd, "--version")[1].startswith("qcow2c 0")
 
 
-def test_the_process_answers_its_own_words(
-    sound: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, thresholds: None
-) -> None:
+@pytest.mark.usefixtures("thresholds")
+def test_the_process_answers_its_own_words(sound: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["qcow2c", "info", "-f", "qcow2", str(sound)])
     with pytest.raises(SystemExit) as end:
         runpy.run_module("qcow2c", run_name="__main__")

@@ -146,7 +146,7 @@ def test_there_is_no_room_for_a_snapshot_too_many(run: Run) -> None:
 
 
 def test_bitmaps_do_not_let_the_disk_go_back(run: Run) -> None:
-    with qcow2c.open("disk.qcow2", "r+") as image, image.layer.changing_bitmaps() as edit:  # type: ignore[attr-defined]
+    with qcow2c.open("disk.qcow2", "r+") as image, image.engine.changing_bitmaps() as edit:
         edit.add("bits", 4096, enabled=False)
     message = "qcow2c: Could not apply snapshot 'one': Device has active dirty bitmaps\n"
     assert run("-a", "one", "disk.qcow2") == (1, "", message)

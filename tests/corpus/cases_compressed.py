@@ -141,7 +141,7 @@ DESCRIPTORS = [
     opens("compressed-offset-highest", "zlib", descriptor(lambda old: old | 2**58 - 1), check="corrupt"),
     opens("compressed-bits-56-and-57", "zlib", descriptor(with_bits(3 << 56)), check="corrupt"),
     opens("compressed-sectors-highest", "zlib", descriptor(with_bits(0xF << 58))),
-    opens("compressed-in-the-header", "zlib", descriptor(lambda old: COMPRESSED), check="corrupt"),
+    opens("compressed-in-the-header", "zlib", descriptor(lambda _old: COMPRESSED), check="corrupt"),
     opens("compressed-with-copied", "zlib", descriptor(with_bits(COPIED)), check="corrupt"),
     opens("compressed-crosses-eof", "zlib", cut(-700)),
     opens("compressed-last-byte-missing", "zlib", cut(-513)),

@@ -34,7 +34,7 @@ DATA, ZEROES = 1, 768
 
 def offset_of(what: str) -> Callable[[bytearray], int]:
     if what == "header":
-        return lambda image: 0
+        return lambda _image: 0
     if what == "the L2 itself":
         return lambda image: l2_table_at(image, 0)
     if what == "a refcount block":
@@ -163,7 +163,7 @@ def big_l1(
 
 
 def empty(bits: int) -> Callable[[int], list[int]]:
-    return lambda data: [0] * (1 << bits - 3)
+    return lambda _data: [0] * (1 << bits - 3)
 
 
 def first_only(bits: int) -> Callable[[int], list[int]]:

@@ -57,8 +57,8 @@ class Scenario:
     def limit(self, image: qcow2c.Image) -> None:
         """Let an image that is written run into the limits of the scenario."""
         if self.cache:
-            image.layer._l2_limit = self.cache
-        image.layer.allocator._scanned = self.used_blocks
+            image.layer.l2_tables_limit = self.cache
+        image.engine.allocator._scanned = self.used_blocks
 
     @property
     def hides_backing(self) -> bool:

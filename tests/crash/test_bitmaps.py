@@ -16,7 +16,7 @@ from qcow2c.format.header_writer import HeaderChange
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Memory, WritableMemory
 from qcow2c.storage.store import Buffer
-from qcow2c.writer.session import WrittenLayer
+from qcow2c.writer.session import Session
 
 from .recording import CrashState, Recorder, crash_states
 
@@ -26,8 +26,7 @@ Facts = list[tuple[str, int, bool, list[tuple[int, int]] | None]]
 
 
 def change(image: qcow2c.Image, *acts: Callable[[BitmapEdit], object]) -> None:
-    assert isinstance(image.layer, WrittenLayer)
-    with image.layer.changing_bitmaps() as edit:
+    with image.engine.changing_bitmaps() as edit:
         for act in acts:
             act(edit)
 
@@ -93,13 +92,11 @@ def first_one(image: qcow2c.Image) -> None:
 
 
 def other_size(image: qcow2c.Image) -> None:
-    layer = image.layer
-    assert isinstance(layer, WrittenLayer)
-    edit = resized(layer.store, Header.load(layer.store), layer.place, SIZE // 2 + 512)
+    engine, layer = image.engine, image.layer
+    edit = resized(layer.store, Header.load(layer.store), engine.place, SIZE // 2 + 512)
     made = edit.header_change()
-    layer.change_header(HeaderChange({**made.fields, "size": SIZE // 2 + 512}, made.extensions))
-    for run in edit.released:
-        layer.let_go(*run)
+    engine.change_header(HeaderChange({**made.fields, "size": SIZE // 2 + 512}, made.extensions))
+    engine.session.release(edit.released)
 
 
 def without_bitmaps() -> bytes:
@@ -199,16 +196,16 @@ def test_a_bitmap_that_is_not_in_use_has_every_change_of_the_guest() -> None:
 
 
 def let_go_before_the_header(patch: pytest.MonkeyPatch) -> None:
-    original = WrittenLayer.change_header
+    original, release = Session.change_header, Session.release
 
-    def change_header(layer: WrittenLayer, wanted: HeaderChange) -> None:
-        old = Header.load(layer.store).bitmaps
+    def change_header(session: Session, wanted: HeaderChange) -> None:
+        old = Header.load(session._cache.medium.store).bitmaps
         assert old is not None
-        layer.let_go(old.bitmap_directory_offset, old.bitmap_directory_size)
-        original(layer, wanted)
+        release(session, [(old.bitmap_directory_offset, old.bitmap_directory_size)])
+        original(session, wanted)
 
-    patch.setattr(WrittenLayer, "change_header", change_header)
-    patch.setattr(WrittenLayer, "_let_all_go", lambda _layer, _runs: None)
+    patch.setattr(Session, "change_header", change_header)
+    patch.setattr(Session, "release", lambda _session, _runs: None)
 
 
 def no_flush(patch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def written(options: dict[str, Any], chooser: random.Random, size: int = SIZE) -
 
 
 def link(store: Store, case: Case) -> Link:
-    return Link(store, "raw" if case.base is None else "qcow2", "top", "base", False)  # type: ignore[arg-type]
+    return Link(store, "raw" if case.base is None else "qcow2", "top", "base", probed=False)  # type: ignore[arg-type]
 
 
 def shown(top: bytes, base: bytes, case: Case) -> bytes:
@@ -133,7 +133,7 @@ def emptied_first(case: Case) -> Callable[[Store, Store], object]:
 
 def without_flush(case: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[[Store, Store], object]:
     """The raw file is written and closed, but nobody makes it durable; an image does so itself when it is closed."""
-    monkeypatch.setattr(RawBase, "finish", lambda self, size: None)
+    monkeypatch.setattr(RawBase, "finish", lambda _target, _size: None)
     return whole_commit(case)
 
 

@@ -43,5 +43,5 @@ def test_no_crash_loses_what_was_flushed(scenario: Scenario, seed: int, tmp_path
 
 def refcount_blocks(image: qcow2c.Image) -> tuple[int, int]:
     """Return how many refcount blocks there are, and how many the refcount table has room for."""
-    words = image.layer.cache.refcount_table.words
+    words = image.engine.cache.refcount_table.words
     return sum(map(bool, words)), len(words)

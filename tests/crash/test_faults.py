@@ -149,7 +149,7 @@ def cases() -> Iterator[tuple[int, bool]]:
 @pytest.mark.usefixtures("requires_qemu")
 @pytest.mark.parametrize(("kind", "lasting"), list(cases()))
 def test_every_failing_call_is_an_error_and_no_loss(
-    kind: int, lasting: bool, tmp_path: Path, inject: Callable[[Faults], None]
+    kind: int, *, lasting: bool, tmp_path: Path, inject: Callable[[Faults], None]
 ) -> None:
     prepared = prepare(SCENARIO, tmp_path)
     path = tmp_path / IMAGE

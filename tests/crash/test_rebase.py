@@ -82,7 +82,7 @@ def test_a_header_that_is_changed_too_early_is_found_out() -> None:
     before = made(CASES["4k clusters"])
     renamed = bytearray(before)
     qcow2c.rebase(renamed, "", unsafe=True)
-    for one, other in zip(shown(before, raw_image(OLD)), shown(bytes(renamed), False), strict=True):
+    for one, other in zip(shown(before, raw_image(OLD)), shown(bytes(renamed), backing=False), strict=True):
         assert one != other
 
 

@@ -211,7 +211,7 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Case, bool]] = {
 
 @pytest.mark.parametrize(("breaking", "case", "external"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_order_is_found(
-    breaking: Callable[[pytest.MonkeyPatch], None], case: Case, external: bool, monkeypatch: pytest.MonkeyPatch
+    breaking: Callable[[pytest.MonkeyPatch], None], case: Case, *, external: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         breaking(patch)

@@ -43,7 +43,7 @@ def nothing_is_ever_flushed(patch: pytest.MonkeyPatch) -> None:
 
 
 def freed_clusters_free_at_once(patch: pytest.MonkeyPatch) -> None:
-    def release(cache: MetadataCache, first: int, count: int = 1, *, discard: bool = False) -> None:
+    def release(cache: MetadataCache, first: int, count: int = 1, **_how: bool) -> None:
         cache.lower_at_once(first, first + count)
 
     patch.setattr(MetadataCache, "release", release)
@@ -63,8 +63,7 @@ def header_before_the_table(patch: pytest.MonkeyPatch) -> None:
     original = MetadataCache._publish_refcounts
 
     def publish(cache: MetadataCache) -> None:
-        if cache._table_moved:
-            cache.write_header()
+        cache.header.write()
         original(cache)
 
     patch.setattr(MetadataCache, "_publish_refcounts", publish)

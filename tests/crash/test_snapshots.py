@@ -109,7 +109,7 @@ def full_refcount_table() -> bytes:
 
 def with_bitmaps() -> bytes:
     data = bytearray(made(64 * KIB, cluster_size=4096))
-    with qcow2c.open(data, "r+") as image, image.layer.changing_bitmaps() as edit:  # type: ignore[attr-defined]
+    with qcow2c.open(data, "r+") as image, image.engine.changing_bitmaps() as edit:
         edit.add("bits", 4096, enabled=True)
     with qcow2c.open(data, "r+") as image:
         image.pwrite(b"noted" * 100, 9000)
@@ -393,6 +393,7 @@ class Failing(WritableMemory):
         self.lasting = lasting
         self.calls = 0
         self.armed = True
+        self.flush_has_failed = False
 
     def _count(self) -> None:
         self.calls += self.armed
@@ -415,13 +416,14 @@ class Failing(WritableMemory):
         try:
             self._count()
         except StoreError as error:
+            self.flush_has_failed = True
             raise self.flush_failure(error) from error
         super().flush()
 
 
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("act", ACTS)
-def test_a_call_that_fails_leaves_the_image_before_or_after(act: str, lasting: bool) -> None:
+def test_a_call_that_fails_leaves_the_image_before_or_after(act: str, *, lasting: bool) -> None:
     before = made(32 * KIB, cluster_size=4096)
     counted = Failing(before, 1 << 30, lasting=False)
     ACTS[act](counted)
@@ -436,7 +438,7 @@ def test_a_call_that_fails_leaves_the_image_before_or_after(act: str, lasting: b
 
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("act", ON_OPEN)
-def test_an_open_image_whose_calls_fail_shows_what_the_file_holds_or_is_closed(act: str, lasting: bool) -> None:
+def test_an_open_image_whose_calls_fail_shows_what_the_file_holds_or_is_closed(act: str, *, lasting: bool) -> None:
     before = made(32 * KIB, cluster_size=4096)
     reference = bytearray(before)
     calls = 1 << 30

@@ -31,7 +31,10 @@ class Outcome:
 
 
 @pytest.fixture(scope="session")
-def made(requires_qemu: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RealImage]:
+def made(
+    requires_qemu: None,  # noqa: ARG001 - a fixture cannot be marked to use another
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], RealImage]:
     """Return a function from a recipe's name to its image."""
     folder = tmp_path_factory.mktemp("images")
     images: dict[str, RealImage] = {}

@@ -27,7 +27,10 @@ Dirty = list[tuple[int, int]]
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory, qemu_img: Path) -> Path:
+def images(
+    tmp_path_factory: pytest.TempPathFactory,
+    qemu_img: Path,  # noqa: ARG001 - a fixture cannot be marked to use another
+) -> Path:
     """A folder with images, made once."""
     folder = tmp_path_factory.mktemp("bitmaps")
     make(folder)

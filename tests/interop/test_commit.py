@@ -189,7 +189,7 @@ def test_any_base_holds_the_same(base: str, twice: Callable[..., tuple[list[str]
 @pytest.mark.parametrize("top", TOPS)
 @pytest.mark.parametrize("drop", [False, True])
 def test_any_image_is_committed_and_emptied_alike(
-    top: str, drop: bool, twice: Callable[..., tuple[list[str], Path, Path]], run_ours: Ours
+    top: str, *, drop: bool, twice: Callable[..., tuple[list[str], Path, Path]], run_ours: Ours
 ) -> None:
     names, ours, theirs = twice(Layer("cluster_size=4k"), TOPS[top], seed=2)
     shown = disk(ours, names[0])

@@ -113,7 +113,10 @@ def qemu(folder: Path, *words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def named_like_an_id(requires_qemu: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def named_like_an_id(
+    requires_qemu: None,  # noqa: ARG001 - a fixture cannot be marked to use another
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """Return a folder with an image whose first snapshot has the ID 1 and the name 2, and so on; then it grew."""
     folder = tmp_path_factory.mktemp("named")
     qemu(folder, "qemu-img", "create", "-f", "qcow2", "-o", "cluster_size=4k", IMAGE, "4M")

@@ -82,7 +82,7 @@ BASE = b"base" * (512 * KIB)
 @pytest.mark.parametrize("snapshot_at", [(), (0,), (1,), (0, 1, 2, 3)], ids=str)
 @pytest.mark.parametrize("cluster_size", [512, 4096, 65536])
 def test_an_older_version_has_no_zero_clusters_and_shows_the_same(
-    cluster_size: int, snapshot_at: tuple[int, ...], backed: bool
+    cluster_size: int, snapshot_at: tuple[int, ...], *, backed: bool
 ) -> None:
     data = with_zeros(snapshot_at=snapshot_at, backed=backed, unit=cluster_size)
     before = states(data, BASE if backed else None)

@@ -191,10 +191,10 @@ def test_without_a_name_the_next_layer_takes_it(tmp_path: Path) -> None:
 
 
 NAMES: dict[str, Callable[[Path], str]] = {
-    "relative": lambda folder: "0.raw",
-    "with a detour": lambda folder: "../images/./0.raw",
+    "relative": lambda _folder: "0.raw",
+    "with a detour": lambda _folder: "../images/./0.raw",
     "absolute": lambda folder: str(folder / "0.raw"),
-    "a link": lambda folder: "link.raw",
+    "a link": lambda _folder: "link.raw",
 }
 
 

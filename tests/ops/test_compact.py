@@ -127,7 +127,7 @@ def test_zeros_over_a_backing_file_stay_zeros(version: int) -> None:
     assert compact(image).zero_clusters == (1 if version == 3 else 0)
 
 
-def extended_builder(backing: bool) -> Builder:
+def extended_builder(*, backing: bool) -> Builder:
     builder = Builder(16 << 14, cluster_bits=14, incompatible=EXTENDED)
     builder.backing_file = b"base" if backing else b""
     part = 512
@@ -143,8 +143,8 @@ def extended_builder(backing: bool) -> Builder:
 
 
 @pytest.mark.parametrize("backing", [False, True])
-def test_subclusters_that_nobody_has_do_not_count(backing: bool) -> None:
-    builder = extended_builder(backing)
+def test_subclusters_that_nobody_has_do_not_count(*, backing: bool) -> None:
+    builder = extended_builder(backing=backing)
     builder.snapshot(b"one")
     builder.entry(0, builder.l2[0][0] & ~L2_COPIED, 0xFFFF | 0xFFFF0000 << 32)  # Another view of the same cluster.
     image = builder.build()

@@ -77,7 +77,7 @@ sectors = st.lists(st.sampled_from([b"\0", b"\0", b"a", b"b"]), max_size=40).map
 @given(first=sectors, second=sectors, change=st.none() | st.integers(0, 1 << 14), packed=st.booleans())
 @example(first=b"", second=b"", change=None, packed=False)
 @example(first=b"a" * 512, second=b"", change=None, packed=True)
-def test_the_first_sector_that_differs(first: bytes, second: bytes, change: int | None, packed: bool) -> None:
+def test_the_first_sector_that_differs(first: bytes, second: bytes, change: int | None, *, packed: bool) -> None:
     if change is not None and first:  # Else two disks are hardly ever similar.
         changed = bytearray(first)
         changed[change % len(first)] ^= 1
@@ -99,7 +99,7 @@ def test_the_public_function_opens_files(tmp_path: Path) -> None:
     qcow2.write_bytes(image_of(content))
     steps: list[tuple[int, int]] = []
     found = qcow2c.compare(raw, qcow2, first_format="raw", progress=lambda *step: steps.append(step))
-    assert found == Comparison(True, None, None, len(content), len(content))
+    assert found == Comparison(identical=True, offset=None, why=None, first_size=len(content), second_size=len(content))
     assert {total for _, total in steps} == {len(content)}
     assert all(one <= other for (one, _), (other, _) in pairwise(steps))
     assert steps[0][0] == 0 and steps[-1][0] == len(content)
@@ -113,7 +113,9 @@ def test_progress_stops_where_the_shorter_disk_ends() -> None:
     with opened(content, content + bytes(1 << 20)) as (one, other):
         assert compare_disks(one, other, progress=lambda done, _total: steps.append(done)).identical
         assert 1 << 20 in steps
-        assert compare_disks(one, other, strict=True) == Comparison(False, None, Why.SIZE, 1 << 20, 2 << 20)
+        assert compare_disks(one, other, strict=True) == Comparison(
+            identical=False, offset=None, why=Why.SIZE, first_size=1 << 20, second_size=2 << 20
+        )
 
 
 @pytest.mark.parametrize("slab", range(5))

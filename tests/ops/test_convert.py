@@ -198,7 +198,7 @@ def test_a_snapshot_is_copied_at_the_size_of_today() -> None:
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_over_a_backing_file_only_what_differs_is_stored(compressed: bool, tmp_path: Path) -> None:
+def test_over_a_backing_file_only_what_differs_is_stored(*, compressed: bool, tmp_path: Path) -> None:
     base = tmp_path / "base.raw"
     base.write_bytes(DISK)
     overlay = tmp_path / "overlay.qcow2"

@@ -9,7 +9,6 @@ import pytest
 import qcow2c
 from qcow2c.errors import UsageError
 from qcow2c.ops import snapshots
-from qcow2c.writer.session import WrittenLayer
 
 MIB = 1 << 20
 
@@ -18,12 +17,11 @@ def source(path: Path, size: int = MIB) -> Path:
     """Make an image with two bitmaps, the second one disabled, and data."""
     qcow2c.create(path, size, cluster_size=4096)
     with qcow2c.open(path, "r+") as image:
-        assert isinstance(image.layer, WrittenLayer)
-        with image.layer.changing_bitmaps() as edit:
+        with image.engine.changing_bitmaps() as edit:
             edit.add("one", 4096)
             edit.add("two", 512)
         image.pwrite(b"x" * 9000, 20_000)
-        with image.layer.changing_bitmaps() as edit:
+        with image.engine.changing_bitmaps() as edit:
             edit.enable("two", enabled=False)
     return path
 
@@ -52,7 +50,7 @@ def test_a_new_image_has_the_bitmaps(tmp_path: Path, options: dict[str, object])
 def test_an_image_that_is_there_gets_them_behind_its_own(tmp_path: Path) -> None:
     target = tmp_path / "target.qcow2"
     qcow2c.create(target, MIB)
-    with qcow2c.open(target, "r+") as image, image.layer.changing_bitmaps() as edit:
+    with qcow2c.open(target, "r+") as image, image.engine.changing_bitmaps() as edit:
         edit.add("own")
     qcow2c.convert(source(tmp_path / "s.qcow2"), target, output_format="qcow2", existing=True, bitmaps=True)
     assert found(target) == {"own": (True, [(0, MIB)]), "one": (True, ONE), "two": (False, TWO)}
@@ -61,7 +59,7 @@ def test_an_image_that_is_there_gets_them_behind_its_own(tmp_path: Path) -> None
 def test_those_behind_the_one_that_cannot_be_added_stay(tmp_path: Path) -> None:
     target = tmp_path / "target.qcow2"
     qcow2c.create(target, MIB)
-    with qcow2c.open(target, "r+") as image, image.layer.changing_bitmaps() as edit:
+    with qcow2c.open(target, "r+") as image, image.engine.changing_bitmaps() as edit:
         edit.add("one", enabled=False)
     with pytest.raises(UsageError, match="Failed to create bitmap one: Bitmap already exists: one"):
         qcow2c.convert(source(tmp_path / "s.qcow2"), target, output_format="qcow2", existing=True, bitmaps=True)

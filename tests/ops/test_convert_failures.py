@@ -156,7 +156,7 @@ class Limited:
 @pytest.mark.parametrize("there", [False, True], ids=["new", "replaced"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_disk_leaves_nothing_that_looks_complete(
-    kind: str, there: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, *, there: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options, limited = KINDS[kind], Limited(monkeypatch)
     target = target_in(folder, options)
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupt_leaves_nothing_that_looks_complete(kind: str, folder: Path) -> None:
-    def progress(done: int, size: int) -> None:
+    def progress(_done: int, _size: int) -> None:
         raise KeyboardInterrupt
 
     options = KINDS[kind]

@@ -46,7 +46,7 @@ def sent(source: Any, output_format: str, how: How | None = None, **create: Any)
     ids=str,
 )
 @pytest.mark.parametrize("compressed", [False, True])
-def test_an_image_in_one_stream(options: dict[str, Any], compressed: bool) -> None:
+def test_an_image_in_one_stream(options: dict[str, Any], *, compressed: bool) -> None:
     image = sent(DISK, "qcow2", How(compressed=compressed), **options)
     with qcow2c.open(image) as opened:
         assert opened.pread(len(DISK) + 1, 0) == DISK
@@ -106,7 +106,7 @@ def test_a_pipe_that_fails() -> None:
             super().__init__()
             self._error = error
 
-        def write(self, data: memoryview) -> int:
+        def write(self, _data: memoryview) -> int:
             raise self._error
 
     for error, expected in ((BrokenPipeError(), BrokenPipeError), (OSError(28, "No space left"), StoreError)):

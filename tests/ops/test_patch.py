@@ -100,7 +100,7 @@ class Broken(Pipe):
             raise OSError(5, "Input/output error")
         return self._file.readline(length)
 
-    def read(self, length: int = -1) -> bytes:
+    def read(self, _length: int = -1) -> bytes:
         raise OSError(5, "Input/output error")
 
 

@@ -194,7 +194,7 @@ def test_a_cluster_that_is_no_longer_shared_is_known_to_be_its_own(chains: Path)
         assert image.layer.entry(0) & L2_COPIED
 
 
-def test_what_is_the_same_in_both_chains_is_not_read(tmp_path: Path) -> None:
+def test_what_is_the_same_in_both_chains_is_not_read() -> None:
     base = Watched(bytes(range(1, 251)) * 4000)
     below = qcow2c_over(base)
     overlay = bytearray()
@@ -247,7 +247,7 @@ def test_only_what_differs_is_written(chains: Path) -> None:
     assert [(run.guest_offset, run.length) for run in held] == [(68 * KIB, 4 * KIB)]
 
 
-def test_neighbours_are_written_together(chains: Path) -> None:
+def test_neighbours_are_written_together() -> None:
     class Counting(WritableMemory):
         writes: list[int]
 
@@ -266,7 +266,7 @@ def test_neighbours_are_written_together(chains: Path) -> None:
     assert said == [(start, 3 * SLAB_BYTES) for start in (0, SLAB_BYTES, 2 * SLAB_BYTES, 3 * SLAB_BYTES)]
 
 
-def test_bytes_behind_the_last_sector_stay(tmp_path: Path) -> None:
+def test_bytes_behind_the_last_sector_stay() -> None:
     overlay = bytearray(Builder(4096 + 100).build())
     old, new = Memory(b"o" * 5000), Memory(b"o" * 4096 + b"n" * 904)
     qcow2c.rebase(WritableMemory(overlay), "new", backing_format="raw", backing=old, new_backing=new)
@@ -294,7 +294,7 @@ def test_unsafe_opens_nothing(tmp_path: Path) -> None:
     assert names(path) == (None, None)
 
 
-def test_unsafe_keeps_a_dirty_image_dirty(tmp_path: Path) -> None:
+def test_unsafe_keeps_a_dirty_image_dirty() -> None:
     builder = Builder(64 * KIB, incompatible=1)
     overlay = bytearray(builder.build())
     qcow2c.rebase(WritableMemory(overlay), "x", backing_format="raw", unsafe=True)

@@ -237,7 +237,7 @@ def test_bitmaps_follow() -> None:
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_an_external_data_file_has_the_size_of_the_disk(raw: bool) -> None:
+def test_an_external_data_file_has_the_size_of_the_disk(*, raw: bool) -> None:
     guest = bytearray()
     data = new(100 * KIB, data_file="data", data_file_raw=raw, guest_data=guest)
     how = {"data_file": guest}

@@ -229,7 +229,7 @@ def test_an_image_with_an_external_data_file_cannot_have_snapshots() -> None:
 def with_bitmap() -> bytearray:
     data = made()
     qcow2c.snapshots.create(data, "one")
-    with qcow2c.open(data, "r+") as image, image.layer.changing_bitmaps() as edit:  # type: ignore[attr-defined]
+    with qcow2c.open(data, "r+") as image, image.engine.changing_bitmaps() as edit:
         edit.add("bits", 4096, enabled=True)
     return data
 
@@ -475,7 +475,7 @@ def test_the_size_of_the_disk_follows() -> None:
             image.pwrite(b"end", size - 3)
             with pytest.raises(UsageError, match="do not lie on the disk"):
                 image.pwrite(b"end", size - 2)
-        engine: Any = image.layer
+        engine = image.engine
         for act in (
             lambda: engine.write(memoryview(b"late"), 19_000),
             lambda: engine.write_zeroes(19_000, 1000, unmap=True),
@@ -516,7 +516,7 @@ def test_the_snapshots_of_an_image_that_nobody_holds_any_more() -> None:
 
 @pytest.mark.parametrize("trust", [False, True])
 @pytest.mark.parametrize("lazy", [False, True])
-def test_an_image_is_marked_and_settled_again_around_each_change(lazy: bool, trust: bool) -> None:
+def test_an_image_is_marked_and_settled_again_around_each_change(*, lazy: bool, trust: bool) -> None:
     data = made(lazy_refcounts=lazy)
     with qcow2c.open(data, "r+", trust=trust) as image:
         for number in range(4):

@@ -11,7 +11,6 @@ import qcow2c
 from qcow2c.bitmaps.edit import resized
 from qcow2c.bitmaps.stored import Bitmap
 from qcow2c.format.header import Header
-from qcow2c.writer.session import WrittenLayer
 
 SECTOR = 512
 sizes = st.integers(1, 40_000).map(lambda sectors: sectors * SECTOR)
@@ -47,8 +46,7 @@ def make(size: int, cluster_size: int, granularity: int, written: list[tuple[int
     data = bytearray()
     qcow2c.create(data, size, cluster_size=cluster_size)
     with qcow2c.open(data, "r+") as image:
-        assert isinstance(image.layer, WrittenLayer)
-        with image.layer.changing_bitmaps() as edit:
+        with image.engine.changing_bitmaps() as edit:
             edit.add("a", granularity)
         for offset, length in written:
             image.write_zeroes(offset, length)
@@ -67,12 +65,12 @@ def test_merging_sets_every_bit_that_a_dirty_bit_touches(
     written, more = ranges_of(size, first), ranges_of(size, second)
     data = make(size, cluster_size, one, written)
     with qcow2c.open(data, "r+") as image:
-        with image.layer.changing_bitmaps() as edit:
+        with image.engine.changing_bitmaps() as edit:
             edit.enable("a", enabled=False)
             edit.add("b", other)
         for offset, length in more:
             image.write_zeroes(offset, length)
-    with qcow2c.open(data, "r+") as image, image.layer.changing_bitmaps() as edit:
+    with qcow2c.open(data, "r+") as image, image.engine.changing_bitmaps() as edit:
         edit.merge("b", edit.find("a"))
     dirty = as_ranges(marked(written, one), one, size)
     assert list(bitmap(data, "a").ranges()) == dirty
@@ -87,17 +85,15 @@ def test_another_size_keeps_the_bits_that_have_a_place(
     written = ranges_of(size, drawn)
     data = make(size, cluster_size, granularity, written)
     with qcow2c.open(data, "r+") as image:
-        layer = image.layer
-        assert isinstance(layer, WrittenLayer)
+        engine, layer = image.engine, image.layer
         for wanted in (later, max(size, later)):
             if layer.geometry.l1_entries(wanted) > layer.header.l1_size:
                 return  # The L1 table would have to grow, too: not the business of bitmaps.
             header = Header.load(layer.store)
-            edit = resized(layer.store, header, layer.place, wanted)
+            edit = resized(layer.store, header, engine.place, wanted)
             made = edit.header_change()
-            layer.change_header(made._replace(fields={**made.fields, "size": wanted}))
-            for run in edit.released:
-                layer.let_go(*run)
+            engine.change_header(made._replace(fields={**made.fields, "size": wanted}))
+            engine.session.release(edit.released)
     kept = {bit for bit in marked(written, granularity) if bit * granularity < later}
     assert list(bitmap(data, "a").ranges()) == as_ranges(kept, granularity, max(size, later))
     assert qcow2c.check(bytes(data)).exit_code == 0

@@ -81,7 +81,7 @@ def test_concatenated_images(several: list[bytes], options: dict[str, Any]) -> N
 @settings(max_examples=20)
 @given(source=images(), old=images(), sparse_size=SPARSE, compressed=st.booleans())
 def test_an_image_that_is_there_holds_the_new_disk_and_its_own_end(
-    source: bytes, old: bytes, sparse_size: int, compressed: bool
+    source: bytes, old: bytes, sparse_size: int, *, compressed: bool
 ) -> None:
     new, kept = disk_of(source), disk_of(old)
     if len(new) > len(kept) or (compressed and len(new) != len(kept)):
@@ -173,7 +173,9 @@ def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 @settings(max_examples=15)
 @given(several=st.lists(images(max_operations=5), min_size=1, max_size=3), with_zeros=st.booleans())
-def test_a_plan_names_each_byte_at_most_once_and_all_that_is_not_zero(several: list[bytes], with_zeros: bool) -> None:
+def test_a_plan_names_each_byte_at_most_once_and_all_that_is_not_zero(
+    several: list[bytes], *, with_zeros: bool
+) -> None:
     expected = b"".join(map(disk_of, several))
     with ExitStack() as stack:
         planned: list[PlannedDisk] = []

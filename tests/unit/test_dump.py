@@ -12,8 +12,7 @@ from qcow2c import structs
 from qcow2c.dump import SECTIONS, Dump, chain
 from qcow2c.errors import ChainError, GateRefused, NotQcow2, Span, StoreError, UsageError
 from qcow2c.forensic.nodes import Node
-from qcow2c.forensic.render_json import document, json_lines
-from qcow2c.forensic.render_text import Style, lines
+from qcow2c.forensic.render_text import Style
 from qcow2c.format import layout
 from qcow2c.format.findings import Severity
 from qcow2c.format.tables import native
@@ -115,7 +114,7 @@ def test_extensions_show_their_data_and_padding() -> None:
     assert named(nodes, "bitmap_directory_size").value == 32
     name = named(nodes, "backing_file_name")
     assert name.value == "base \\x1b[31m.raw" and bytes.fromhex(name.hex) == b"base \x1b[31m.raw"
-    assert "\x1b" not in "".join(lines(Dump(rich().build()).root, Memory(b""), Style()))
+    assert "\x1b" not in "".join(Dump(rich().build()).text())
 
 
 def test_snapshots_and_bitmaps_are_shown_field_by_field() -> None:
@@ -351,9 +350,9 @@ def test_json_text_and_lines_say_the_same() -> None:
     data = rich().build()
     store = Memory(data)
     with qcow2c.dump(store) as tree:
-        whole = json.loads("".join(document(tree.root, store, raw=True, doc=True)))
-        rows = [json.loads(line) for line in json_lines(tree.root, store)]
-        text = "".join(lines(tree.root, store, Style(raw=True, doc=True, zeros=True)))
+        whole = json.loads("".join(tree.json(raw=True, doc=True)))
+        rows = [json.loads(line) for line in tree.json_lines()]
+        text = "".join(tree.text(style=Style(raw=True, doc=True, zeros=True)))
         count = len(every(tree.root))
     assert whole["schema"] == rows[0]["schema"] == "qcow2c-dump/1"
     assert len(rows) == count + 1
@@ -371,7 +370,7 @@ def test_colour_is_only_for_those_who_ask() -> None:
     builder = rich()
     builder.entry(60, 1 << 57)
     with qcow2c.dump(builder.build()) as tree:
-        coloured = "".join(lines(tree.root, tree.store, Style(colour=True)))
+        coloured = "".join(tree.text(style=Style(colour=True)))
     assert "\x1b[31m" in coloured and "\x1b[0m" in coloured
 
 

@@ -16,6 +16,7 @@ from qcow2c.format import layout
 from qcow2c.format.header import Header, field_span
 from qcow2c.format.tables import Kind
 from qcow2c.storage.sources import Memory, WritableMemory
+from qcow2c.writer.mapping import Mapping
 from tests.building import Builder, deflate
 
 KIB = 1024
@@ -244,7 +245,7 @@ def test_an_old_image_over_a_backing_file_has_no_zero_clusters() -> None:
 
 
 @pytest.mark.parametrize("unmap", [False, True])
-def test_zeroing_keeps_or_frees_the_clusters(unmap: bool) -> None:
+def test_zeroing_keeps_or_frees_the_clusters(*, unmap: bool) -> None:
     data = made()
     with qcow2c.open(data, "r+") as image:
         image.pwrite(b"z" * 40_960, 0)
@@ -342,7 +343,7 @@ def test_an_external_data_file_has_each_cluster_at_its_guest_offset(tmp_path: Pa
 
 
 @pytest.mark.parametrize("extended", [False, True])
-def test_a_raw_data_file_never_grows_beyond_the_disk(extended: bool) -> None:
+def test_a_raw_data_file_never_grows_beyond_the_disk(*, extended: bool) -> None:
     size, image_data, guest = 100_352, bytearray(), io.BytesIO()
     options: dict[str, Any] = {"data_file": "guest", "data_file_raw": True, "extended_l2": extended}
     qcow2c.create(image_data, size, guest_data=guest, **options)
@@ -437,16 +438,26 @@ def test_there_is_an_end_to_growing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert image.pread(5 << 20, 0).count(b"f") == written
 
 
+def test_room_for_compressed_data_that_no_entry_can_name_is_taken_back() -> None:
+    with qcow2c.open(made(4 << 20, cluster_size=2 << 20), "r+") as image:
+        allocator, cache = image.engine.allocator, image.engine.cache
+        allocator._scanned = (1 << 49) >> 21 >> 20  # As if everything below had been in use.
+        with pytest.raises(LimitExceeded, match="no entry can name compressed data at 0x2000000200000"):
+            allocator.allocate_bytes(700)
+        block, data = (1 << 49) >> 21, (0x2000000200000) >> 21
+        assert (cache.refcount(block), cache.refcount(data)) == (1, 0)
+
+
 def test_little_memory_is_enough() -> None:
     data = made(4 << 20, cluster_size=512)
     with qcow2c.open(data, "r+") as image:
-        image.layer._l2_limit = 2
-        image.layer.cache._block_limit = 2
+        image.layer.l2_tables_limit = 2
+        image.engine.cache._block_limit = 2
         for start in range(0, 4 << 20, 40_960):
             image.pwrite(start.to_bytes(8, "big") * 3, start)
         for start in range(0, 4 << 20, 40_960):
             assert image.pread(8, start) == start.to_bytes(8, "big")
-        assert len(image.layer._l2_tables) <= 4
+        assert len(image.layer.l2_tables) <= 4
     assert clean(data)
 
 
@@ -555,7 +566,7 @@ def test_a_closed_image_is_closed() -> None:
 
 
 @pytest.mark.parametrize("extended", [False, True])
-def test_a_large_range_over_a_backing_file_is_zeroed_at_once(extended: bool) -> None:
+def test_a_large_range_over_a_backing_file_is_zeroed_at_once(*, extended: bool) -> None:
     size = 64 << 20
     base = made(size)
     with qcow2c.open(base, "r+") as image:
@@ -570,3 +581,34 @@ def test_a_large_range_over_a_backing_file_is_zeroed_at_once(extended: bool) -> 
         image.write_zeroes(32 << 20, 2 << 20)
         assert image.pread(8, 33 << 20) == bytes(8)
     assert clean(over)
+
+
+def test_an_interrupt_between_two_steps_of_a_change_ends_all_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    data = made(1 << 20, cluster_size=4096)
+    with pytest.raises(KeyboardInterrupt) as raised, qcow2c.open(data, "r+") as image:
+        image.pwrite(b"kept" * 1024, 0)
+        image.snapshots.create("before")
+        monkeypatch.setattr(Mapping, "release", interrupted)
+        image.pwrite(b"lost" * 1024, 0)
+    assert "what was not flushed before is not in the image" in raised.value.__notes__[0]
+    assert qcow2c.check(bytes(data)).exit_code in (0, 3)
+    with qcow2c.open(bytes(data)) as image:
+        assert image.pread(4096, 0) == b"kept" * 1024
+
+
+def test_after_an_interrupt_each_later_call_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    image = qcow2c.open(made(1 << 20, cluster_size=4096), "r+")
+    monkeypatch.setattr(Mapping, "point", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        image.pwrite(b"lost", 0)
+    monkeypatch.undo()
+    for call in (lambda: image.pwrite(b"x", 0), image.flush, lambda: image.snapshots.create("s"), image.close):
+        with pytest.raises(StoreError, match=r"was interrupted, so that nothing more is written.*KeyboardInterrupt"):
+            call()
+    assert image.closed

@@ -101,7 +101,7 @@ def test_a_closed_image_reads_nothing(built: tuple[bytes, bytes]) -> None:
 def test_many_threads_read_at_once(built: tuple[bytes, bytes]) -> None:
     image_bytes, content = built
     with qcow2c.open(io.BytesIO(image_bytes)) as image:
-        image.layer._l2_limit = 2
+        image.layer.l2_tables_limit = 2
 
         def reads(seed: int) -> bool:
             chosen = random.Random(seed)
@@ -175,3 +175,10 @@ def test_the_vm_state_lies_behind_the_disk() -> None:
 def test_a_vm_state_larger_than_its_mapping_is_refused() -> None:
     with qcow2c.open(vm_builder(1 << 40).build()) as image, pytest.raises(LimitExceeded, match="VM state"):
         image.snapshots["running"].vm_state()
+
+
+def test_the_size_is_a_method_and_the_same_for_those_who_seek(built: tuple[bytes, bytes]) -> None:
+    image_bytes, content = built
+    with qcow2c.open(image_bytes) as image:
+        assert image.size() == image.seek(0, os.SEEK_END) == len(content)
+        assert not hasattr(io.BufferedReader(image), "size")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,17 @@ def test_no_mask_or_binary_format_is_spelled_outside_the_schema_files(project_ro
 @pytest.mark.parametrize("source", ["x = 0x00fffffffffffe00", "struct.unpack('>Q', x)", "m = b'QFI\\xfb'"])
 def test_a_spelled_mask_would_be_found(source: str) -> None:
     assert offences(source)
+
+
+def test_the_picture_shows_each_structure_and_each_field_that_points_somewhere() -> None:
+    assert structs.__doc__ is not None
+    picture = structs.__doc__.partition("This module owns")[0]
+    drawn = set(re.findall(r"\b[A-Z0-9]+_[A-Z0-9_]+\b", picture))
+    schemas = {name: schema for name, schema in every_schema() if name.isupper()}
+    assert drawn <= schemas.keys()
+    parts = {"SUBCLUSTER_BITMAP", "SNAPSHOT_HEADER", "SNAPSHOT_EXTRA_DATA", "BITMAP_DIRECTORY_HEADER"}
+    flags = {name for name in schemas if name.endswith(("_FEATURES", "_FLAGS"))}
+    assert schemas.keys() - drawn == parts | flags
+    pointers = {member.name for _, schema in every_schema() for member in layout.members(schema)}
+    pointers = {name for name in pointers if name.endswith("offset")} - {"payload_offset"}
+    assert pointers == set(re.findall(r"\b(?:\w+_)?offset\b", picture))

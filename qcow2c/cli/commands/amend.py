@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentParser, Namespace
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 from qcow2c.cli import arguments, image_names, interrupts, option_list, progress, text
@@ -64,14 +64,14 @@ def _run(chosen: Namespace) -> int:
     named = image_names.named_image(word, image_opts=chosen.image_opts, image_format=chosen.format)
     if named.share:
         raise UsageError(f"Could not open {word!r}: force-share=on can only be used with read-only images")
-    from qcow2c.ops.amend import Amendment, amend_store, opened
+    from qcow2c.ops.amend import Amendment, amend_store, open_amendable
 
     chosen.image = word
     with ExitStack() as stack:
         stack.enter_context(interrupts.handled())
         # The line of the progress ends before an error is told.
         stack.enter_context(progress.shown(wanted=chosen.progress and not chosen.quiet))
-        store = stack.enter_context(opened(named.filename, image_format=named.format))
+        store = stack.enter_context(open_amendable(named.filename, image_format=named.format))
         if option_list.asks_for_help(chosen.options):
             return _help("qcow2")
         wish = Amendment(**_options(chosen.options))
@@ -93,7 +93,8 @@ def _options(lists: list[str]) -> dict[str, Any]:
     try:
         return option_list.parse(lists, OPTIONS)
     except UsageError as error:
-        with suppress(UsageError):
+        try:
             option_list.parse(lists, QCOW2_OPTIONS)
-            error.message += "\nThis option is only supported for image creation"
-        raise
+        except UsageError:
+            raise error from None
+        raise UsageError(f"{error}\nThis option is only supported for image creation") from error

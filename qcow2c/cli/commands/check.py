@@ -60,12 +60,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     from qcow2c.format.detection import detect_format
-    from qcow2c.storage.sources import open_store
+    from qcow2c.storage.sources import opened
 
     is_repair = repair_report.is_wanted(chosen)
     named = image_names.chosen_image(chosen, chosen.image, chosen.format)
-    store = open_store(named.filename)
-    try:
+    with opened(named.filename) as store:
         image_format = named.format or detect_format(store)
         if image_format != "qcow2":
             text.complain(f"{chosen.image}: This image format does not support checks ({image_format})")
@@ -74,8 +73,6 @@ def run(chosen: Namespace) -> int:
             from qcow2c.ops.check import check
 
             return _report(check(store, share=named.share), chosen)
-    finally:
-        store.close()
     result = repair_report.repaired(named, chosen)
     return _report(result.after, chosen, **repair_report.facts(result))
 

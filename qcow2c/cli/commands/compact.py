@@ -95,13 +95,10 @@ def _warn_of_names(chosen: Namespace) -> None:
     ):
         return
     from qcow2c.format.header import Header
-    from qcow2c.storage.sources import LocalFile
+    from qcow2c.storage.sources import opened
 
-    store = LocalFile(chosen.target)
-    try:
+    with opened(chosen.target) as store:
         name = Header.load(store).backing_file
-    finally:
-        store.close()
     if name and not os.path.isabs(name):
         where = f"{os.fsdecode(name)!r}, as seen from the folder of {chosen.target!r}"
         text.note(f"qcow2c: warning: the copy names the backing file {where}")

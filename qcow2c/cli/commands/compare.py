@@ -47,13 +47,13 @@ def run(chosen: Namespace) -> int:
     chosen.image = chosen.first  # What an error that no image causes is told of.
     shows_progress = chosen.progress and not chosen.quiet
     try:
-        return _compared(chosen, shows_progress)
+        return _compared(chosen, shows_progress=shows_progress)
     finally:
         if shows_progress:
             text.write("\n")
 
 
-def _compared(chosen: Namespace, shows_progress: bool) -> int:
+def _compared(chosen: Namespace, *, shows_progress: bool) -> int:
     if chosen.cache not in arguments.CACHE_MODES:
         text.complain(f"Invalid source cache option: {chosen.cache}")
         return CANNOT_OPEN

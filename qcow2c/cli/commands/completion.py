@@ -51,28 +51,28 @@ def answer(commands: Mapping[str, str]) -> int:
         import argcomplete
     except ImportError:
         return 1
-    argcomplete.autocomplete(parser_of_all(commands), always_complete_options=False)
+    argcomplete.autocomplete(
+        parser_of_all(commands),
+        always_complete_options=False,
+        default_completer=_offers,  # type: ignore[arg-type] # It calls it, no more.
+    )
     return 0
 
 
 def parser_of_all(commands: Mapping[str, str]) -> ArgumentParser:
-    """Return one parser for all commands, with completers."""
+    """Return one parser for all commands."""
     from importlib import import_module
 
     parser = ArgumentParser(prog=PROGRAM)
     parser.add_argument("-V", "--version", action="store_true", help="show the version")
     parsers = parser.add_subparsers()
     for name, purpose in commands.items():
-        command = parsers.add_parser(name, help=purpose)
-        import_module(f"qcow2c.cli.commands.{name}").add_arguments(command)
-        for action in command._actions:
-            if action.choices is None:
-                action.completer = _completer(action)  # type: ignore[attr-defined]
+        import_module(f"qcow2c.cli.commands.{name}").add_arguments(parsers.add_parser(name, help=purpose))
     return parser
 
 
-def _completer(action: Action) -> Completer:
-    """Return what completes an argument, by what its help calls it: any other operand is a file."""
+def _offers(prefix: str, action: Action, **_: Any) -> Iterable[str]:
+    """Return what could complete an argument, by what its help calls it: any other operand is a file."""
     known: dict[object, Completer] = {
         "FMT": lambda **_: _FORMATS,
         "K=V,...": _format_options,
@@ -82,7 +82,8 @@ def _completer(action: Action) -> Completer:
         "MODE": _cache_modes,
         "SIZE": _nothing,
     }
-    return known.get(action.metavar, _nothing if action.option_strings else _files)
+    completer: Completer = known.get(action.metavar, _nothing if action.option_strings else _files)
+    return completer(prefix=prefix)
 
 
 def _nothing(**_: Any) -> Iterable[str]:

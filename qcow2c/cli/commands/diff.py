@@ -62,7 +62,7 @@ def run(chosen: Namespace) -> int:
 
     _judge(chosen)
     snapshots = snapshot_key(chosen.from_snapshot), snapshot_key(chosen.to_snapshot)
-    require_two(chosen.second is not None, *snapshots)
+    require_two(*snapshots, has_second=chosen.second is not None)
     formats = chosen.from_format, chosen.to_format if chosen.second is not None else chosen.from_format
     images = chosen.image, chosen.image if chosen.second is None else chosen.second
     disks: list[Disk] = []

@@ -72,20 +72,17 @@ def _dump(chosen: Namespace, source: str | Store) -> int:
     from qcow2c.dump import Dump
 
     with Dump(source, chosen.section, verify=chosen.verify, share=chosen.force_share) as dump:
-        root = dump.question(host_offset=chosen.offset, guest_offset=chosen.guest)
-        for piece in _rendered(chosen, root, dump):
+        node = dump.question(host_offset=chosen.offset, guest_offset=chosen.guest)
+        for piece in _rendered(chosen, dump, node):
             sys.stdout.write(piece)
         return dump.exit_code
 
 
-def _rendered(chosen: Namespace, root: Node, dump: Dump) -> Iterable[str]:
+def _rendered(chosen: Namespace, dump: Dump, node: Node) -> Iterable[str]:
     if chosen.output == "text":
-        from qcow2c.forensic.render_text import Style, lines
+        from qcow2c.forensic.render_text import Style
 
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        style = Style(colour=colour, raw=chosen.raw, doc=chosen.doc, zeros=chosen.zeros)
-        return lines(root, dump.store, style)
-    from qcow2c.forensic.render_json import document, json_lines
-
-    render = document if chosen.output == "json" else json_lines
-    return render(root, dump.store, raw=chosen.raw, doc=chosen.doc)
+        return dump.text(node, Style(colour=colour, raw=chosen.raw, doc=chosen.doc, zeros=chosen.zeros))
+    render = dump.json if chosen.output == "json" else dump.json_lines
+    return render(node, raw=chosen.raw, doc=chosen.doc)

@@ -88,18 +88,15 @@ def run(chosen: Namespace) -> int:
     if named.share and verb != "list":
         chosen.image = ""
         raise UsageError(f"Could not open {word!r}: force-share=on can only be used with read-only images")
-    from qcow2c.storage.sources import open_store
+    from qcow2c.storage.sources import opened
 
-    store = open_store(named.filename, writable=verb != "list")
-    try:
+    with opened(named.filename, writable=verb != "list") as store:
         if verb in ("list", ""):
             found = _snapshots(store, named)
             if verb:
                 _show(found, chosen.output)
             return 0
         return _change(store, named.format, verb, *words)
-    finally:
-        store.close()
 
 
 def _snapshots(store: Store, named: NamedImage) -> list[dict[str, Any]]:
@@ -120,26 +117,14 @@ def _show(snapshots: list[dict[str, Any]], output: str) -> None:
 
 def _change(store: Store, image_format: str | None, verb: str, name: str, *new_name: str) -> int:
     """Change an image; what goes wrong is told in QEMU's words, and then in ours where they say more."""
-    from qcow2c.format.detection import detect_format
+    from qcow2c.format.detection import Format, known_format
 
     failed = f"Could not {verb} snapshot '{name}': "
-    found = image_format or detect_format(store)
-    if found == "raw":
+    if known_format(store, image_format) is Format.RAW:
         text.complain(failed + _ON_RAW[verb])
         return 1
-    if found != "qcow2":
-        raise UnsupportedFeature(f"image {store.name!r} has format {found!r}, not qcow2 or raw")
-    from qcow2c.ops import snapshots
-
     try:
-        if verb == "create":
-            snapshots.create(store, name)
-        elif verb == "apply":
-            snapshots.apply(store, name)
-        elif verb == "delete":
-            snapshots.delete(store, name, by=("name",))
-        else:
-            snapshots.rename(store, name, *new_name)
+        _carry_out(store, verb, name, *new_name)
     except NoSuchSnapshot:
         text.complain(failed + ("Failed to load snapshot: No such file or directory" if verb == "apply" else _UNKNOWN))
     except UsageError as error:
@@ -151,6 +136,20 @@ def _change(store: Store, image_format: str | None, verb: str, name: str, *new_n
     else:
         return 0
     return 1
+
+
+def _carry_out(store: Store, verb: str, name: str, *new_name: str) -> None:
+    """Make the change. Raises as the functions of `ops/snapshots.py`."""
+    from qcow2c.ops import snapshots
+
+    if verb == "create":
+        snapshots.create(store, name)
+    elif verb == "apply":
+        snapshots.apply(store, name)
+    elif verb == "delete":
+        snapshots.delete(store, name, by=("name",))
+    else:
+        snapshots.rename(store, name, *new_name)
 
 
 def _complain_twice(failed: str, verb: str, number: int, error: Qcow2Error) -> None:

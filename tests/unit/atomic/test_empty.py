@@ -27,7 +27,7 @@ def filled(*, snapshot: bool = False) -> Builder:
 
 
 @pytest.mark.parametrize("snapshot", [False, True])
-def test_the_disk_shows_what_lies_below_and_snapshots_stay(snapshot: bool) -> None:
+def test_the_disk_shows_what_lies_below_and_snapshots_stay(*, snapshot: bool) -> None:
     data = bytearray(filled(snapshot=snapshot).build())
     with changing(WritableMemory(data)) as image:
         empty(image)

@@ -29,7 +29,7 @@ def walked(builder: Builder) -> Walk:
 def change_of(builder: Builder) -> tuple[Walk, ReferenceDelta, RefcountChange]:
     walk = walked(builder)
     delta = ReferenceDelta(walk)
-    return walk, delta, RefcountChange(walk, StoredRefcounts(walk), delta)
+    return walk, delta, RefcountChange(walk, StoredRefcounts(walk), delta, walk.header.refcount_order)
 
 
 def filled(**options: int) -> Builder:

@@ -43,7 +43,7 @@ def test_a_change_of_nothing_keeps_the_disk_and_sound_refcounts() -> None:
     data = image()
     with qcow2c.open(bytes(data)) as before:
         expected = before.readall()
-    changed(data, lambda successor: None)
+    changed(data, lambda _successor: None)
     with qcow2c.open(bytes(data)) as after:
         assert after.readall() == expected
 
@@ -59,7 +59,7 @@ def test_nothing_of_the_present_image_is_touched_before_the_switch() -> None:
 
 
 @pytest.mark.parametrize("discard", [False, True])
-def test_a_crash_leaves_what_was_or_what_will_be(discard: bool) -> None:
+def test_a_crash_leaves_what_was_or_what_will_be(*, discard: bool) -> None:
     recorder = Recorder()
     before = bytes(image())
     with changing(recorder.store(before)) as successor:
@@ -137,8 +137,10 @@ def test_a_table_that_is_shared_loses_its_copied_bits() -> None:
 @pytest.mark.parametrize("order", [0, 3, 6])
 def test_refcounts_of_another_width_are_all_written_anew(order: int) -> None:
     data = image()
-    header = changed(data, lambda successor: successor.set_refcount_order(order))
-    assert header.refcount_order == order
+    with changing(WritableMemory(data), refcount_order=order) as successor:
+        successor.switch()
+    assert Header.load(Memory(bytes(data))).refcount_order == order
+    assert qcow2c.check(bytes(data)).exit_code == 0
 
 
 def test_an_image_in_use_and_a_damaged_one_are_refused(tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_a_cluster_that_no_entry_can_name_is_refused() -> None:
 
 def test_a_failing_write_leaves_the_image_as_it_was() -> None:
     class Full(WritableMemory):
-        def pwrite(self, data: object, offset: int) -> None:
+        def pwrite(self, _data: object, _offset: int) -> None:
             raise StoreError("No space left on device")
 
     data = image()

@@ -40,7 +40,7 @@ def states(data: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("snapshot", [False, True])
 @pytest.mark.parametrize("backing", [False, True])
-def test_zero_clusters_go_and_every_state_reads_as_before(backing: bool, snapshot: bool) -> None:
+def test_zero_clusters_go_and_every_state_reads_as_before(*, backing: bool, snapshot: bool) -> None:
     data = bytearray(with_zeros(backing=backing, snapshot=snapshot).build())
     before = states(bytes(data))
     with changing(WritableMemory(data)) as successor:

@@ -11,7 +11,6 @@ from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.records import BitmapRecord
 from qcow2c.storage.sources import Memory
-from qcow2c.writer.session import WrittenLayer
 
 KIB, MIB = 1024, 1 << 20
 
@@ -23,11 +22,9 @@ def new_image(size: int = MIB, **options: object) -> bytearray:
 
 
 def change(data: bytearray, *acts: Callable[[BitmapEdit], object]) -> None:
-    with qcow2c.open(data, "r+") as image:
-        assert isinstance(image.layer, WrittenLayer)
-        with image.layer.changing_bitmaps() as edit:
-            for act in acts:
-                act(edit)
+    with qcow2c.open(data, "r+") as image, image.engine.changing_bitmaps() as edit:
+        for act in acts:
+            act(edit)
     assert qcow2c.check(bytes(data)).exit_code == 0
 
 

@@ -18,7 +18,6 @@ from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
 from qcow2c.storage.sources import Memory, WritableMemory
 from qcow2c.storage.store import Buffer
 from qcow2c.structs import Limit
-from qcow2c.writer.session import WrittenLayer
 from tests.unit.bitmaps.images import KIB, MIB, bitmaps, change, dirty, marked, new_image, patched, with_writes
 
 
@@ -42,7 +41,7 @@ def test_stale_bitmaps_are_gone_and_said_to_be() -> None:
     data[95] &= 0xFE
     found = bitmaps(data)
     assert found.stale and len(found) == 0
-    with qcow2c.open(data, "r+") as image, image.layer.changing_bitmaps() as edit:
+    with qcow2c.open(data, "r+") as image, image.engine.changing_bitmaps() as edit:
         edit.add("b")
     assert [found.name for found in bitmaps(data)] == ["b"] and not bitmaps(data).stale
     assert qcow2c.check(bytes(data)).exit_code == 3
@@ -57,7 +56,7 @@ def test_a_broken_directory_is_refused_and_left_as_it_is() -> None:
         bitmaps(data)
     before = bytes(data)
     refused = pytest.raises(CorruptMetadata, match="granularity_bits 63")
-    with qcow2c.open(data, "r+") as image, refused, image.layer.changing_bitmaps():
+    with qcow2c.open(data, "r+") as image, refused, image.engine.changing_bitmaps():
         pass
     assert data == before
     torn = bytearray(before)
@@ -110,7 +109,7 @@ def test_guest_writes_before_and_after_a_change_are_recorded() -> None:
     change(data, lambda edit: edit.add("a", 4096))
     with qcow2c.open(data, "r+") as image:
         image.pwrite(b"1", 0)
-        with image.layer.changing_bitmaps() as edit:
+        with image.engine.changing_bitmaps() as edit:
             assert list(edit.find("a").ranges()) == [(0, 4096)]
             edit.add("b", 4096)
         image.pwrite(b"2", 40_960)
@@ -122,7 +121,7 @@ def test_guest_writes_before_and_after_a_change_are_recorded() -> None:
 def test_a_change_that_is_given_up_leaves_the_bitmaps_and_no_leak() -> None:
     data = new_image()
     change(data, lambda edit: edit.add("a", 4096))
-    with qcow2c.open(data, "r+") as image, pytest.raises(KeyError), image.layer.changing_bitmaps() as edit:
+    with qcow2c.open(data, "r+") as image, pytest.raises(KeyError), image.engine.changing_bitmaps() as edit:
         edit.add("b")
         edit.remove("a")
         raise KeyError
@@ -134,7 +133,7 @@ def test_a_header_without_room_leaves_no_leak() -> None:
     data = bytearray()
     qcow2c.create(data, MIB, cluster_size=512, backing_file="b" * 350, backing_fmt="raw", check_backing=False)
     refused = pytest.raises(UsageError, match="exceed the first cluster")
-    with qcow2c.open(data, "r+", backing=False) as image, refused, image.layer.changing_bitmaps() as edit:
+    with qcow2c.open(data, "r+", backing=False) as image, refused, image.engine.changing_bitmaps() as edit:
         edit.add("a")
     assert len(bitmaps(data)) == 0 and qcow2c.check(bytes(data)).exit_code == 0
 
@@ -160,7 +159,7 @@ def test_where_the_header_fails_the_file_says_which_bitmaps_there_are(*, lands: 
     with_writes(data, (0, 1))
     store = _FailingHeader(data)
     with qcow2c.open(store, "r+") as image:
-        with pytest.raises(StoreError), image.layer.changing_bitmaps() as edit:
+        with pytest.raises(StoreError), image.engine.changing_bitmaps() as edit:
             edit.clear("a")
             edit.add("b", 4096)
             store.sound, store.lands = False, lands
@@ -250,7 +249,7 @@ def test_version_2_and_disks_of_no_bytes_have_no_bitmaps() -> None:
 def test_there_is_room_for_so_many_bitmaps() -> None:
     data = new_image()
     change(data, lambda edit: edit.add("a"))
-    with qcow2c.open(data, "r+") as image, image.layer.changing_bitmaps() as edit:
+    with qcow2c.open(data, "r+") as image, image.engine.changing_bitmaps() as edit:
         known = edit.records[0]
         edit.records *= Limit.BITMAPS
         with pytest.raises(UsageError, match="Maximum number of persistent bitmaps is already reached"):
@@ -276,7 +275,7 @@ def test_a_source_that_cannot_be_read_leaves_the_target_and_no_leak() -> None:
     broken = patched(source, bitmaps(source)[0].record, 30, 1 << 40)
     data = new_image(64 * MIB, cluster_size=512)
     change(data, lambda edit: edit.add("b", 512))
-    with qcow2c.open(data, "r+") as image, image.layer.changing_bitmaps() as edit:
+    with qcow2c.open(data, "r+") as image, image.engine.changing_bitmaps() as edit:
         with pytest.raises(CorruptMetadata, match="leaves the file"):
             edit.merge("b", bitmaps(broken)[0])
         edit.enable("b", enabled=False)
@@ -308,13 +307,11 @@ def test_placed_clusters_go_in_groups_and_are_counted_as_runs() -> None:
 def resize(data: bytearray, size: int) -> None:
     """Change the size of a disk whose L1 table has room, with its bitmaps."""
     with qcow2c.open(data, "r+") as image:
-        layer = image.layer
-        assert isinstance(layer, WrittenLayer)
-        edit = resized(layer.store, Header.load(layer.store), layer.place, size)
+        engine, layer = image.engine, image.layer
+        edit = resized(layer.store, Header.load(layer.store), engine.place, size)
         made = edit.header_change() if edit.changed else HeaderChange()
-        layer.change_header(made._replace(fields={**made.fields, "size": size}))
-        for run in edit.released:
-            layer.let_go(*run)
+        engine.change_header(made._replace(fields={**made.fields, "size": size}))
+        engine.session.release(edit.released)
     assert qcow2c.check(bytes(data)).exit_code == 0
 
 

@@ -115,7 +115,7 @@ def test_a_built_image_holds_what_was_added(seed: int, write_bytes: int, monkeyp
 
 @pytest.mark.parametrize("aligned", [False, True])
 def test_refcount_blocks_are_placed_as_soon_as_they_are_complete(
-    aligned: bool, monkeypatch: pytest.MonkeyPatch
+    *, aligned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_builder, "WRITE_BYTES", 8192)
     image = bytearray()
@@ -140,7 +140,7 @@ def test_equal_input_makes_equal_bytes() -> None:
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_the_magic_value_is_the_last_thing_written(durable: bool) -> None:
+def test_the_magic_value_is_the_last_thing_written(*, durable: bool) -> None:
     image = bytearray()
     store = Recorded(image)
     builder = ImageBuilder(store, CreateOptions(10 * MIB), durable=durable)
@@ -261,6 +261,6 @@ def test_what_the_format_cannot_say_is_refused() -> None:
     with pytest.raises(LimitExceeded, match="no entry can name compressed data at 0x100000000000000"):
         builder.add_compressed(0, b"packed")
     builder = ImageBuilder(WritableMemory(bytearray()), CreateOptions(MIB, cluster_size=512, refcount_bits=64))
-    builder._blocks = [512] * (Limit.REFCOUNT_TABLE_BYTES // 8)  # As if so many blocks had been placed.
+    builder._clusters = Limit.REFCOUNT_TABLE_BYTES * 8  # As if as many clusters had been appended as a table describes.
     with pytest.raises(LimitExceeded, match="refcount table of more than 8388608 bytes"):
         builder.finish()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qcow2c.copy.buffers import SLAB_BYTES
-from qcow2c.copy.plan import Piece, PlannedDisk, Slab
+from qcow2c.copy.plan import Piece, PlannedDisk, Scope, Slab
 from qcow2c.copy.targets import Release, Target
 from qcow2c.copy.transfer import Copying, DiskCopy, StreamCopy
 from qcow2c.disk.disk import open_disk
@@ -44,7 +44,7 @@ class Collected(Target):
             raise StoreError("prepare fails")
         return bytes(buffer[: slab.end - slab.start])
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: bytes, release: Release) -> None:
+    def take(self, slab: Slab, _buffer: memoryview, prepared: bytes, release: Release) -> None:
         if self.fails_in == "take" and slab.start:
             raise StoreError("take fails")
         self.disk[len(self.disk) :] = bytes(slab.start - len(self.disk))
@@ -96,7 +96,7 @@ def test_an_error_anywhere_ends_a_copy_and_all_of_its_threads(threads: int) -> N
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_who_is_told_of_progress_may_end_the_copy(error: type[BaseException]) -> None:
-    def progress(done: int, size: int) -> None:
+    def progress(_done: int, _size: int) -> None:
         raise error("enough")
 
     before = threading.active_count()
@@ -160,4 +160,4 @@ def test_a_pipe_that_does_not_wait_is_waited_for() -> None:
 def test_a_stream_has_no_slab_that_is_yet_to_be_read() -> None:
     slab = Slab(0, 512, [Piece(0, 512, None, 0, -1)], ())
     with pytest.raises(AssertionError):
-        StreamCopy(Trickle(b"")).read(slab, memoryview(bytearray(512)))
+        StreamCopy(Trickle(b"")).read(slab, Scope(), memoryview(bytearray(512)))

@@ -66,9 +66,8 @@ def test_segments_of_an_image_with_holes_know_the_holes(tmp_path: Path) -> None:
         file.truncate(len(image))
     assert start < len(image)
     with open_disk(path) as disk:
-        mapped = mapped_layers(disk.layer)
-        mapped.preallocated = True
-        found = [part[:4] for part in segments(mapped, 0, disk.size)]
+        [mapped] = mapped_layers(disk.layer)
+        found = [part[:4] for part in segments([mapped._replace(preallocated=True)], 0, disk.size)]
     assert sum(length for _, length, _, _ in found) == 8 << 20
     assert found[0][3] == DATA | PRESENT | OFFSET
     assert any(flags & (DATA | ZERO | OFFSET) == DATA | ZERO | OFFSET for _, _, _, flags in found)

@@ -59,4 +59,4 @@ def test_much_is_compared_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     after[2048:2050] = b"??"
     after[5000:9000] = noise(3, 4000)
     found = list(diff(bytes(before), bytes(after), from_format="raw", to_format="raw"))
-    assert found == [Difference(2048, 512, False), Difference(4608, 4608, False)]
+    assert found == [Difference(2048, 512, zero=False), Difference(4608, 4608, zero=False)]

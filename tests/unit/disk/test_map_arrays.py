@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from hypothesis import example, given
@@ -48,9 +48,9 @@ def told(batches: Iterator[Columns]) -> Told:
     return runs, ""
 
 
-def assert_equal(top: MappedLayer, start: int, end: int, window_entries: int) -> None:
-    one = told(plain_columns(top, start, end))
-    many = told(map_arrays.columns(top, start, end, window_entries=window_entries))
+def assert_equal(layers: Sequence[MappedLayer], start: int, end: int, window_entries: int) -> None:
+    one = told(plain_columns(layers, start, end))
+    many = told(map_arrays.columns(layers, start, end, window_entries=window_entries))
     assert many == one
     runs, error = one
     assert [at for at, *_ in runs[1:]] == [at + length for at, length, *_ in runs[:-1]]
@@ -109,10 +109,11 @@ def test_one_run_at_a_time_and_arrays_agree(
         for drawn in reversed(chain):
             below = stack.enter_context(open_image(drawn.image, backing=below or False))
         assert below is not None
-        top = mapped_layers(below.layer)
-        assert_equal(top, 0, top.size, window_entries)
-        start = cut[0] % top.size
-        assert_equal(top, start, min(top.size, start + cut[1]), window_entries)
+        layers = mapped_layers(below.layer)
+        size = layers[0].size
+        assert_equal(layers, 0, size, window_entries)
+        start = cut[0] % size
+        assert_equal(layers, start, min(size, start + cut[1]), window_entries)
 
 
 def open_raw_overlay(stack: ExitStack, size: int) -> Image:
@@ -124,5 +125,5 @@ def open_raw_overlay(stack: ExitStack, size: int) -> Image:
 @given(size=st.integers(1, 10_000), start=st.integers(0, 9_999), window_entries=st.sampled_from((1, 1 << 19)))
 @example(size=1, start=0, window_entries=1)
 def test_a_raw_disk_is_mapped_alike(size: int, start: int, window_entries: int) -> None:
-    top = mapped_layers(RawLayer(Memory(bytes(size))))
-    assert_equal(top, min(start, size - 1), top.size, window_entries)
+    layers = mapped_layers(RawLayer(Memory(bytes(size))))
+    assert_equal(layers, min(start, size - 1), layers[0].size, window_entries)

@@ -10,7 +10,6 @@ import pytest
 
 import qcow2c
 from qcow2c import structs
-from qcow2c.disk.opening import detect_format
 from qcow2c.errors import (
     ChainError,
     CorruptMetadata,
@@ -21,6 +20,7 @@ from qcow2c.errors import (
     UsageError,
 )
 from qcow2c.format import layout
+from qcow2c.format.detection import detect_format
 from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
 from tests.building import Builder, extension
@@ -101,7 +101,7 @@ def test_a_loop_in_the_chain_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("layers", "opens"), [(65, True), (66, False)])
-def test_a_chain_has_at_most_64_backing_files(tmp_path: Path, layers: int, opens: bool) -> None:
+def test_a_chain_has_at_most_64_backing_files(tmp_path: Path, layers: int, *, opens: bool) -> None:
     (tmp_path / "0").write_bytes(Builder(cluster_bits=12).build())
     for number in range(1, layers):
         (tmp_path / str(number)).write_bytes(overlay(str(number - 1).encode(), b"qcow2").build())

@@ -20,7 +20,9 @@ geometries = st.builds(Geometry, st.integers(14, 21), st.integers(0, 6), st.bool
         (16, True, 4096, 256 << 20),
     ],
 )
-def test_an_l2_table_is_one_cluster_of_entries(cluster_bits: int, extended: bool, entries: int, coverage: int) -> None:
+def test_an_l2_table_is_one_cluster_of_entries(
+    cluster_bits: int, *, extended: bool, entries: int, coverage: int
+) -> None:
     geometry = Geometry(cluster_bits, 4, extended_l2=extended)
     assert geometry.l2_entries == entries
     assert 1 << geometry.l2_coverage_bits == coverage

@@ -5,9 +5,11 @@ from __future__ import annotations
 from array import array
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qcow2c.errors import LimitExceeded
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.tables import (
     L2_COMPRESSED,
@@ -23,8 +25,27 @@ from qcow2c.format.tables import (
     kind_of,
     kinds,
     native,
+    require_nameable,
 )
 from tests.unit.format.drawn import BITMAPS, ENTRIES, GEOMETRIES
+
+LAST_SECTOR = (1 << 56) - 512
+
+
+@pytest.mark.parametrize(
+    ("geometry", "end"),
+    [
+        (Geometry(9, 4), LAST_SECTOR),
+        (Geometry(16, 4), (1 << 54) - 1),  # The more bits a cluster has, the fewer are left for its offset.
+        (Geometry(21, 4), (1 << 49) - 1),
+    ],
+)
+def test_compressed_data_ends_where_a_descriptor_can_name_it(geometry: Geometry, end: int) -> None:
+    require_nameable(end - 700, 700, geometry)
+    found = compressed_extent(compressed_entry(end - 700, 700, geometry), geometry)
+    assert found.host_offset == end - 700
+    with pytest.raises(LimitExceeded, match=f"no entry can name compressed data at {end - 699:#x}"):
+        require_nameable(end - 699, 700, geometry)
 
 
 @given(ENTRIES, st.data(), GEOMETRIES)
@@ -63,8 +84,12 @@ def test_compressed_extents_of_many_are_those_of_each(words: list[int], cluster_
     assert lengths.tolist() == [extent.length for extent in expected]
 
 
-@given(st.lists(BITMAPS, min_size=1, max_size=9), st.sampled_from([0, 1 << 14, 1 << 63]), st.booleans())
-def test_invalid_bitmaps_are_those_of_invalid_entries(bitmaps: list[int], entry: int, external: bool) -> None:
+@given(
+    bitmaps=st.lists(BITMAPS, min_size=1, max_size=9),
+    entry=st.sampled_from([0, 1 << 14, 1 << 63]),
+    external=st.booleans(),
+)
+def test_invalid_bitmaps_are_those_of_invalid_entries(bitmaps: list[int], entry: int, *, external: bool) -> None:
     geometry = Geometry(14, 4, extended_l2=True, external_data=external)
     entries = np.full(len(bitmaps), entry, np.uint64)
     expected = [kind_of(entry, bitmap, 0, geometry) is Kind.INVALID for bitmap in bitmaps]

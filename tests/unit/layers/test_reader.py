@@ -15,6 +15,7 @@ from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.tables import Kind
 from qcow2c.layers.reader import Reader
+from qcow2c.layers.state import load_state
 from qcow2c.storage.sources import Memory
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate
 
@@ -145,18 +146,18 @@ def test_a_decompressed_cluster_is_kept_and_the_cache_is_bounded() -> None:
     with qcow2c.open(builder.build()) as image:
         for cluster in (0, 1, 2, 3, 0, 3):
             assert image.pread(1, (cluster << 21) + 12345) == bytes([cluster])
-        assert len(image.layer._clusters) == 2
+        assert len(image.layer.decompressed._kept) == 2
 
 
-def test_the_cache_of_tables_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_tables_is_bounded() -> None:
     builder = Builder(1 << 20, cluster_bits=9)
     for cluster in range(0, 2048, 64):
         builder.data(cluster, pattern(cluster, 512))
     with qcow2c.open(builder.build()) as image:
-        image.layer._l2_limit = 3
+        image.layer.l2_tables_limit = 3
         for cluster in range(0, 2048, 64):
             assert image.pread(512, cluster * 512) == pattern(cluster, 512)
-        assert len(image.layer._l2_tables) == 3
+        assert len(image.layer.l2_tables) == 3
 
 
 def test_the_last_cluster_of_a_file_may_be_cut_short() -> None:
@@ -309,6 +310,7 @@ def test_a_store_that_ends_within_an_l2_table_has_zeros_behind_it() -> None:
     builder.table(0)
     builder.entry(0, L2_ZERO)
     header = Header.load(Memory(builder.build()))
-    engine = Reader.of_state(Memory(builder.build()[:-4000]), header, 4096, 1, 1 << 20)
-    assert engine.run_at(0, 4096).kind is Kind.ZERO
-    assert engine.run_at(4096 * 100, 4096).kind is Kind.UNALLOCATED
+    store = Memory(builder.build()[:-4000])
+    reader = Reader(store, load_state(store, header, 4096, 1, 1 << 20))
+    assert reader.run_at(0, 4096).kind is Kind.ZERO
+    assert reader.run_at(4096 * 100, 4096).kind is Kind.UNALLOCATED

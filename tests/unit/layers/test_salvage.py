@@ -11,6 +11,7 @@ from qcow2c.errors import CorruptMetadata, Span
 from qcow2c.format.header import Header
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage
+from qcow2c.layers.state import load_state
 from qcow2c.storage.sources import Memory
 from tests.building import Builder
 
@@ -43,7 +44,8 @@ def test_salvage_zeroes_only_what_is_lost_and_lists_it() -> None:
 def test_an_error_without_a_guest_range_is_never_salvaged() -> None:
     builder = Builder(cluster_bits=12)
     header = Header.load(Memory(builder.build()))
-    engine = Reader.of_state(Memory(builder.build()), header, 4096, 1, 1 << 20, salvage=Salvage())
+    store = Memory(builder.build())
+    reader = Reader(store, load_state(store, header, 4096, 1, 1 << 20), salvage=Salvage())
     error = CorruptMetadata("nowhere")
     with pytest.raises(CorruptMetadata, match="nowhere"):
-        engine._salvaged_run(error, 0, 10)
+        reader._salvaged_run(error, 0, 10)

@@ -198,7 +198,7 @@ def test_a_full_device_is_an_error_and_so_is_a_file_object_that_writes_nothing()
         assert (caught.value.errno, caught.value.where) == (errno.ENOSPC, Span(7, 1))
 
     class Stuck(io.BytesIO):
-        def write(self, data: Any) -> int:
+        def write(self, _data: Any) -> int:
             return 0
 
     with pytest.raises(StoreError, match="nothing could be written"):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
 
-from qcow2c.errors import Span, StoreError, UsageError
-from qcow2c.storage.sources import FileObject, LocalFile, Memory, Store, open_store
+from qcow2c.errors import ImageLocked, Span, StoreError, UsageError
+from qcow2c.storage.locks import Use
+from qcow2c.storage.sources import FileObject, LocalFile, Memory, Store, open_store, opened
 
 CONTENT = bytes(range(256)) * 20
 
@@ -152,3 +155,58 @@ def test_a_store_is_its_own_source() -> None:
     store = Memory(b"")
     assert open_store(store) is store
     assert store.allocated_size() is None
+
+
+def test_what_was_opened_is_closed_and_a_store_of_the_caller_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "content"
+    path.write_bytes(CONTENT)
+    with opened(path) as own:
+        assert own.pread(2, 1) == CONTENT[1:3]
+    with pytest.raises(StoreError):
+        own.pread(2, 1)
+    given = LocalFile(path)
+    with opened(given, Use.IMAGE) as store:
+        assert store is given
+    assert given.pread(2, 1) == CONTENT[1:3]
+    given.close()
+
+
+@pytest.mark.parametrize("use", Use)
+def test_a_use_says_how_a_file_is_opened_and_what_is_locked(use: Use, tmp_path: Path) -> None:
+    path = tmp_path / "content"
+    path.write_bytes(CONTENT)
+    with opened(path, use) as store:
+        assert store.writable is use.name.startswith("WRITABLE")
+        with nullcontext() if use is Use.SHARED else pytest.raises(ImageLocked), opened(path, Use.WRITABLE_IMAGE):
+            pass
+    with opened(path, Use.WRITABLE_IMAGE):  # The lock has gone with the file.
+        pass
+
+
+def test_what_cannot_be_locked_is_closed_unless_it_is_of_the_caller(tmp_path: Path) -> None:
+    path = tmp_path / "content"
+    path.write_bytes(CONTENT)
+    before = len(os.listdir("/proc/self/fd"))
+    with opened(path, Use.IMAGE), closing(LocalFile(path, writable=True)) as given:
+        for source in (path, given):
+            with pytest.raises(ImageLocked):
+                opened(source, Use.WRITABLE_IMAGE)
+        assert given.pread(2, 1) == CONTENT[1:3]
+        assert len(os.listdir("/proc/self/fd")) == before + 2
+
+
+class BrokenImage(io.BytesIO):
+    """A file object that is an image of this package: what fails is one of its errors already."""
+
+    def fail(self, *_arguments: object) -> int:
+        raise StoreError("the disk of the image", errno=errno.EIO)
+
+    write = truncate = flush = fail  # type: ignore[assignment]
+
+
+def test_an_error_of_an_image_that_is_the_file_stays_as_it_is() -> None:
+    store = open_store(BrokenImage(CONTENT), writable=True)
+    for call in (lambda: store.pwrite(b"x", 0), lambda: store.truncate(0), store.flush):
+        with pytest.raises(StoreError) as caught:
+            call()
+        assert (str(caught.value), caught.value.errno) == ("the disk of the image", errno.EIO)

@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
 @pytest.mark.parametrize("name", SCHEMAS)
 @settings(max_examples=10)
 @given(data=st.data())
-def test_a_value_of_a_schema_is_stored_and_parsed_back(name: str, hostile: bool, data: st.DataObject) -> None:
+def test_a_value_of_a_schema_is_stored_and_parsed_back(name: str, *, hostile: bool, data: st.DataObject) -> None:
     schema = SCHEMAS[name]
     value = data.draw(testing.from_schema(schema, hostile=hostile))
     assert plain(schema.parse(schema.build(value))) == plain(value)

@@ -99,7 +99,7 @@ class PunchesBehindTheEnd(WritableMemory):
 
 
 class ClonesSomethingElse(WritableMemory):
-    def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:
+    def clone(self, source: Store, _source_offset: int, offset: int, length: int) -> bool:
         self.pwrite(source.pread(length, 0), offset)
         return True
 

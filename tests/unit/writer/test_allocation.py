@@ -14,6 +14,7 @@ from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.tables import Table
 from qcow2c.references.cluster_set import ClusterSet
+from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import WritableMemory
 from qcow2c.structs import Limit
 from qcow2c.writer.allocation import Allocator, Forbidden, zero_runs
@@ -42,7 +43,8 @@ def opened(builder: Builder, *, forbidden: Forbidden | None = None) -> tuple[All
     store = WritableMemory(bytearray(builder.build()))
     header = Header.load(store)
     l1 = Table(layout.words(store.pread(header.l1_size * 8, header.l1_table_offset)), header.l1_table_offset)
-    cache = MetadataCache(store, store, header, l1, {})
+    medium = Medium(store)
+    cache = MetadataCache(medium, medium, header, l1, {})
     return Allocator(cache, forbidden=forbidden), cache
 
 

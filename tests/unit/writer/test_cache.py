@@ -11,6 +11,7 @@ from qcow2c.errors import CorruptMetadata
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.tables import L1_COPIED, L2_COPIED, Table
+from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Memory
 from qcow2c.writer.cache import MetadataCache
 from tests.building import Builder, packed_words
@@ -29,9 +30,10 @@ class Opened:
         words = layout.words(self.store.pread(header.l1_size * 8, header.l1_table_offset))
         self.l1 = Table(words, header.l1_table_offset)
         self.l2: dict[int, Table] = {}
-        self.cache = MetadataCache(self.store, self.store, header, self.l1, self.l2)
+        medium = Medium(self.store)
+        self.cache = MetadataCache(medium, medium, header, self.l1, self.l2)
         self.freed: list[tuple[int, int]] = []
-        self.cache.on_free = self.freed.extend
+        self.cache.report_free(self.freed.extend)
 
     def log(self) -> list[Event]:
         return self.recorder.log
@@ -126,7 +128,7 @@ def test_releases_of_neighbours_wait_as_one_run(opened: Opened) -> None:
 
 @pytest.mark.parametrize(("refcount", "discard", "punched"), [(1, True, True), (1, False, False), (2, True, False)])
 def test_space_is_given_back_where_that_was_asked_for_and_nothing_else_refers_to_it(
-    opened: Opened, refcount: int, discard: bool, punched: bool
+    opened: Opened, refcount: int, *, discard: bool, punched: bool
 ) -> None:
     opened.cache.set_refcounts(100, 101, refcount)
     opened.cache.release(100, discard=discard)
@@ -192,7 +194,7 @@ def test_guest_data_elsewhere_is_durable_first() -> None:
     store, outside = recorder.store(builder.build()), recorder.store(bytes(SIZE))
     header = Header.load(store)
     l1 = Table(layout.words(store.pread(header.l1_size * 8, header.l1_table_offset)), header.l1_table_offset)
-    cache = MetadataCache(store, outside, header, l1, {})
+    cache = MetadataCache(Medium(store), Medium(outside), header, l1, {})
     cache.data_medium.write([b"data"], 0)
     l1.set(0, 100 * SIZE)
     cache.commit()

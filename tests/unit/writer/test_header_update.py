@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
 import qcow2c
-from qcow2c.errors import UsageError
+from qcow2c.errors import StoreError, UsageError
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, extensions_of, with_extension
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Memory, WritableMemory
+from qcow2c.storage.store import Buffer
 from qcow2c.structs import ExtensionType, Version
-from qcow2c.writer.header_update import change_header
-from tests.crash.recording import Recorder, crash_states
+from qcow2c.writer.header_update import HeaderUpdate, change_header
+from tests.crash.recording import Kind, Recorder, crash_states
 
 NAMES = ExtensionType.FEATURE_NAME_TABLE
 UNKNOWN = 0x12345678
@@ -123,3 +125,84 @@ def test_what_does_not_fit_into_the_first_sector_is_written_at_once() -> None:
     after = changed(data, HeaderChange(extensions=many, backing_file=b"other.raw"))
     assert extensions_of(after) == many
     assert after.backing_file == b"other.raw"
+
+
+# --- fields alone ---------------------------------------------------------------------------------------------------
+
+
+class Failing(WritableMemory):
+    """Memory in which one write fails, after `left` others."""
+
+    left: int | None = None
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise StoreError("this write fails")
+        super().pwrite(data, offset)
+
+
+def test_a_crash_leaves_all_old_fields_or_all_new_ones_and_what_they_refer_to() -> None:
+    before = image_of(cluster_size=512, backing_file="base.raw")
+    old = Header.load(Memory(bytes(before)))
+    recorder = Recorder()
+    medium = Medium(recorder.store(bytes(before)))
+    medium.write([b"a table"], len(before))
+    update = HeaderUpdate(medium)
+    update.set(l1_table_offset=len(before), size=1)
+    update.write(size=512, autoclear_features=0)
+    new = replace(old, l1_table_offset=len(before), size=512)
+    seen = set()
+    for state in crash_states(recorder, 1):
+        found = replace(Header.load(Memory(state.files[0])), file_size=old.file_size)
+        assert found in (old, new), state.story
+        assert found == old or state.files[0][len(before) :].startswith(b"a table")
+        seen.add(found == new)
+    assert seen == {True, False}
+    assert recorder.log[-1].kind is Kind.FLUSH
+
+
+def test_without_fields_nothing_is_written() -> None:
+    recorder = Recorder()
+    update = HeaderUpdate(Medium(recorder.store(bytes(image_of()))))
+    update.write()
+    update.write(size=512)
+    written = len(recorder.log)
+    update.write()
+    assert written == len(recorder.log) == 2
+
+
+def test_what_was_set_waits_until_it_is_written_and_other_changes_of_the_header_stay() -> None:
+    data = image_of()
+    store = Failing(data)
+    medium = Medium(store)
+    update = HeaderUpdate(medium)
+    update.set(size=512)
+    store.left = 0
+    with pytest.raises(StoreError):
+        update.write(nb_snapshots=1)
+    change_header(medium, Header.load(store), HeaderChange(backing_file=b"other.raw"))
+    update.write()
+    found = Header.load(store)
+    assert (found.size, found.nb_snapshots, found.backing_file) == (512, 0, b"other.raw")
+
+
+@pytest.mark.parametrize("writes", range(8))
+def test_a_refcount_table_that_has_moved_is_named_although_new_bitmaps_could_not_be(writes: int) -> None:
+    """The header was read again after the failure, and what was to be said of the table in it was forgotten."""
+    data = bytearray()
+    qcow2c.create(data, 1 << 20, cluster_size=512, refcount_bits=64)
+    store = Failing(data)
+    with qcow2c.open(store, "r+") as image:
+        image.engine.allocator._scanned = 64  # As if all clusters that the table describes were in use.
+        store.left = writes
+        with suppress(StoreError), image.engine.changing_bitmaps() as edit:
+            edit.add("one")
+        store.left = None
+        image.pwrite(b"w" * 300_000, 0)
+    result = qcow2c.check(bytes(data))
+    assert not result.corruptions and not result.failed
+    with qcow2c.open(bytes(data)) as image:
+        assert image.pread(300_000, 0) == b"w" * 300_000
