@@ -144,7 +144,7 @@ KIND = TableKind(
 
 
 def tables_of(content: bytes, *tables: Table) -> tuple[Agreement, list[int]]:
-    root = type("Root", (), {"__init__": lambda self, *_: None, "Page": Page})
+    root = type("Root", (), {"__init__": lambda *_: None, "Page": Page})
     subject = Agreement(Memory(content), SimpleNamespace(Qcow2=root), SimpleNamespace(Qcow2=root))
     return subject, [int(found["word"]) for found in subject.tables(KIND, tables)]
 

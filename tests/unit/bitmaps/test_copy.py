@@ -60,4 +60,4 @@ def test_bits_flags_and_names_are_those_of_the_source(cluster_size: int) -> None
 
 
 def test_without_bitmaps_nothing_is_placed() -> None:
-    assert copy_bitmaps([], MIB, 4096, lambda data: pytest.fail("placed")) is None
+    assert copy_bitmaps([], MIB, 4096, lambda _data: pytest.fail("placed")) is None
