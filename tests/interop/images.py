@@ -370,3 +370,14 @@ def _recipes() -> list[Recipe]:
 
 RECIPES: list[Recipe] = _recipes()
 BY_NAME: dict[str, Recipe] = {recipe.name: recipe for recipe in RECIPES}
+
+ONE_OF_EACH = (
+    "plain-0.10-512", "refcount-1-512", "refcount-64-512", "preallocation-full-0.10-4k",
+    "compressed-zlib-512-overwritten", "compressed-zstd-2m-overwritten", "compressed-v2", "compressed-extended-l2",
+    "extended-64k-backing-shorter", "extended-preallocated", "extended-zeroes", "zeroes-v2", "chain-v2-512",
+    "chain-of-three", "external-4k-odd", "external-raw-odd", "empty-0", "size-cut-by-511", "huge-8t",
+    "snapshots-4k-grown", "snapshots-shrunk", "snapshots-v2", "snapshots-compressed", "snapshots-extended",
+    "snapshots-refcount-2", "snapshots-reverted", "left-dirty", "unknown-compatible", "header-length-104-overlay",
+    "unknown-extension-overlay", "bitmaps", "bitmaps-autoclear-off", "aes",
+)  # fmt: skip
+"""An image of each sort, for what need not be proved of every one."""

@@ -20,22 +20,12 @@ from qcow2c.format.records import SnapshotRecord
 from qcow2c.ops.compact import compact_in_place
 from tests.bitmap_bits import bitmap_bits
 
+from .images import ONE_OF_EACH
 from .workshop import IMAGE, MIB, RealImage, Workshop
 
 pytestmark = pytest.mark.usefixtures("requires_qemu")
 
 COPY = "compact.qcow2"
-
-# One of each kind: all of them would take a minute.
-NAMES = (
-    "plain-0.10-512", "refcount-1-512", "refcount-64-512", "preallocation-full-0.10-4k",
-    "compressed-zlib-512-overwritten", "compressed-zstd-2m-overwritten", "compressed-v2", "compressed-extended-l2",
-    "extended-64k-backing-shorter", "extended-preallocated", "extended-zeroes", "zeroes-v2", "chain-v2-512",
-    "chain-of-three", "external-4k-odd", "external-raw-odd", "empty-0", "size-cut-by-511", "huge-8t",
-    "snapshots-4k-grown", "snapshots-shrunk", "snapshots-v2", "snapshots-compressed", "snapshots-extended",
-    "snapshots-refcount-2", "snapshots-reverted", "left-dirty", "unknown-compatible", "header-length-104-overlay",
-    "unknown-extension-overlay", "bitmaps", "bitmaps-autoclear-off", "aes",
-)  # fmt: skip
 
 
 def qemu_img(folder: Path, *words: str) -> str:
@@ -86,7 +76,7 @@ def require_same(image: RealImage, copy: Path) -> None:
     assert bitmap_bits(copy.read_bytes()) == bitmap_bits((folder / IMAGE).read_bytes())
 
 
-@pytest.mark.parametrize("image", NAMES, indirect=True)
+@pytest.mark.parametrize("image", ONE_OF_EACH, indirect=True)
 def test_a_compact_copy_of_a_real_image_is_clean_and_the_same_in_each_state(image: RealImage) -> None:
     copy = image.folder / COPY
     try:
@@ -109,7 +99,9 @@ def test_a_compact_copy_of_a_real_image_is_clean_and_the_same_in_each_state(imag
         copy.unlink(missing_ok=True)
 
 
-COMPRESSED = [name for name in NAMES if not name.startswith(("external", "aes", "empty", "huge", "header", "unknown"))]
+COMPRESSED = [
+    name for name in ONE_OF_EACH if not name.startswith(("external", "aes", "empty", "huge", "header", "unknown"))
+]
 
 
 @pytest.mark.parametrize("image", COMPRESSED[::3], indirect=True)

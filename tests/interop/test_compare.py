@@ -72,13 +72,16 @@ def test_an_image_and_its_raw_form(image: RealImage, as_raw: str, run_ours: Run)
     compare(run_ours, image.folder, "-s", "-f", "raw", "-F", "qcow2", as_raw, IMAGE)
 
 
+COPIES = ("compat=1.1", "cluster_size=4096,extended_l2=off", "preallocation=metadata,extended_l2=on")
+
+
 @pytest.mark.parametrize("image", OPEN, indirect=True)
 def test_strict_comparison_finds_the_same_difference_of_allocation(image: RealImage, run_ours: Run) -> None:
     """With a copy, which is allocated in another way; the copy knows no data file and no backing file."""
-    for options in ("compat=1.1", "cluster_size=4096,extended_l2=off", "preallocation=metadata,extended_l2=on"):
-        run_qemu_img(image.folder, "convert", "-O", "qcow2", "-o", options, IMAGE, "copy.qcow2")
-        compare(run_ours, image.folder, "-s", IMAGE, "copy.qcow2")
-        (image.folder / "copy.qcow2").unlink()
+    options = COPIES[OPEN.index(image.recipe.name) % len(COPIES)]
+    run_qemu_img(image.folder, "convert", "-O", "qcow2", "-o", options, IMAGE, "copy.qcow2")
+    compare(run_ours, image.folder, "-s", IMAGE, "copy.qcow2")
+    (image.folder / "copy.qcow2").unlink()
     assert compare(run_ours, image.folder, "-s", IMAGE, IMAGE).status == 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Outcome, run_qemu_img
-from .images import RECIPES
+from .images import ONE_OF_EACH, RECIPES
 from .workshop import IMAGE, RealImage
 
 Run = Callable[..., Outcome]
@@ -27,19 +27,22 @@ def both(source: Path, folder: Path, run_ours: Run, *words: str) -> tuple[Outcom
 
 def same_disks(folder: Path, image_format: str) -> None:
     """Assert that both copies hold the same, to the byte, and that qemu-img finds nothing wrong with ours."""
+    if image_format == "raw":
+        assert (folder / "ours").read_bytes() == (folder / "theirs").read_bytes()
+        return
     found = run_qemu_img(folder, "compare", "-f", image_format, "-F", image_format, "ours", "theirs")
     assert (found.status, found.out) == (0, "Images are identical.\n")
     infos = [run_qemu_img(folder, "info", "--output=json", "-f", image_format, name) for name in ("ours", "theirs")]
     assert infos[0].json()["virtual-size"] == infos[1].json()["virtual-size"]
-    if image_format == "qcow2":
-        assert run_qemu_img(folder, "check", "ours").status == 0
-        assert infos[0].json()["format-specific"] == infos[1].json()["format-specific"]
-    else:
-        assert (folder / "ours").read_bytes() == (folder / "theirs").read_bytes()
+    assert run_qemu_img(folder, "check", "ours").status == 0
+    assert infos[0].json()["format-specific"] == infos[1].json()["format-specific"]
 
 
-@pytest.mark.parametrize("output_format", ["raw", "qcow2"])
-@pytest.mark.parametrize("image", OPEN, indirect=True)
+EACH_KIND = [(name, "raw") for name in OPEN] + [(name, "qcow2") for name in ONE_OF_EACH if name in OPEN]
+"""How an image is read shows in a raw copy; what is written of it does not depend on its sort."""
+
+
+@pytest.mark.parametrize(("image", "output_format"), EACH_KIND, indirect=["image"])
 def test_images_of_all_kinds(image: RealImage, output_format: str, run_ours: Run, tmp_path: Path) -> None:
     words = ["-O", output_format, "bs=64k", "skip=1", "count=200"]
     ours, theirs = both(image.folder / IMAGE, tmp_path, run_ours, *words)

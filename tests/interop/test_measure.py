@@ -43,6 +43,7 @@ OPTIONS = (
     "data_file_raw=on,compression_type=none,nocow=on,extent_size_hint=1M",
     "size=7G,lazy_refcounts=on",
 )
+# Each image meets one of these, in turn.
 OF_IMAGES = (
     "cluster_size=512,refcount_bits=64",
     "cluster_size=2M,compat=0.10",
@@ -81,8 +82,8 @@ def test_a_copy_of_an_image(image: RealImage, run_ours: Run) -> None:
     assert_same(image.folder, run_ours, "--output=json", "-f", "qcow2", "-O", "qcow2", "-U", IMAGE)
     assert_same(image.folder, run_ours, IMAGE)
     assert_same(image.folder, run_ours, "-f", "raw", "-O", "qcow2", "-o", "cluster_size=4k", IMAGE)
-    for options in OF_IMAGES:
-        assert_same(image.folder, run_ours, "-O", "qcow2", "-o", options, IMAGE)
+    options = OF_IMAGES[OPEN.index(image.recipe.name) % len(OF_IMAGES)]
+    assert_same(image.folder, run_ours, "-O", "qcow2", "-o", options, IMAGE)
 
 
 @pytest.mark.parametrize("image", OPEN, indirect=True)

@@ -234,7 +234,9 @@ def test_operations_of_both_programs_take_turns_on_one_image(
         else:
             assert states[0] == states[1], story
         for folder in (ours, theirs):
-            for name in (IMAGE, BASE):
+            # Of the base, too, where the step has changed it.
+            names = [IMAGE] if (folder / BASE).read_bytes() == (now / BASE).read_bytes() else [IMAGE, BASE]
+            for name in names:
                 checked = run_qemu_img(folder, "check", name)
                 assert checked.status == 0, (folder, name, story, checked.out, checked.err)
         chosen = chooser.choice((ours, theirs))

@@ -50,7 +50,9 @@ def test_bits_flags_and_names_are_those_of_the_source(cluster_size: int) -> None
 
     named = copy_bitmaps([*bitmaps(data)], MIB, cluster_size, place)
     assert named is not None
-    header = header_of(CreateOptions(MIB, cluster_size=cluster_size), Places(0, 0, 0, 0), named)
+    options = CreateOptions(MIB, cluster_size=cluster_size)
+    places = Places(0, options.geometry.l1_entries(MIB), 0, 0)
+    header = header_of(options, places, named)
     medium[: len(header)] = header
     for one, other in zip(bitmaps(data), bitmaps(medium), strict=True):
         assert (one.name, one.granularity, one.enabled) == (other.name, other.granularity, other.enabled)

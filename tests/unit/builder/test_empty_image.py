@@ -62,7 +62,7 @@ def test_a_data_file_has_the_length_of_the_disk() -> None:
 
 
 @pytest.mark.parametrize(("preallocation", "allocated"), [("off", False), ("falloc", True), ("full", True)])
-def test_a_raw_image_has_whole_sectors_and_its_space(tmp_path: Path, preallocation: str, allocated: bool) -> None:
+def test_a_raw_image_has_whole_sectors_and_its_space(tmp_path: Path, preallocation: str, *, allocated: bool) -> None:
     create_raw(tmp_path / "disk", MIB + 1, preallocation=preallocation)
     status = (tmp_path / "disk").stat()
     assert status.st_size == MIB + 512 and (status.st_blocks * 512 >= MIB) == allocated

@@ -77,7 +77,7 @@ def test_files_are_named_by_extensions() -> None:
 
 
 @pytest.mark.parametrize(("cluster_size", "named"), [(512, False), (4096, False), (8192, True)])
-def test_small_clusters_have_no_room_for_names_of_features(cluster_size: int, named: bool) -> None:
+def test_small_clusters_have_no_room_for_names_of_features(cluster_size: int, *, named: bool) -> None:
     assert (header(cluster_size=cluster_size).extension(ExtensionType.FEATURE_NAME_TABLE) is not None) == named
 
 

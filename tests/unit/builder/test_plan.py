@@ -12,9 +12,10 @@ from qcow2c.format.geometry import Geometry
 from qcow2c.format.refcounts import refcounts
 from qcow2c.format.tables import L1_COPIED, L2_COPIED, native
 
-geometries = st.builds(
-    Geometry, st.integers(9, 16), st.integers(0, 6), st.just(False), st.booleans(), st.just(3)
-) | st.builds(Geometry, st.integers(14, 16), st.integers(0, 6), st.just(True), st.booleans(), st.just(3))
+orders, external = st.integers(0, 6), st.booleans()
+geometries = st.builds(Geometry, st.integers(9, 16), orders, external_data=external) | st.builds(
+    Geometry, st.integers(14, 16), orders, extended_l2=st.just(value=True), external_data=external
+)
 
 
 def contents(layout: ImageLayout) -> bytes:
@@ -27,8 +28,10 @@ def contents(layout: ImageLayout) -> bytes:
     return bytes(found)
 
 
-@given(geometries, st.integers(0, 3 << 20), st.booleans())
-def test_refcounts_describe_all_that_is_in_use_and_nothing_else(geometry: Geometry, size: int, allocated: bool) -> None:
+@given(geometry=geometries, size=st.integers(0, 3 << 20), allocated=st.booleans())
+def test_refcounts_describe_all_that_is_in_use_and_nothing_else(
+    geometry: Geometry, size: int, *, allocated: bool
+) -> None:
     layout = plan(geometry, size, allocated=allocated)
     data = contents(layout)
     cluster = geometry.cluster_size
@@ -42,9 +45,9 @@ def test_refcounts_describe_all_that_is_in_use_and_nothing_else(geometry: Geomet
     assert counted == [1] * layout.end + [0] * (len(counted) - layout.end)
 
 
-@given(geometries, st.integers(1, 3 << 20), st.booleans())
+@given(geometry=geometries, size=st.integers(1, 3 << 20), allocated=st.booleans())
 def test_every_guest_cluster_has_its_host_cluster_in_order_or_none(
-    geometry: Geometry, size: int, allocated: bool
+    geometry: Geometry, size: int, *, allocated: bool
 ) -> None:
     layout = plan(geometry, size, allocated=allocated)
     data, cluster = contents(layout), geometry.cluster_size

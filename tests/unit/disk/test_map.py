@@ -15,7 +15,6 @@ from qcow2c.disk.map_layers import MappedLayer, has_preallocated_metadata, mappe
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import CorruptMetadata, LimitExceeded, UnsupportedFeature
 from qcow2c.format import layout
-from qcow2c.storage.sources import LocalFile
 from tests.building import L1_COPIED, L2_COPIED, L2_ZERO, Builder
 
 
@@ -121,17 +120,6 @@ def test_preallocated_metadata_shows_the_holes_of_the_file(tmp_path: Path, refco
     path.write_bytes(image)
     with open_image(path) as filled:
         assert not has_preallocated_metadata(filled.layer.store, filled.header)
-
-
-def test_an_impossible_refcount_block_ends_the_count(tmp_path: Path) -> None:
-    builder = Builder()
-    builder.fields["refcount_table_offset"] = builder.put((513 * 512).to_bytes(8, "big"))
-    path = tmp_path / "image"
-    path.write_bytes(builder.build())
-    with path.open("ab") as file:
-        file.truncate(10 << 20)
-    with open_image(LocalFile(path)) as image:
-        assert not has_preallocated_metadata(image.layer.store, image.header)
 
 
 def test_an_l1_table_that_names_one_l2_table_a_thousand_times_is_refused() -> None:
