@@ -202,9 +202,9 @@ class Engine:
     # --- zeros ---
 
     def write_zeroes(self, guest_offset: int, length: int, *, unmap: bool) -> None:
-        """Make guest bytes read as zeros; `unmap` lets go of their host clusters.
+        """Make guest bytes read as zeros; `unmap` releases their host clusters.
 
-        Durable order and crashes as of `write`: the entries change at the next commit, and what they let go of is
+        Durable order and crashes as of `write`: the entries change at the next commit, and what they release is
         free only then.
         """
         unit = self.geometry.subcluster_size
@@ -219,7 +219,7 @@ class Engine:
             self._write_zero_bytes(last, end)
 
     def discard(self, guest_offset: int, length: int) -> None:
-        """Let go of whole clusters; they read as zeros. Parts of clusters are left as they are.
+        """Release whole clusters; they read as zeros. Parts of clusters are left as they are.
 
         In version 2 over a backing file nothing changes: there are no zero clusters that would hide it.
         """

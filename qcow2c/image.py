@@ -154,7 +154,7 @@ class Image(PositionedFile):
     def discard(self, offset: int, length: int) -> None:
         """Give back the space of whole clusters, which then read as zeros; parts of clusters stay as they are.
 
-        In version 2 over a backing file it does nothing: clusters let go of would show the backing file.
+        In version 2 over a backing file it does nothing: freed clusters would show the backing file.
         Raises as `pwrite`.
         """
         engine = self._writable(offset, length)
@@ -320,7 +320,7 @@ class Snapshots(Mapping[str, Snapshot]):
     """
 
     def __init__(self, image: Image, records: tuple[SnapshotRecord, ...]) -> None:
-        self._image = ref(image)  # Who drops an image need not wait for the collector of cycles.
+        self._image = ref(image)  # A dropped image need not wait for the collector of cycles.
         self._found = tuple(Snapshot(image, record) for record in records)
 
     @property
@@ -371,7 +371,7 @@ class Snapshots(Mapping[str, Snapshot]):
 
         def change(image: Successor) -> None:
             position = self._position(key)
-            self._found[position].deleted = True  # Who reads it learns so before its clusters are anything else.
+            self._found[position].deleted = True  # Its readers learn so before its clusters are anything else.
             snapshot_change.delete(image, position)
 
         self._change(change)

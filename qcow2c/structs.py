@@ -171,7 +171,7 @@ HEADER_V3_TAIL = Struct(
     "compatible_features" / Int64ub * _header("Features that a program may ignore.", bits=COMPATIBLE_FEATURES),
     "autoclear_features"
     / Int64ub
-    * _header("Features that a writer who does not know them must clear.", bits=AUTOCLEAR_FEATURES),
+    * _header("Features that a writer must clear unless it knows them.", bits=AUTOCLEAR_FEATURES),
     "refcount_order" / Int32ub * _header("log2 of the width of a refcount.", unit="bits", valid=Limit.REFCOUNT_ORDER),
     "header_length"
     / Int32ub

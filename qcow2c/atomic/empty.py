@@ -1,4 +1,4 @@
-"""Emptying an image: its active disk lets go of every cluster, so that what lies below shows.
+"""Emptying an image: its active disk releases every cluster, so that what lies below shows.
 
 Snapshots, bitmaps and all other metadata stay as they are.
 """
@@ -16,10 +16,10 @@ def empty(image: Successor, data_store: Store | None = None) -> None:
     """Let the active disk show what lies below, and give the space of its clusters back.
 
     The caller has made durable, below, all that the disk shows: then the guest's view stays the same throughout.
-    `data_store` is an external data file whose contents nobody needs then; the caller excludes others.
+    `data_store` is an external data file whose contents are not needed then; the caller excludes others.
 
     Durable order: an empty L1 table and other refcounts in free space; the header that names them; then what was let
-    go of is given back, in the data file, too; at last the file is made short in the same way. A crash leaves the image
+    go of is given back, in the data file, too; finally the file is made short in the same way. A crash leaves the image
     as it was, or empty. Raises StoreError, LimitExceeded, CorruptMetadata. Spec: "Cluster mapping".
     """
     entries = image.active_l1()
@@ -34,7 +34,7 @@ def empty(image: Successor, data_store: Store | None = None) -> None:
 
 
 def _shorten(store: Store) -> None:
-    """Move the L1 table and the refcounts to the front of the file, and cut off what nobody uses."""
+    """Move the L1 table and the refcounts to the front of the file, and cut off what is unused."""
     with changing(store) as image:
         entries, size = image.active_l1(), image.active_l1().nbytes
         if size:

@@ -20,7 +20,7 @@ _UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
 
 
 def grow_by_header(medium: Medium, header: Header, size: int) -> bool:
-    """Let the disk of an image that nobody else uses have `size` bytes, if the header can say so alone; tell whether.
+    """Let the disk of an image in no other use have `size` bytes, if the header can say so alone; return whether.
 
     `header` has passed the rules. No refcount is looked at, because none changes and nothing is placed.
     Durable order: the header's first sector. A crash leaves the old size or the new one. Raises StoreError.
@@ -35,14 +35,14 @@ def grow_by_header(medium: Medium, header: Header, size: int) -> bool:
 
 
 def _is_plain(header: Header) -> bool:
-    """Tell whether there is nothing but tables that a larger disk concerns, and no old end within a cluster."""
+    """Return whether there is nothing but tables that a larger disk concerns, and no old end within a cluster."""
     others = header.backing_file, header.bitmaps, header.nb_snapshots and header.version < Version.V3
     special = header.external_data or header.encrypted or header.dirty or header.corrupt
     return not (special or any(others) or header.size % header.cluster_size)
 
 
 def _has_room(medium: Medium, header: Header, size: int) -> bool:
-    """Tell whether the L1 table has entries for the new part, and neither they nor L2 entries lead anywhere."""
+    """Return whether the L1 table has entries for the new part, and neither they nor L2 entries lead anywhere."""
     geometry, store = header.geometry, medium.store
     entries, kept = max(header.l1_size, geometry.l1_entries(size)), geometry.l1_entries(header.size)
     if not header.l1_size or entries > Limit.L1_ENTRIES:

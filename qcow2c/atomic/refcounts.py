@@ -33,14 +33,14 @@ class ReferenceDelta:
     """The change of each cluster's references; `counts` has shape (clusters,), dtype int32."""
 
     def __init__(self, walk: Walk) -> None:
-        """Raises LimitExceeded for a file of more clusters than anybody checks."""
+        """Raises LimitExceeded for a file of more clusters than a check takes on."""
         self._walk = walk
         self._geometry = walk.geometry
         self._bits = np.uint64(walk.geometry.cluster_bits)
         clusters = walk.geometry.clusters(walk.size)
         if clusters > Limit.CHECKED_CLUSTERS:
             raise LimitExceeded(f"the file has {clusters} clusters, more than {Limit.CHECKED_CLUSTERS}")
-        # What is yet to be placed mostly comes behind the file; pages that nobody touches cost nothing.
+        # What is yet to be placed mostly comes behind the file; untouched pages cost nothing.
         self.counts: NDArray[np.int32] = flat(2 * clusters + (1 << 16), np.int32)
 
     def add_run(self, first: int, clusters: int, weight: int) -> None:
@@ -54,7 +54,7 @@ class ReferenceDelta:
         self.counts[first:end] += np.int32(weight)
 
     def _require_place(self, end: int, *, of_the_image: bool = True) -> None:
-        """Raise for clusters up to `end` that nobody could have counted: in an image that is trusted, all may be."""
+        """Raise for clusters up to `end` that could not have been counted: in an image that is trusted, all may be."""
         if of_the_image and end > len(self.counts):
             message = f"cluster {end - 1} is referred to, which is past the end of the file: run check -r first"
             raise CorruptMetadata(message, where=Span(0, self._walk.size), spec="Cluster mapping")
@@ -161,7 +161,7 @@ class RefcountChange:
         return once
 
     def sharing_changes(self) -> bool:
-        """Tell whether a cluster that stays in use is shared only before the change, or only after it."""
+        """Return whether a cluster that stays in use is shared only before the change, or only after it."""
         delta = self._delta.counts
         for first in range(0, len(delta), SCAN_CLUSTERS):
             changed = np.flatnonzero(delta[first : first + SCAN_CLUSTERS])

@@ -1,8 +1,8 @@
 """A disk of another size: cut off where it is to end, or was to end, and continued with zeros.
 
 All of it is one write of the header (see `successor.py`): the image has its old size with what it held, or its new one.
-Clusters, tables and VM state behind the cut are let go of; what is left of the last cluster is followed by zeros, also
-where nobody can see it yet. Spec: "Header", "Cluster mapping".
+Clusters, tables and VM state behind the cut are released; what is left of the last cluster is followed by zeros, also
+where it cannot be seen yet. Spec: "Header", "Cluster mapping".
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def _packed(fields: dict[str, int], extra: bytes, id_str: bytes, name: bytes) ->
 
 
 def stored_records(image: Successor, records: Iterable[SnapshotRecord]) -> list[bytes]:
-    """Return records as they are stored, with all that nobody knows of them."""
+    """Return records as they are stored, with all that is unknown of them."""
     return [image.walk.store.pread(record.span.length, record.span.offset) for record in records]
 
 

@@ -172,14 +172,14 @@ class Successor:
         self._fields["autoclear_features"] &= ~_UNKNOWN_AUTOCLEAR
 
     def renew_refcounts(self) -> None:
-        """Write all refcounts anew: blocks of clusters that nobody uses are let go of."""
+        """Write all refcounts anew: blocks of unused clusters are released."""
         self._renewed = True
 
     def set_active(self, l1_words: U64Array, *, holders: int = 1) -> U64Array:
         """Give the active state other L1 entries, all of which have been counted; return them with right copied bits.
 
         L2 tables in which a copied bit would be wrong are written anew. `holders` is how many L1 tables of the
-        successor have these very entries. The present L1 table is let go of, unless it can stay.
+        successor have these very entries. The present L1 table is released, unless it can stay.
         """
         words = self._reflagged(l1_words.copy(), holders)
         old = self.active_l1()
@@ -312,9 +312,9 @@ class Successor:
     # --- the switch ---
 
     def switch(self, *, discard: bool = False, shorten: bool = False) -> None:
-        """Let the image be its successor; `discard` gives the space of what it lets go of back to the system.
+        """Let the image be its successor; `discard` gives the space of what it releases back to the system.
 
-        With `shorten` the file ends with the last cluster in use, unless nobody has verified which that is.
+        With `shorten` the file ends with the last cluster in use, unless it was not verified which that is.
         Durable order: everything new, the header's first sector, then the space. A crash leaves what was, or what will
         be: neither has leaks, but the file may be longer. Raises StoreError, LimitExceeded, CorruptMetadata.
         """

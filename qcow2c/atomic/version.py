@@ -30,7 +30,7 @@ def expand_zero_clusters(image: Successor) -> bool:
     """Let no state have zero clusters, and read as before; return whether there were any.
 
     Over a backing file each becomes a cluster of zeros, else none; one that has a host cluster of its own keeps it, for
-    what it holds can be overwritten at once: nobody sees it. The image has no subclusters and no external data file.
+    what it holds can be overwritten at once: it is not visible. The image has no subclusters and no external data file.
     Raises StoreError, LimitExceeded.
     """
     walk = image.walk
@@ -107,7 +107,7 @@ def _own(image: Successor, hosts: U64Array, references: int) -> NDArray[np.bool_
 
 
 def has_compressed_clusters(image: Successor) -> bool:
-    """Tell whether any state has compressed clusters."""
+    """Return whether any state has compressed clusters."""
     walk = image.walk
     found = (batch.entries & np.uint64(tables.L2_COMPRESSED) for _, batch in batches(walk, walk.l2_tables()))
     return any(packed.any() for packed in found)

@@ -92,7 +92,7 @@ class VerifyResult:
 
     @property
     def agrees(self) -> bool:
-        """Tell whether no difference was found."""
+        """Return whether no difference was found."""
         return self.difference is None
 
     def summary(self) -> str:

@@ -1,7 +1,7 @@
 """Changing the bitmaps of an image: what is new is stored where nothing is yet, and named by one change of the header.
 
 Nothing that is there is touched: other tables, other data and another directory are stored through a function of the
-caller, who makes them durable, changes the header as `header_change` says, and lets go of `released` afterwards. A
+caller, who makes them durable, changes the header as `header_change` says, and frees `released` afterwards. A
 crash leaves the old bitmaps or the new ones, and leaks at most. Errors are in QEMU's words.
 Spec: "Bitmaps extension", "Bitmap directory", "Bitmap table".
 """
@@ -51,7 +51,7 @@ class PlacedSpans(list[Span]):
 
 
 class BitmapEdit:
-    """The bitmaps of an image as they are to be. They are at rest: nobody else changes them, or the disk, meanwhile."""
+    """The bitmaps of an image as they are to be. At rest: nothing else changes them, or the disk, meanwhile."""
 
     def __init__(self, store: Store, header: Header, place: PlaceClusters) -> None:
         """`header` is the present one. Raises CorruptMetadata, StoreError."""
@@ -65,9 +65,9 @@ class BitmapEdit:
         self._before = [bitmap.record for bitmap in found]
         self.records = list(self._before)
         self.placed = PlacedSpans()
-        """Everything that was stored: to be let go of if the change is given up."""
+        """Everything that was stored: to be freed if the change is given up."""
         self.released = PlacedSpans()
-        """What nothing refers to any more, once the header is changed: to be let go of then."""
+        """What nothing refers to any more, once the header is changed: to be freed then."""
 
     # --- what is asked for ---
 
@@ -239,7 +239,7 @@ class BitmapEdit:
         except CorruptMetadata:
             if not record.in_use:
                 raise
-            old = array("Q")  # Nobody knows what it named: that leaks.
+            old = array("Q")  # It is unknown what it named: that leaks.
         if table is not None:
             if table == old:
                 return

@@ -64,11 +64,11 @@ class Bitmap:
 
     @property
     def inconsistent(self) -> bool:
-        """Whether it was not saved by whoever used it last: it may lack changes, and can only be removed."""
+        """Whether it was not saved by the program that used it last: it may lack changes, and can only be removed."""
         return self.record.in_use
 
     def require_consistent(self) -> None:
-        """Raise UsageError for a bitmap that nobody may rely on."""
+        """Raise UsageError for a bitmap that must not be relied on."""
         if self.record.in_use:
             raise UsageError(f"Bitmap '{self.name}' is inconsistent and cannot be used")
 

@@ -1,6 +1,6 @@
 """The census of an image: which host clusters and which compressed data its tables need, and how often, by arrays.
 
-Host clusters that are only reserved (under zeros, or for subclusters that nobody has) are not needed. Memory follows
+Host clusters that are only reserved (under zeros, or for subclusters that are not there) are not needed. Memory follows
 the clusters that are in use, under a limit. It reads tables, and neither guest data nor refcounts.
 """
 

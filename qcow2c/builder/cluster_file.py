@@ -1,4 +1,4 @@
-"""A new image file, one cluster after another, each with the number of references to it; refcounts and header at last.
+"""A new image file, one cluster after another, each with the number of references to it; then refcounts and header.
 
 It knows nothing of what the clusters hold. Memory: the counts, and what waits to be written.
 """
@@ -96,7 +96,7 @@ class ClusterFile:
 
 
 def _pieces(parts: Sequence[Counts], length: int, size: int, code: str) -> Iterator[Counts]:
-    """Yield all parts, one behind the other and zeros behind them, in pieces of `size` items up to `length`.
+    """Yield all parts, consecutively with zeros behind them, in pieces of `size` items up to `length`.
 
     `code` is the type code of the items.
     """
@@ -118,7 +118,7 @@ def _pieces(parts: Sequence[Counts], length: int, size: int, code: str) -> Itera
 
 
 class Packer:
-    """Compressed clusters, packed one behind the other into clusters of a file.
+    """Compressed clusters, packed consecutively into clusters of a file.
 
     `entries` receives the descriptor of each at its index when its data is placed.
     """

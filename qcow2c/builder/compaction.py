@@ -66,7 +66,7 @@ class Compaction:
         self._store = store
         self._header = header
         geometry = self._geometry = header.geometry
-        # What the active L1 table has beyond the disk, of a VM state that was loaded, nobody can read.
+        # What the active L1 table has beyond the disk, of a VM state that was loaded, cannot be read.
         self._l1_entries = min(header.l1_size, geometry.l1_entries(header.size))
         self._walk = Walk(store, replace(header, l1_size=self._l1_entries), snapshots)
         bitmaps = self._walk.bitmaps
@@ -297,7 +297,7 @@ class Compaction:
     def _copy_bitmaps(self, file: ClusterFile) -> bytes | None:
         """Copy bitmap tables and directory; return the data of the extension, None where there are no bitmaps.
 
-        Bitmaps that the header does not vouch for are left out: nobody may use them.
+        Bitmaps that the header does not vouch for are left out: they may not be used.
         """
         directory = bytearray()
         at = layout.field(BITMAP_DIRECTORY_HEADER, "bitmap_table_offset")
@@ -321,7 +321,7 @@ class Compaction:
         return layout.packed(BITMAPS_EXTENSION, values)
 
     def _features(self) -> dict[str, int]:
-        """Return the feature bits of the copy: refcounts are right, and what nobody knows is not vouched for."""
+        """Return the feature bits of the copy: refcounts are right, and what is unknown is not vouched for."""
         if self._header.version < Version.V3:
             return {}
         known = layout.flags(AUTOCLEAR_FEATURES, data_file_raw=True, bitmaps=self.bitmaps > 0)

@@ -84,13 +84,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(words: list[str]) -> int:
-    """Run one command; an interrupt and a reader who has gone end it quietly."""
+    """Run one command; an interrupt and a closed output end it quietly."""
     try:
         status = _run(words)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Nobody reads on: what is still buffered must not raise again when the interpreter ends.
+        # The reader has gone: what is still buffered must not raise again when the interpreter ends.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)

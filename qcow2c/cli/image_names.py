@@ -191,7 +191,7 @@ def _require_known(driver: object) -> None:
 
 
 def _require_no_more(given: dict[str, Any], driver: str) -> None:
-    """Raise UnsupportedFeature for an option that nobody here can honour."""
+    """Raise UnsupportedFeature for an option that cannot be honoured here."""
     for name in given:
         if name not in _IGNORED:
             raise UnsupportedFeature(f"Block {driver} support the option {name!r}")

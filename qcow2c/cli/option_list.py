@@ -25,7 +25,7 @@ class Option(NamedTuple):
 
 
 def asks_for_help(lists: Sequence[str]) -> bool:
-    """Tell whether one of the words is `help` or `?`."""
+    """Return whether one of the words is `help` or `?`."""
     return any(word in ("help", "?") for words in lists for word in split(words))
 
 

@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def is_wanted(chosen: Namespace) -> bool:
-    """Tell whether the image is to be repaired. Raises UsageError for options that make no sense without."""
+    """Return whether the image is to be repaired. Raises UsageError for options that make no sense without."""
     if chosen.repair is not None:
         if chosen.force_share:
             raise UsageError("force-share=on can only be used with read-only images")

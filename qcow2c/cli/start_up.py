@@ -1,4 +1,4 @@
-"""Modules that Construct imports and no command uses: loaded when somebody does, a fifth of a short command's time.
+"""Modules that Construct imports and no command uses: loaded at the first use, a fifth of a short command's time.
 
 This is for a process that lives for one command, never for a program that uses the library.
 """

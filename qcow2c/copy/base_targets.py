@@ -32,7 +32,7 @@ class BaseTarget(Target):
 
     @abstractmethod
     def grow(self, size: int) -> bool:
-        """Let the disk have `size` bytes, with zeros behind its end, if it has fewer; tell whether that was so.
+        """Let the disk have `size` bytes, with zeros behind its end, if it has fewer; return whether that was so.
 
         Durable at once. Raises UsageError, LimitExceeded, StoreError.
         """
@@ -132,7 +132,7 @@ def open_base(source: Source | Store, image_format: str, gate: str | Gate) -> It
 
 
 def _asked(slab: Slab) -> Iterator[tuple[int, int]]:
-    """Yield the ranges, as (start, end), of pieces that lie one behind the other."""
+    """Yield the ranges, as (start, end), of consecutive pieces."""
     start = end = -1
     for piece in slab.pieces:
         if piece.start != end:

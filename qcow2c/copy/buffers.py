@@ -48,7 +48,7 @@ class Buffers:
                 raise Closed
 
     def close(self) -> None:
-        """Let nobody wait any more: the copy has failed."""
+        """Let no thread wait any more: the copy has failed."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,7 +1,7 @@
 """The stream of a difference: what to write over one disk to make it another, for pipes; written and read in order.
 
 A header line, `qcow2c-diff 1 from FROM to TO`, with both disks' sizes in bytes; then records, in the order of the disk:
-a line `data OFFSET LENGTH` with LENGTH bytes behind it, or a line `zero OFFSET LENGTH`; at last a line
+a line `data OFFSET LENGTH` with LENGTH bytes behind it, or a line `zero OFFSET LENGTH`; finally a line
 `end COUNT SHA256`, with the number of records and the hash of everything before this line. Numbers are decimal, and
 multiples of 512; lines are ASCII and end with a line feed. It knows no image.
 """

@@ -73,7 +73,7 @@ def keep_disks(
 def _refresh_copied_bits(engine: Engine) -> None:
     """Set the copied bits of clusters that are no longer shared since snapshots have tables and clusters of their own.
 
-    Only the active tables have bits that anybody relies on.
+    Only the active tables have bits that are relied on.
     """
     geometry, cache = engine.geometry, engine.cache
     bits, words = geometry.cluster_bits, geometry.l2_entry_words
@@ -182,7 +182,7 @@ class _Copy:
             yield disk.size, end - disk.size, 0, ZERO, 0
 
     def _same_layer(self, one: Segment, other: Segment) -> bool:
-        """Tell whether one image decides in both chains what is there."""
+        """Return whether one image decides in both chains what is there."""
         files = self._files[0][one[2]], self._files[1][other[2]]
         return bool(one[3] & other[3] & PRESENT) and files[0] is not None and files[0] == files[1]
 

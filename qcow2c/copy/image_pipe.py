@@ -1,4 +1,4 @@
-"""A new image written from its first byte to its last, to where nobody can seek: all metadata comes before the data.
+"""A new image written from its first byte to its last, where seeking is impossible: all metadata comes before the data.
 
 That takes two passes over the disk: `DataSurvey` finds the clusters that hold data, `ImagePipe` writes them.
 """

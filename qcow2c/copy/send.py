@@ -68,7 +68,7 @@ def send(
 
 
 def is_built(how: How, create: NewImageOptions) -> bool:
-    """Tell whether a new image can be built in one pass: nothing lies below it, and nothing is there before."""
+    """Return whether a new image can be built in one pass: nothing lies below it, and nothing is there before."""
     plain = create.get("backing_file") is None and create.get("data_file") is None
     return plain and not how.existing and create.get("preallocation", "off") == "off"
 
@@ -146,7 +146,7 @@ def _to_pipe(
         copy.run(survey)
         copy.run(ImagePipe(pipe.write, options, survey.edges))
     elif is_built(how, create):
-        # Nobody knows where bitmaps and compressed clusters lie before all is there.
+        # It is not known where bitmaps and compressed clusters lie before all is there.
         from tempfile import TemporaryFile
 
         with TemporaryFile() as kept, opened(f"/proc/self/fd/{kept.fileno()}", writable=True) as store:

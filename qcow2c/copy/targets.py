@@ -46,7 +46,7 @@ class Target(ABC):
         return data_ranges(buffer[:length], self.unit) if self.unit else [ByteRange(0, length)]
 
     def clone(self, slab: Slab, /) -> bool:  # noqa: ARG002 - most targets cannot
-        """Take a slab without its bytes, where the file system can share them, in a thread; tell whether it is done."""
+        """Take a slab without its bytes, where the file system can share them, in a thread; return whether it did."""
         return False
 
     def prepare(self, slab: Slab, buffer: memoryview, /) -> Any:
@@ -57,7 +57,7 @@ class Target(ABC):
     def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: ReleaseBuffer, /) -> None:
         """Take a slab, and release its buffer, now or later. Raises StoreError."""
 
-    def zero(self, start: int, end: int) -> None:  # noqa: B027 - nobody asks a pipe for it
+    def zero(self, start: int, end: int) -> None:  # noqa: B027 - a pipe is never asked for it
         """Let a range read as zeros. Raises StoreError."""
 
     @abstractmethod
@@ -266,11 +266,11 @@ class Pipe:
         self.name = name
 
     def write(self, data: memoryview) -> None:
-        """Write all bytes. Raises StoreError, BrokenPipeError where nobody reads on."""
+        """Write all bytes. Raises StoreError, BrokenPipeError where the reader has gone."""
         try:
             while data:
                 count: int | None = self._file.write(data)
-                if count is None:  # Somebody has made the pipe one that does not wait.
+                if count is None:  # The pipe was made one that does not wait.
                     select([], [self._file], [])
                 else:
                     data = data[count:]
@@ -281,7 +281,7 @@ class Pipe:
 
 
 class RawPipe(Target):
-    """Raw bytes, one after the other, to whoever reads them."""
+    """Raw bytes, one after the other, to their reader."""
 
     def __init__(self, write: Write) -> None:
         super().__init__(0)

@@ -92,7 +92,7 @@ class _Workers:
                     tell(self._done)
         except BaseException as exc:
             self._fail(exc)
-            # An interrupt does not wait for a pipe that nobody writes to, or reads from: such a thread stays behind.
+            # An interrupt does not wait for a pipe without a writer or a reader: such a thread stays behind.
             patience = None if isinstance(exc, Exception) else _PATIENCE_SECONDS
             for worker in started:
                 worker.join(patience)
@@ -105,7 +105,7 @@ class _Workers:
             keep_to(cpus)
             while self._one():
                 pass
-        except BaseException as exc:  # Nobody would hear of it here: the thread that waits for this one raises it.
+        except BaseException as exc:  # It would be lost here: the thread that waits for this one raises it.
             self._fail(exc)
 
     def _fail(self, exc: BaseException) -> None:
@@ -135,7 +135,7 @@ class _Workers:
             self._turn.wait_for(lambda: self._next == number or self._stopped())
         if self._stopped():
             return False
-        # Its turn lasts until the next number is set: nobody else is here.
+        # Its turn lasts until the next number is set: no other thread is here.
         if buffer is None:
             for start, end in slab.zeros:
                 self._target.zero(start, end)
@@ -152,7 +152,7 @@ _NOTHING: tuple[int, tuple[Slab | None, memoryview | None]] = (-1, (None, None))
 
 
 class DiskCopy(Copying):
-    """Copies disks, one behind the other."""
+    """Copies disks consecutively."""
 
     def __init__(
         self, disks: Sequence[PlannedDisk], *, threads: int | None = None, progress: Progress | None = None
@@ -222,7 +222,7 @@ class StreamCopy(Copying):
         """Read some bytes, none only at the end; wait for them. Raises StoreError."""
         try:
             while (count := self._file.readinto(buffer)) is None:  # type: ignore[attr-defined]
-                select([self._file], [], [])  # Somebody has made the pipe one that does not wait.
+                select([self._file], [], [])  # The pipe was made one that does not wait.
         except OSError as exc:
             raise StoreError(f"Could not read the source: {reason(exc)}", errno=exc.errno) from exc
         return int(count)

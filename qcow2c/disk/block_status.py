@@ -1,6 +1,6 @@
 """The runs of a disk as QEMU's block status has them: one by one, not merged, with a flag that only QEMU sees.
 
-Who must answer as QEMU does, where the answer hangs on how it looks (`compare`, strictly), asks here; the map is
+What must answer as QEMU does, where the answer hangs on how it looks (`compare`, strictly), asks here; the map is
 `map.py`. It reads no guest data.
 """
 

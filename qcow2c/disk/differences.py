@@ -66,7 +66,7 @@ def require_no_key(disk: Disk) -> None:
 
 
 def _merged(found: Iterator[Difference]) -> Iterator[Difference]:
-    """Join ranges of one kind that lie one behind the other."""
+    """Join consecutive ranges of one kind."""
     last: Difference | None = None
     for one in found:
         if last is not None and (last.end, last.zero) == (one.start, one.zero):

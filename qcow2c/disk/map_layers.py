@@ -78,7 +78,7 @@ def _flags(kind: Kind, layer: Layer) -> int:
 
 
 def has_preallocated_metadata(store: Store, header: Header) -> bool:
-    """Tell whether an image has at least a tenth more clusters in use than its file has room allocated, as QEMU.
+    """Return whether an image has at least a tenth more clusters in use than its file has room allocated, as QEMU.
 
     Then its data clusters may be holes of the file, which is worth a look.
     """

@@ -60,7 +60,7 @@ class Side:
         return (self._keys[depth], offset + at - start) if flags & OFFSET else (BY_LAYER, at)
 
     def read(self, pieces: Sequence[PiecePair], buffer: memoryview) -> None:
-        """Fill a buffer with pieces one behind the other; it stays as it is where one is zeros.
+        """Fill a buffer with pieces, consecutively; it stays as it is where one is zeros.
 
         Raises as `Disk.read_into`.
         """

@@ -34,7 +34,7 @@ def resize(image: Image, size: int, *, preallocation: Preallocation = "off") -> 
 
 
 def grow(image: Image, size: int) -> bool:
-    """Let the disk have `size` bytes if it has fewer; tell whether that was so. Raises as `resize`."""
+    """Let the disk have `size` bytes if it has fewer; return whether that was so. Raises as `resize`."""
     if image.size() >= size:
         return False
     resize(image, size)

@@ -70,7 +70,7 @@ class Findings:
         return tuple(self._left.pop(span, ()))
 
     def rest(self) -> tuple[Finding, ...]:
-        """Take all that nobody has taken."""
+        """Take all that was not taken yet."""
         left, self._left = self._left, {}
         return tuple(finding for found in left.values() for finding in found)
 

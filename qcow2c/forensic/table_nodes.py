@@ -251,7 +251,7 @@ def l1_nodes(walk: Walk) -> Iterator[Node]:
 
 
 def l2_nodes(walk: Walk) -> Iterator[Node]:
-    """Yield each distinct L2 table in the order of the file, with who refers to it."""
+    """Yield each distinct L2 table in the order of the file, with what refers to it."""
     geometry = walk.geometry
     entry_size = geometry.l2_entry_bytes
     table = TableDisplay(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def host_nodes(walk: Walk, offset: int, sections: Iterator[Node]) -> Iterator[Node]:
-    """Yield what byte `offset` of the file belongs to, its refcount, the deepest nodes there, and who refers to it.
+    """Yield what byte `offset` of the file belongs to, its refcount, the deepest nodes there, and what refers to it.
 
     `sections` are the sections of a dump in which the byte is looked up.
     """

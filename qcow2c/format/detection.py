@@ -1,4 +1,4 @@
-"""What format a file has: as somebody says, or by its first bytes. Opens nothing."""
+"""What format a file has: as stated, or by its first bytes. Opens nothing."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class Header:
     # --- features ---
 
     def has(self, kind: FeatureType, name: str) -> bool:
-        """Tell whether the feature bit `name`, as the schema calls it, is set."""
+        """Return whether the feature bit `name`, as the schema calls it, is set."""
         field_name, schema = FEATURE_FIELDS[kind]
         return bool(int(getattr(self, field_name)) & layout.bits(schema)[name].mask)
 

@@ -68,7 +68,7 @@ def first_cluster(
 
 
 def extension_area(extensions: Sequence[tuple[int, bytes]]) -> bytes:
-    """Return extensions one behind the other, and the one that ends them."""
+    """Return consecutive extensions, and the one that ends them."""
     return b"".join(_extension(kind, data) for kind, data in [*extensions, (ExtensionType.END, b"")])
 
 

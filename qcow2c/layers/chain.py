@@ -1,4 +1,4 @@
-"""The layers of a chain, and the files that they lie in. Whoever goes down a chain does it by `layers_of`."""
+"""The layers of a chain, and the files that they lie in. `layers_of` is the one way down."""
 
 from __future__ import annotations
 

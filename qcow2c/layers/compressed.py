@@ -12,7 +12,7 @@ from qcow2c.layers.reader import Reader
 
 _MOST_BYTES = 8 << 20
 _SLACK_BYTES = 256 << 10
-"""Bytes that are read at once, at most, and those among them that nobody has asked for."""
+"""Bytes that are read at once, at most, and those among them that were not asked for."""
 
 
 def read_compressed(layer: Layer, buffer: memoryview, guest_offset: int) -> None:

@@ -97,7 +97,7 @@ class Reader:
         self.locate = self._locator()
 
     def ignore_overlaps(self) -> None:
-        """Believe that no L2 table overlaps other metadata: somebody has looked."""
+        """Believe that no L2 table overlaps other metadata: the admission has looked."""
         self.metadata = ()
 
     def renew_header(self, header: Header) -> None:

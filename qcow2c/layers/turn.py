@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 AT_ONCE = nullcontext()
-"""The turn of a reader whose image nobody writes."""
+"""The turn of a reader whose image is not written."""
 
 
 class While:

@@ -107,7 +107,7 @@ def amend(
 
 @contextmanager
 def open_amendable(source: Source | Store, *, image_format: str | None = None) -> Iterator[Store]:
-    """Open a file that is to be amended, so that nobody else uses it. Raises StoreError, ImageLocked, UsageError."""
+    """Open a file that is to be amended, and exclude other programs. Raises StoreError, ImageLocked, UsageError."""
     with opened(source, Use.WRITABLE_IMAGE) as store:
         require_amendable(image_format or detect_format(store))
         yield store
@@ -122,7 +122,7 @@ def require_amendable(image_format: str) -> None:
 
 
 def amend_store(store: Store, wish: Amendment, **opening: Unpack[Opening]) -> None:
-    """Change options of an image that nobody else uses; see `amend`. `opening` are arguments of `open_image`."""
+    """Change options of an image that no other program uses; see `amend`. `opening` are arguments of `open_image`."""
     if wish.size:
         open_image(store, **opening).close()  # What is below must be there before anything is changed.
     with changing(store) as image:

@@ -1,6 +1,6 @@
 """Bitmaps of an image: add, remove, clear, enable, disable and merge them, and read which guest ranges are dirty.
 
-Durable order of each change: new bits, tables and directory in free space, the header, then what they replace is let go
+Durable order of each change: new bits, tables and directory in free space, the header, then what they replace is freed
 of. A crash leaves the bitmaps as they were or as they are to be, and leaks at most.
 """
 

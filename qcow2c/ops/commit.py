@@ -59,12 +59,12 @@ class Link(NamedTuple):
     stored: str | None
     """The backing file name in the image above; None where the caller named the file."""
     probed: bool
-    """Nobody says what the format is."""
+    """The format is stated nowhere."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """An image that is open for a commit, so that nobody else uses it, and what was found below it, top first."""
+    """An image that is open for a commit, so that no other program uses it, and what was found below it, top first."""
 
     name: str
     """What the caller calls the image."""
@@ -74,7 +74,7 @@ class Chain:
     data_file: FileName | None
     """The external data file of the top image, where the caller has named it."""
     own_data_file: str | None
-    """The same, whoever named it, if only the active disk of the image uses it."""
+    """The same, however it was named, if only the active disk of the image uses it."""
 
     def depth_of(self, base: FileName | None) -> int:
         """Return how far below the top image a layer is: the next one, or that of a name, as QEMU understands it.
@@ -157,7 +157,7 @@ def _links(layer: Layer, *, named: bool) -> Iterator[Link]:
 
 
 def _names(wanted: str, link: Link) -> bool:
-    """Tell whether a name means a layer."""
+    """Return whether a name means a layer."""
     if link.stored is None:
         return wanted == link.path
     whole = full_name(link.above, link.stored)
@@ -244,7 +244,7 @@ def _require_readable(image: Image) -> None:
 
 
 def _require_raw(disk: Disk, link: Link) -> None:
-    """Raise UsageError where a raw file of which nobody says so would be taken for something else from now on."""
+    """Raise UsageError where a raw file that is not stated to be one would be taken for something else from now on."""
     start = bytearray(SECTOR_SIZE)
     disk.read_into(memoryview(start), 0)
     found = detect_format(Memory(start))

@@ -82,7 +82,7 @@ def compact_in_place(
     """Put a compact copy of an image in its place; it keeps mode, owner and links to its name.
 
     Durable order: the whole copy beside the image, then its name. A crash leaves the image as it was, or the compact
-    one. There must be room for both. Who has the old file open keeps the old file: no other program may use the image.
+    one. There must be room for both. A program that has the old file open keeps that: no other may use the image.
     Raises as `compact`, and UsageError where the file has several names.
     """
     with _exclusively(path) as store:
@@ -93,7 +93,7 @@ def compact_in_place(
 
 @contextmanager
 def _exclusively(path: str | os.PathLike[str]) -> Iterator[LocalFile]:
-    """Open a file that nobody else may use, by its path without links; errors call it by the name that was given."""
+    """Open a file for this use alone, by its path without links; errors call it by the name that was given."""
     if not isinstance(path, str | os.PathLike):
         raise UsageError(f"only a file with a name can be replaced, not {type(path).__name__}")
     store = LocalFile(os.path.realpath(path), writable=True, name=os.fsdecode(path))
@@ -149,7 +149,7 @@ class _Nowhere(Store):
         return b""
 
     def pwrite(self, data: Buffer, offset: int) -> None:
-        """Let go of bytes."""
+        """Free bytes."""
 
     def flush(self) -> None:
         """Nothing needs to last."""

@@ -76,7 +76,7 @@ def compare_disks(first: Disk, second: Disk, *, strict: bool = False, progress: 
 
     `progress` is told the bytes of the larger disk, also where the smaller one ends, and at the end.
     Raises MissingKey, CorruptMetadata, CorruptData, StoreError, if no difference comes before; `exit_code` of the
-    error tells whether a disk could not be opened, mapped or read.
+    error says whether a disk could not be opened, mapped or read.
     """
     for disk in first, second:
         _require_no_key(disk)
@@ -136,7 +136,7 @@ class _SlabPair:
         self.views = tuple(memoryview(buffer)[_SKIP:] for buffer in (self.first, self.second))
 
     def equal(self, begin: int, end: int, holds: tuple[bool, bool]) -> bool:
-        """Tell whether a range of both is equal, or all zeros where only one of them holds data."""
+        """Return whether a range of both is equal, or all zeros where only one of them holds data."""
         # Unlike views, which are compared element by element, this compares memory, and copies nothing.
         buffer = self.first if holds[0] else self.second
         other = self.views[1][begin:end] if all(holds) else _ZEROS[: end - begin]
@@ -192,7 +192,7 @@ class _RangePair:
             buffers = _SlabPair()
             while self._compare_next(buffers):
                 pass
-        except BaseException as exc:  # Nobody would hear of it here: the thread that waits for this one raises it.
+        except BaseException as exc:  # It would be lost here: the thread that waits for this one raises it.
             self._failure = exc
         finally:
             self._stopped = True

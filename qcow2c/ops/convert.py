@@ -45,7 +45,7 @@ def convert(
     progress: Progress | None = None,
     **options: Unpack[ConvertOptions],
 ) -> None:
-    """Copy a disk, or several one behind the other, to a path or a writable binary file object.
+    """Copy a disk, or several consecutively, to a path or a writable binary file object.
 
     `output_format` is "raw" or "qcow2"; `options` are those of `How` and, for qcow2, of `create`. `snapshot` names the
     internal snapshot to copy. A new target has its name, or its magic value, only when it is complete. Identical disks

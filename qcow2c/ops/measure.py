@@ -90,7 +90,7 @@ def measure_disk(disk: Disk, output_format: str = "raw", **create_options: Unpac
 
 
 def _is_raw(output_format: str) -> bool:
-    """Tell whether the output is raw, else it is qcow2. Raises UsageError for all other formats."""
+    """Return whether the output is raw, else it is qcow2. Raises UsageError for all other formats."""
     if output_format in _UNMEASURED:
         raise UsageError(f"Block driver {output_format!r} does not support size measurement")
     if output_format in _UNCREATED:
@@ -120,7 +120,7 @@ def _target(size: int, options: NewImageOptions) -> CreateOptions:
 
 
 def _is_filled(target: CreateOptions) -> bool:
-    """Tell whether all clusters have their space from the start. Preallocated metadata is counted in any case."""
+    """Return whether all clusters have their space from the start. Preallocated metadata is counted in any case."""
     return target.preallocation in ("falloc", "full")
 
 
@@ -131,7 +131,7 @@ def _copy(disk: Disk, target: CreateOptions) -> Measurement:
     """Return what a copy of a disk takes."""
     geometry = target.geometry
     clusters = geometry.clusters(disk.size)
-    # Nobody knows how much of the new backing file is the same.
+    # It is unknown how much of the new backing file is the same.
     data = clusters if target.backing_file is not None else _data_clusters(disk.map.columns(), geometry.cluster_bits)
     bitmaps = None
     if disk.image is not None and min(target.version, disk.image.header.version) >= Version.V3:

@@ -31,7 +31,7 @@ def patch(
     """Write a stream, a binary file object, over an image, qcow2 or raw; return the number of ranges.
 
     Nothing is written before the stream has been read to its end and found whole: what cannot seek is kept in a
-    temporary file. The image must show the state from which the difference was taken, which nobody can check but for
+    temporary file. The image must show the state from which the difference was taken, which cannot be checked but for
     its size: that of the earlier or, as a qcow2 image must have it, that of the later state. Raw files take the later
     size.
 

@@ -1,4 +1,4 @@
-"""Rebase: let an overlay lie on another backing file, or on none. Its disk stays the same, unless nobody looks.
+"""Rebase: let an overlay lie on another backing file, or on none. Its disk stays the same, unless it is not looked at.
 
 What the overlay does not hold itself is compared in the old and in the new backing chain, and copied into it where
 they differ (`copy/from_backing.py`); then the header changes. Spec: "Header", "Header extensions".

@@ -125,7 +125,7 @@ def resize(
 
 
 def require_wanted(disk: Resizable, size: int, *, shrink: bool, preallocation: str) -> None:
-    """Raise UsageError for a size that makes no sense, or would lose data although nobody said so."""
+    """Raise UsageError for a size that makes no sense, or would lose data although that was not asked for."""
     if not 0 < size < 1 << 63:
         raise UsageError("New image size must be positive")
     if size <= disk.size and preallocation != "off":

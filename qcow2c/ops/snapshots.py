@@ -1,4 +1,4 @@
-"""Internal snapshots of an image that nobody has open: create, apply, delete and rename them.
+"""Internal snapshots of an image that is not open: create, apply, delete and rename them.
 
 Each is one switch of the header, all or nothing: a crash leaves the image before or after, without leaks. What does
 the work is `atomic/snapshots.py`; on an open image it is done by `Image.snapshots`. Spec: "Snapshots".

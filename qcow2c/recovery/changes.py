@@ -1,6 +1,6 @@
 """The changes of a repair, as a journal: refcounts in place or anew, entries of tables, fields of the header.
 
-Durable order in place: a header without marks of features that nobody knows; raised refcounts; entries of tables;
+Durable order in place: a header without marks of unknown features; raised refcounts; entries of tables;
 lowered refcounts; the marks of the header. With all refcounts anew: that header; new blocks where nothing is; a table
 of them; the header that names it; entries; the marks. A crash leaves an image with some of that done: no refcount
 becomes too low by it that was not before.
@@ -81,7 +81,7 @@ class Changes:
         self._journal.add(stage, 0, old, self._sector)
 
     def mark(self) -> None:
-        """Take away, before anything else, the marks of features that nobody knows, as whoever writes must."""
+        """Take away, before anything else, the marks of unknown features, as every writer must."""
         known = self._survey.header.autoclear_features & ~_UNKNOWN_AUTOCLEAR
         if known != self._survey.header.autoclear_features:
             self.set_header(Stage.MARK, "unknown features", autoclear_features=known)

@@ -105,7 +105,7 @@ class Doubt:
                 self._names_unnamed |= self._is_table(words[row, ::per_entry], bitmaps, first + row)
 
     def _is_table(self, entries: U64Array, bitmaps: U64Array, cluster: int) -> bool:
-        """Tell whether a cluster is an L2 table that names other clusters to which nothing refers."""
+        """Return whether a cluster is an L2 table that names other clusters to which nothing refers."""
         if any(np.any(rule.broken(entries, bitmaps, self._geometry)) for rule in l2_rules(self._geometry)):
             return False
         if not self._survey.inside(entries).all():
@@ -118,7 +118,7 @@ class Doubt:
         return bool(self._loose[named.view(np.int64)].any())
 
     def _is_refcount_table(self, words: U64Array, cluster: int) -> bool:
-        """Tell whether a cluster is a refcount table that is no longer named: it looks much like an L2 table.
+        """Return whether a cluster is a refcount table that is no longer named: it looks much like an L2 table.
 
         Then its first block has refcounts for itself and for the table, and its last one none behind the file.
         """

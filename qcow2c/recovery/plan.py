@@ -15,7 +15,7 @@ What breaks a rule is not made to read as zeros, and what nothing refers to is n
                                            its references; not with doubt
     l2.compressed_copied                 cleared: the bit means nothing there; not with doubt
     l2.misaligned, without data          a zero cluster without a place, or no cluster, as it reads; not with doubt
-    any other rule of L1 and L2 entries, left as it is: nobody knows which bit is wrong, and to forget the place of
+    any other rule of L1 and L2 entries, left as it is: it is unknown which bit is wrong, and to forget the place of
       entries past the end of the file     data would lose it
     overlaps of metadata                 refcounts raised, nothing else
     snapshot table, bitmap directory     left as they are, and with them, where they cannot be read, everything

@@ -55,7 +55,7 @@ class Survey:
         for window in accounting.windows():
             for first in range(0, window.end - window.first, SCAN_CLUSTERS):
                 part = window.references[first : first + SCAN_CLUSTERS]
-                if part.any():  # Pages that nobody touches cost nothing.
+                if part.any():  # Untouched pages cost nothing.
                     referenced.add((window.first + first) // self.step)
                     limit = np.iinfo(np.uint32).max
                     self._counts[window.first + first :][: len(part)] = np.minimum(part, part.dtype.type(limit))
@@ -99,7 +99,7 @@ class Survey:
     # --- clusters ---
 
     def _is_used(self, first: int, referenced: set[int]) -> bool:
-        """Tell whether a chunk has references, refcount blocks, or data in the file."""
+        """Return whether a chunk has references, refcount blocks, or data in the file."""
         bits = self.geometry.refcount_block_bits
         if first // self.step in referenced or self.table[first >> bits : (first + self.step) >> bits].any():
             return True

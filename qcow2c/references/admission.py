@@ -47,7 +47,7 @@ def admit(store: Store, header: Header, snapshots: SnapshotTable) -> Admission:
 
 
 def trusted(store: Store, header: Header, snapshots: SnapshotTable) -> Admission:
-    """Return the admission of an image whose refcounts nobody has looked at.
+    """Return the admission of an image whose refcounts were not looked at.
 
     Raises as `admit`, but only for the state of the image, and for a refcount table that cannot be one.
     """

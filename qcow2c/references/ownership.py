@@ -1,6 +1,6 @@
 """Ownership: what each byte of the file belongs to, as adjacent extents from 0 to the file's end.
 
-An owner comes from the walk; what nobody refers to is a leak (its refcount is above 0) or free, and the rest of a
+An owner comes from the walk; what nothing refers to is a leak (its refcount is above 0) or free, and the rest of a
 metadata structure's last cluster is slack. It works in windows of bounded size, one byte a cluster, and judges nothing.
 """
 

@@ -58,7 +58,7 @@ class Clean(NamedTuple):
 
 
 class _Unusual(Exception):
-    """Somebody else has to look at the image."""
+    """The full check has to look at the image."""
 
 
 def proved_clean(store: Store, header: Header, snapshots: SnapshotTable, bitmaps: BitmapDirectory) -> Clean | None:
@@ -223,7 +223,7 @@ class _Proof:
             expected = offset + (count << geometry.cluster_bits)
 
     def _runs(self, table: array[int]) -> Iterator[tuple[int, int]]:
-        """Yield the entries of a table that are not 0, judged, with how many lie one behind the other from there."""
+        """Yield the entries of a table that are not 0, judged, with how many consecutive ones begin there."""
         size, step = self._geometry.cluster_size, self._geometry.l2_entry_words
         special = ~(L2_OFFSET & -size | L2_COPIED)
         words, index = table[::step], 0

@@ -32,7 +32,7 @@ class StoredRefcounts:
         """Wider refcounts are cut off at the largest value of 32 bits, which stands for itself and all above."""
 
     def describes(self, cluster: int) -> bool:
-        """Tell whether a cluster has a refcount block."""
+        """Return whether a cluster has a refcount block."""
         index = cluster >> self._geometry.refcount_block_bits
         return index < len(self.table) and bool(self.table[index])
 

@@ -70,7 +70,7 @@ class Window:
         np.add.at(self.references, clusters[inside] - self.first, amounts)
 
     def count_sweep(self, sweep: Sweep) -> None:
-        """Add the references of aligned host clusters: run by run where they mostly lie one behind the other."""
+        """Add the references of aligned host clusters: run by run where they are mostly consecutive."""
         weight = sweep.uniform_weight
         if weight is None or not sweep.in_runs:
             self.count(sweep.clusters(), sweep.weights())
@@ -160,12 +160,12 @@ class Sweep:
 
     @cached_property
     def in_runs(self) -> bool:
-        """Whether the host clusters are aligned and mostly lie one behind the other."""
+        """Whether the host clusters are aligned and mostly consecutive."""
         return not self.misaligned and len(self._breaks) * 32 <= self.count
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:
-        """First and end of each run of host clusters that lie one behind the other."""
+        """First and end of each run of consecutive host clusters."""
         if not self.count:
             return []
         edges = np.concatenate(([0], self._breaks + 1))

@@ -299,7 +299,7 @@ class LocalFile(Store):
                 os.unlink(self.path)
 
     def require_name(self) -> None:
-        """Raise StoreError if the name no longer means the file: somebody has removed or replaced it."""
+        """Raise StoreError if the name no longer means the file: it was removed or replaced."""
         try:
             if os.path.samestat(os.stat(self.path), os.fstat(self._fd)):
                 return

@@ -1,9 +1,9 @@
 """Image locks as QEMU takes them, so that programs that use one image at the same time exclude each other.
 
-Each permission has two bytes of the file: 100 + i is locked by who uses it, 200 + i by who does not share it. All are
-held as read locks of the open file description, which do not conflict; who comes later tests with a write lock whether
-another holds the opposite byte. Of two who come at once both may be refused, never both let in. Closing the descriptor
-lets go of the locks. Knows nothing of the format.
+Each permission has two bytes of the file: 100 + i is locked by its user, 200 + i by a user who does not share it. All
+are held as read locks of the open file description, which do not conflict; a later user tests with a write lock whether
+another holds the opposite byte. Of two users at once both may be refused, never both let in. Closing the descriptor
+releases the locks. Knows nothing of the format.
 """
 
 from __future__ import annotations

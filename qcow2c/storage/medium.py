@@ -1,6 +1,6 @@
 """A store that is written in a stated order: whether anything is yet to be made durable, and whether it can be.
 
-Once a flush has failed, or a change was interrupted, nothing more is written: nobody knows what of it is there.
+Once a flush has failed, or a change was interrupted, nothing more is written: it is unknown what of it is there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Medium:
         self._reason = ""
 
     def write(self, parts: Sequence[Buffer], offset: int) -> None:
-        """Write buffers one behind the other. Raises StoreError."""
+        """Write buffers consecutively. Raises StoreError."""
         self.require_sound()
         self._unflushed = True
         if len(parts) == 1:

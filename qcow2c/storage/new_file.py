@@ -132,7 +132,7 @@ def complete_file(
         place = os.path.join(directory, f".{short}.{os.getpid()}.partial")
         partial = LocalFile(place, writable=True, create=True, name=os.fsdecode(path))
         stack.callback(partial.close)
-        partial.lock(use)  # Whoever else has it goes on working on it.
+        partial.lock(use)  # Another process that has it goes on working on it.
         try:
             if partial.size():  # Left behind by a process of the same number, which was killed.
                 partial.truncate(0)

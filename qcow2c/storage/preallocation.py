@@ -21,7 +21,7 @@ def _fill(store: Store, start: int, length: int) -> None:
 
 
 def extend(store: Store, start: int, end: int, preallocation: Preallocation) -> None:
-    """Let a store end at `end`, with zeros from `start` on, where nobody sees anything yet; it is durable then.
+    """Let a store end at `end`, with zeros from `start` on, where nothing is visible yet; it is durable then.
 
     What fails is undone, so that space is not lost. Raises StoreError.
     """

@@ -148,7 +148,7 @@ class Memory(Store):
         return bytes(self._data[offset : offset + length])
 
     def close(self) -> None:
-        """Let go of a bytearray, which can grow again; bytes can be read on."""
+        """Release a bytearray, which can grow again; bytes can be read on."""
         if self._holds_bytearray:
             self._data.release()
 

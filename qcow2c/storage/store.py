@@ -49,7 +49,7 @@ class Store(ABC):
         return len(data)
 
     def allocated_size(self) -> int | None:
-        """Return the bytes that the store occupies on its medium, or None where nobody knows."""
+        """Return the bytes that the store occupies on its medium, or None where that is unknown."""
         return None
 
     def extents(self, start: int, end: int) -> Iterator[tuple[Span, bool]]:
@@ -74,13 +74,13 @@ class Store(ABC):
         raise self.refusal(Span(offset, len(data)))
 
     def pwritev(self, parts: Sequence[Buffer], offset: int) -> None:
-        """Write buffers one behind the other, as `pwrite`."""
+        """Write buffers consecutively, as `pwrite`."""
         for part in parts:
             self.pwrite(part, offset)
             offset += len(part)
 
     def flush(self) -> None:
-        """Make everything written durable. Raises StoreError: then nobody knows what of it is."""
+        """Make everything written durable. Raises StoreError: then it is unknown what of it is."""
         raise self.refusal(Span(0, 0))
 
     def truncate(self, size: int) -> None:
@@ -103,7 +103,7 @@ class Store(ABC):
         """Expect bytes to be written soon: where the system can find their space faster at once, it does."""
 
     def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:  # noqa: ARG002 - few stores can
-        """Share the space of bytes of another store, as a copy of them that nobody writes; tell whether that was done.
+        """Share the space of bytes of another store, which is a copy of them; return whether that was done.
 
         Where it was not, some of the bytes may be there all the same.
         """
@@ -116,7 +116,7 @@ class Store(ABC):
             self.pwrite(_ZEROS[: min(len(_ZEROS), offset + length - start)], start)
 
     def punch(self, offset: int, length: int) -> None:
-        """Give back the space of bytes that nobody needs: what they read as from now on is undefined.
+        """Give back the space of bytes that are not needed: what they read as from now on is undefined.
 
         Where a store cannot, nothing happens. The store never grows. Raises StoreError.
         """

@@ -1,4 +1,4 @@
-"""Zero bytes, for as long as anybody needs them, without making them anew."""
+"""Zero bytes, shared by all readers, without making them anew."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ The engine changes tables and refcounts here; nothing of that is written before 
     2  new refcounts    refcount blocks and a refcount table that nothing names yet: durable, then named
     3  raised refcounts with them the L2 tables that nothing names yet; durable, and the guest data with them
     4  the mapping      L2 entries and L1 entries, which now name only what is durable and counted; durable
-    5  lowered refcounts of what step 4 has let go; only now may it be allocated again, or given back to the system
+    5  lowered refcounts of what step 4 has released; only now may it be allocated again, or given back to the system
 
 A crash between any two writes leaves refcounts that are too high (leaks), never one that is too low. A step that
 fails leaves its changes here: the next commit writes them again, in the same order. A failed flush is final, because
-nobody knows what of the data before it is durable.
+it is unknown what of the data before it is durable.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class MetadataCache:
             first += count
 
     def has_block(self, index: int) -> bool:
-        """Tell whether clusters have a refcount block: those from `index << refcount_block_bits` on."""
+        """Return whether clusters have a refcount block: those from `index << refcount_block_bits` on."""
         return index < len(self.refcount_table.words) and bool(self.refcount_table.words[index] & BLOCK_OFFSET)
 
     def block(self, index: int) -> Table | None:

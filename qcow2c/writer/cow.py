@@ -122,7 +122,7 @@ def _subcluster_kinds(reader: Reader, table: Table, guest_offset: int) -> list[K
 
 
 def together(found: list[GuestBytes]) -> Iterator[list[GuestBytes]]:
-    """Yield the pieces in groups that lie one behind the other."""
+    """Yield the pieces in consecutive groups."""
     group: list[GuestBytes] = []
     for piece in found:
         if group and group[-1].guest_offset + len(group[-1].data) != piece.guest_offset:
@@ -134,7 +134,7 @@ def together(found: list[GuestBytes]) -> Iterator[list[GuestBytes]]:
 
 
 def cut(buffers: Iterable[Buffer], length: int) -> list[Buffer]:
-    """Return the first `length` bytes of buffers that lie one behind the other."""
+    """Return the first `length` bytes of consecutive buffers."""
     kept: list[Buffer] = []
     for buffer in buffers:
         part = memoryview(buffer)[:length]
@@ -144,7 +144,7 @@ def cut(buffers: Iterable[Buffer], length: int) -> list[Buffer]:
 
 
 def reads_as_zeros(layer: Layer, guest_offset: int, length: int) -> bool:
-    """Tell whether guest bytes read as zeros by what the tables of all layers say; no data is read.
+    """Return whether guest bytes read as zeros by what the tables of all layers say; no data is read.
 
     A raw file has none: its holes are not looked for.
     """

@@ -1,4 +1,4 @@
-"""Copy an image, or several one behind the other, into a new file; formats qcow2 and raw.
+"""Copy an image, or several consecutively, into a new file; formats qcow2 and raw.
 
 Options, messages and progress are those of qemu-img convert. A source "-" is raw data from standard input, a target
 "-" goes to standard output. The copy has its name, or its magic value, only when it is complete.
@@ -219,5 +219,5 @@ def _standard(stream: Any) -> Any:
 
 
 def _is_file(stream: Any) -> bool:
-    """Tell whether a standard stream is a regular file, which can seek."""
+    """Return whether a standard stream is a regular file, which can seek."""
     return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)

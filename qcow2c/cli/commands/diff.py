@@ -9,7 +9,7 @@ What both states take from one place of one file is known to be the same, and ne
 by sector. With --fast nothing is read but tables: then ranges can be the same after all.
 
 --stream writes ranges and contents to standard output, for `qcow2c patch`: the line "qcow2c-diff 1 from SIZE to SIZE",
-for each range "data OFFSET LENGTH" and the bytes, or "zero OFFSET LENGTH", and at last "end COUNT SHA256".
+for each range "data OFFSET LENGTH" and the bytes, or "zero OFFSET LENGTH", and finally "end COUNT SHA256".
 --overlay writes a qcow2 image whose backing file is FROM, which then must not be a snapshot.
 
 examples:
