@@ -8,14 +8,21 @@ COMPILER := formats/node_modules/.package-lock.json
 # pip says nothing but errors: no notices about its cache, its version or the user.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo test lint types bench ksy ksy-check clean
+.PHONY: demo test test-deep lint types bench ksy ksy-check clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	@$(BIN)/qcow2c dump examples/demo.qcow2
 
+# A worker a processor; an idle worker takes over what another has not begun. What was skipped is named at the end.
+TESTS := -m pytest -q -n auto --dist worksteal
+
 test: $(READY)
-	@$(BIN)/python -m pytest -q --cov --cov-report=term
+	@$(BIN)/python $(TESTS) --cov --cov-report=term
+
+# The long searches: random examples, every state of every crash, every line of every change interrupted.
+test-deep: $(READY)
+	@HYPOTHESIS_PROFILE=deep $(BIN)/python $(TESTS)
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .

@@ -15,6 +15,9 @@ settings.register_profile("ci", derandomize=True, deadline=None, database=None, 
 settings.register_profile("deep", max_examples=5_000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+# Commands that tests start compile the package once, not at each start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Where CI is set, pytest draws in full how two values differ: of whole disks, where a failure is expected, for ever.
 IN_CI = bool(os.environ.pop("CI", ""))
 
