@@ -138,8 +138,7 @@ class _Proof:
             return array("Q")  # Nothing was counted: the offset may be anything.
         self._words += entries
         _require(self._words <= MAX_WORDS)
-        words = layout.words(self._store.pread(entries * 8, offset))
-        return words + array("Q", bytes(8 * (entries - len(words))))
+        return layout.table_words(self._store.pread(entries * 8, offset), entries)
 
     def _sound(self, words: array[int], entry_rules: tuple[EntryRule, ...]) -> Iterator[tuple[int, int]]:
         """Yield index and word of the entries of a table that are not 0; each must break no rule."""
