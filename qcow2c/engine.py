@@ -68,7 +68,7 @@ class Engine:
         self.reader = reader
         self.turn = reader.turn
         if media is None:
-            medium = Medium(reader.store)
+            medium = Medium(reader.store, reader.geometry.cluster_size)
             media = medium, medium if reader.data_store is reader.store else Medium(reader.data_store)
         self.medium, self.data = media
         self._compose(admission)

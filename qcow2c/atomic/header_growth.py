@@ -23,11 +23,15 @@ def grow_by_header(medium: Medium, header: Header, size: int) -> bool:
     """Let the disk of an image in no other use have `size` bytes, if the header can say so alone; return whether.
 
     `header` has passed the rules. No refcount is looked at, because none changes and nothing is placed.
-    Durable order: the header's first sector. A crash leaves the old size or the new one. Raises StoreError.
+    Durable order: the file, which ends with the last cluster of the L1 table at least; the header's first sector.
+    A crash leaves the old size or the new one. Raises StoreError.
     """
     if size < header.size or not _is_plain(header) or not _has_room(medium, header, size):
         return False
-    fields = {"size": size, "l1_size": max(header.l1_size, header.geometry.l1_entries(size))}
+    entries = max(header.l1_size, header.geometry.l1_entries(size))
+    # QEMU ends a new file within the L1 table: readers that are stricter than it miss the entries that are new.
+    medium.end_with_whole_unit()
+    fields = {"size": size, "l1_size": entries}
     if header.version >= Version.V3:
         fields["autoclear_features"] = header.autoclear_features & ~_UNKNOWN_AUTOCLEAR
     HeaderUpdate(medium).write(**fields)

@@ -117,7 +117,7 @@ def _l1_words(image: Successor, record: SnapshotRecord) -> NDArray[np.uint64]:
     """Return the L1 entries of a snapshot. Raises CorruptMetadata."""
     raise_first(rules.snapshot_findings(image.header, record), Severity.ERROR)
     where = Span(record.l1_table_offset, record.l1_size * ENTRY_BYTES)
-    if where.end > image.walk.size:
+    if image.geometry.leaves(where.end, image.walk.size):
         raise CorruptMetadata("the L1 table of the snapshot leaves the file: run check -r first", where=where)
     return image.walk.words(record.l1_table_offset, record.l1_size)
 

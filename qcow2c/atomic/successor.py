@@ -55,7 +55,7 @@ def changing(source: Source | Store, *, trust: bool = False, refcount_order: int
     with opened(source, Use.WRITABLE_IMAGE) as store:
         header, snapshots, _notices = load_image(store)
         admission = (trusted if trust else admit)(store, header, snapshots)
-        yield Successor(Medium(store), header, snapshots, admission, refcount_order)
+        yield Successor(Medium(store, header.cluster_size), header, snapshots, admission, refcount_order)
 
 
 class Successor:

@@ -81,10 +81,11 @@ class Bitmap:
         """Return the entries of the bitmap table, and do not keep them. Raises CorruptMetadata, StoreError."""
         record, geometry = self.record, self._header.geometry
         where = Span(record.bitmap_table_offset, record.bitmap_table_size * ENTRY_BYTES)
-        words = layout.words(self._store.pread(where.length, where.offset))
-        if len(words) < record.bitmap_table_size:
+        data = self._store.pread(where.length, where.offset)
+        if len(data) < where.length and geometry.leaves(where.end, self._store.size()):
             message = f"the table of bitmap {self.name!r} leaves the file"
             raise CorruptMetadata(message, where=where, spec="Bitmap table")
+        words = layout.table_words(data, record.bitmap_table_size)
         broken = suspects(BITMAP_TABLE_RULES, reduce(or_, words, 0), geometry)
         for index, entry in enumerate(words if broken else ()):
             for rule in broken_rules(broken, entry, 0, geometry):
@@ -146,7 +147,7 @@ class Bitmap:
             return (b"\xff" if entry & BITMAP_ALL_ONES else b"\0") * count
         where = Span((entry & BITMAP_OFFSET) + inside, needed)
         data = self._store.pread(where.length, where.offset)
-        if len(data) < needed:
+        if len(data) < needed and self._header.geometry.leaves(where.end, self._store.size()):
             raise CorruptMetadata(f"data of bitmap {self.name!r} leaves the file", where=where, spec="Bitmap data")
         return data.ljust(count, b"\0")
 

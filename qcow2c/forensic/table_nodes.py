@@ -203,11 +203,11 @@ def bitmap_table_words(word: int, _bitmap: int = 0) -> str:
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def past_end(what: str, span: Span, size: int) -> tuple[Finding, ...]:
-    """Return the finding that a table leaves the file, if it does."""
-    if span.end <= size or not span.length:
+def past_end(what: str, span: Span, walk: Walk) -> tuple[Finding, ...]:
+    """Return the finding that a table leaves the file by a cluster or more, if it does."""
+    if not span.length or not walk.geometry.leaves(span.end, walk.size):
         return ()
-    message = f"the {what} leaves the file, which has {size} bytes"
+    message = f"the {what} leaves the file, which has {walk.size} bytes"
     return (Finding("table.past_end", Severity.ERROR, message, span),)
 
 
@@ -243,7 +243,7 @@ def l1_nodes(walk: Walk) -> Iterator[Node]:
             f"{entries} entries, maps up to {coverage}",
             unit="entries",
             spec=table.spec,
-            findings=past_end("L1 table", span, walk.size),
+            findings=past_end("L1 table", span, walk),
             make_children=children,
         )
     if shared:
@@ -284,7 +284,7 @@ def l2_nodes(walk: Walk) -> Iterator[Node]:
                 f"references: {', '.join(users)}",
                 unit="references",
                 spec=table.spec,
-                findings=past_end("L2 table", span, walk.size) if at + SECTOR_SIZE > walk.size else (),
+                findings=past_end("L2 table", span, walk),
                 make_children=children,
             )
 
@@ -309,7 +309,7 @@ def refcount_nodes(walk: Walk) -> Iterator[Node]:
         f"{len(words)} entries of blocks of {1 << geometry.refcount_block_bits} refcounts",
         unit="entries",
         spec=table.spec,
-        findings=past_end("refcount table", span, walk.size),
+        findings=past_end("refcount table", span, walk),
         make_children=lambda: entry_nodes(table, words, None, header.refcount_table_offset, geometry),
     )
     indices = np.flatnonzero(words & np.uint64(BLOCK_OFFSET))
@@ -373,6 +373,6 @@ def bitmap_table_nodes(walk: Walk) -> Iterator[Node]:
             f"{entries} entries" if first == index else f"{entries} entries, where bitmap {first} has its table",
             unit="entries",
             spec=table.spec,
-            findings=past_end("bitmap table", span, walk.size),
+            findings=past_end("bitmap table", span, walk),
             make_children=children if first == index else None,
         )

@@ -165,6 +165,9 @@ def _steps(walk: Walk, state: State, guest_offset: int) -> Iterator[Node]:
         yield Node(f"L1 entry [{l1_index}]", None, None, "there is none: the L1 table is shorter")
         yield from _below(walk)
         return
+    if at + 8 > walk.size and geometry.leaves(state.l1_offset + 8 * state.l1_entries, walk.size):
+        yield Node(f"L1 entry [{l1_index}]", Span(at, 8), None, "past the end of the file")
+        return
     word = int(walk.words(at, 1)[0])
     yield Node(f"L1 entry [{l1_index}]", Span(at, ENTRY_BYTES), word, l1_words(word), spec="Cluster mapping")
     table = word & tables.L1_OFFSET
@@ -174,7 +177,7 @@ def _steps(walk: Walk, state: State, guest_offset: int) -> Iterator[Node]:
     l2_index = guest_offset >> geometry.cluster_bits & (geometry.l2_entries - 1)
     entry_size = geometry.l2_entry_bytes
     at = table + entry_size * l2_index
-    if at >= walk.size:
+    if geometry.leaves(at + entry_size, walk.size):
         yield Node(f"L2 entry [{l2_index}]", Span(at, entry_size), None, "past the end of the file")
         return
     found = walk.words(at, geometry.l2_entry_words).tolist()
@@ -199,7 +202,7 @@ def _bytes(walk: Walk, entry: int, bitmap: int, guest_offset: int) -> Iterator[N
     elif kind is Kind.DATA:
         host = (entry & tables.L2_OFFSET) + inside
         where = "in the external data file" if geometry.external_data else ""
-        beyond = not geometry.external_data and host >= walk.size
+        beyond = not geometry.external_data and geometry.leaves(host + 1, walk.size)
         yield Node("data", Span(host, 1), host, "past the end of the file" if beyond else where or f"byte {host:#x}")
     elif kind in (Kind.ZERO, Kind.ZERO_ALLOCATED):
         yield Node("zeros", None, None, "the byte reads as zero")

@@ -100,6 +100,13 @@ class Geometry:
         """Return the clusters that `size` bytes need."""
         return -(-size >> self.cluster_bits)
 
+    def leaves(self, end: int, file_size: int) -> bool:
+        """Return whether bytes up to `end` leave a file by a cluster or more.
+
+        The last cluster of a file may be cut short: what it lacks reads as zeros, as for QEMU.
+        """
+        return self.clusters(end) > self.clusters(file_size)
+
     def l1_entries(self, disk_size: int) -> int:
         """Return the L1 entries that a virtual disk needs."""
         return -(-disk_size >> self.l2_coverage_bits)

@@ -193,6 +193,11 @@ def words(data: bytes | memoryview) -> array[int]:
     return decoded
 
 
+def table_words(data: bytes, entries: int) -> array[int]:
+    """Return a table of `entries` words of which the file holds `data`: what it lacks is zeros."""
+    return words(data.ljust(entries * 8, b"\0"))
+
+
 def stored(native: array[int]) -> bytes:
     """Return words, of the width of the array's items, as they are stored: big-endian."""
     if sys.byteorder == "little" and native.itemsize > 1:

@@ -305,7 +305,7 @@ def _state(header: Header) -> Iterator[Finding]:
         message = "the image is marked corrupt: it is readable, but must not be written"
         yield _at("header.corrupt", "incompatible_features", message, Severity.NOTE)
     end = header.l1_table_offset + header.l1_size * ENTRY_BYTES
-    if header.l1_size and end > header.file_size:
+    if header.l1_size and header.geometry.leaves(end, header.file_size):
         message = f"the active L1 table leaves the file, which has {header.file_size} bytes"
         where = Span(header.l1_table_offset, header.l1_size * ENTRY_BYTES)
         yield Finding("header.l1_past_end", Severity.WARNING, message, where, "Header")

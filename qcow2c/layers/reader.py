@@ -79,7 +79,7 @@ class Reader:
         self.disk_size = state.disk_size
         self.metadata = metadata
         self.l1_table = state.l1_table
-        """The L1 entries that the file holds."""
+        """The L1 entries; fewer than are declared where the file ends a cluster or more before the table does."""
         self.l1_offset = state.l1_offset
         self.l1_entries = state.l1_entries
         """How many L1 entries are declared."""

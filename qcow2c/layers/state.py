@@ -15,10 +15,11 @@ from qcow2c.structs import ENTRY_BYTES
 
 
 class LoadedState(NamedTuple):
-    """Where one state of an image lies, the active one or a snapshot's, with the part of its L1 table in the file."""
+    """Where one state of an image lies, the active one or a snapshot's."""
 
     header: Header
     l1_table: array[int]
+    """The L1 entries: zeros where the file ends within the last cluster of the table, fewer where it ends before."""
     l1_offset: int
     l1_entries: int
     disk_size: int
@@ -26,7 +27,10 @@ class LoadedState(NamedTuple):
 
 def load_state(store: Store, header: Header, l1_offset: int, l1_entries: int, disk_size: int) -> LoadedState:
     """Return the state whose L1 table lies at `l1_offset`. Raises StoreError."""
-    l1_table = layout.words(store.pread(l1_entries * ENTRY_BYTES, l1_offset))
+    length = l1_entries * ENTRY_BYTES
+    data = store.pread(length, l1_offset)
+    is_whole = len(data) == length or not header.geometry.leaves(l1_offset + length, store.size())
+    l1_table = layout.table_words(data, l1_entries) if is_whole else layout.words(data)
     return LoadedState(header, l1_table, l1_offset, l1_entries, disk_size)
 
 

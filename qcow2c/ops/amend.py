@@ -251,4 +251,5 @@ def _change_features(store: Store, wish: Amendment) -> None:
 
 
 def _change_header(store: Store, change: HeaderChange) -> None:
-    change_header(Medium(store), Header.load(store), change)
+    header = Header.load(store)
+    change_header(Medium(store, header.cluster_size), header, change)

@@ -150,7 +150,7 @@ def rebase_overlay(
         change = _header_change(overlay, new)
         if overlay.image is None:
             assert overlay.header is not None, "a raw file has been refused"
-            change_header(Medium(overlay.store), overlay.header, change)
+            change_header(Medium(overlay.store, overlay.header.cluster_size), overlay.header, change)
             return
         from qcow2c.copy.from_backing import keep_disks
         from qcow2c.disk.disk import Disk

@@ -157,7 +157,7 @@ def open_resizable(
             store.lock(Use.WRITABLE_IMAGE)
             yield _Raw(store)
         elif data_file is None and backing is None and (header := _alone(store)) is not None:
-            yield _Qcow2Unopened(Medium(store), header, trust=trust)
+            yield _Qcow2Unopened(Medium(store, header.cluster_size), header, trust=trust)
         else:
             with open_image(store, "r+", backing=backing, data_file=data_file, gate=gate, trust=trust) as image:
                 yield _Qcow2(image)

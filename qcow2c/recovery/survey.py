@@ -148,7 +148,8 @@ class Survey:
         """Return which tables lie in the file, aligned, and have no other references than `times`, their own."""
         size = np.uint64(self.geometry.cluster_size)
         alone: NDArray[np.bool_] = (offsets != 0) & (offsets % size == 0)
-        alone &= (offsets < np.uint64(self.walk.size)) & (offsets + np.uint64(length) <= np.uint64(self.walk.size))
+        end = np.uint64(self.geometry.clusters(self.walk.size) << self.bits)
+        alone &= (offsets < end) & (offsets + np.uint64(length) <= end)
         first = (offsets[alone] >> np.uint64(self.bits)).view(np.int64)
         fine = np.ones(len(first), dtype=bool)
         for step in range(self.geometry.clusters(length)):

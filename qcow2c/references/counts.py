@@ -18,7 +18,7 @@ from qcow2c.format import tables
 from qcow2c.format.table_rules import l2_rules
 from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.sweep import Sweep, Tally, Window
-from qcow2c.references.walk import L2Tables, References, Walk
+from qcow2c.references.walk import L2Tables, Owner, References, Walk
 from qcow2c.structs import SECTOR_SIZE
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 WINDOW_BYTES = 144 << 20
 """Bound of the counters and refcounts of one window."""
 
+_L1_TABLES = (Owner.L1_TABLE, Owner.SNAPSHOT_L1_TABLE)
 _THREADS = 2
 _CHUNK = 1 << 18
 """References that are counted at a time."""
@@ -67,7 +68,9 @@ class Accounting:
             count = min(size, self._end - first)
             window = Window(first, first + count, self.refcounts.window(first, count), np.zeros(count, counter))
             for part in self.metadata:
-                self._count_spans(window, part.offsets, part.lengths, part.weights, self.tally)
+                self._count_spans(
+                    window, part.offsets, part.lengths, part.weights, self.tally, is_l1=part.owner in _L1_TABLES
+                )
             self._count_tables(window)
             yield window
             first += count
@@ -76,22 +79,35 @@ class Accounting:
 
     # --- whole spans ---
 
-    def _is_past_end(self, offsets: U64Array, lengths: U64Array) -> NDArray[np.bool_]:
-        """Return which spans leave the file by a cluster or more; the last cluster of a file may be cut short."""
-        room = np.uint64(self._size + self.geometry.cluster_size - 1)
+    def _is_past_end(self, offsets: U64Array, lengths: U64Array, *, is_l1: bool) -> NDArray[np.bool_]:
+        """Return which spans leave the file; its last cluster may be cut short.
+
+        An L1 table needs all of its clusters, because without one of them a disk would read as zeros. Anything else may
+        reach into one more, as for QEMU.
+        """
+        size = self.geometry.cluster_size
+        room = np.uint64(self.geometry.clusters(self._size) * size if is_l1 else self._size + size - 1)
         past: NDArray[np.bool_] = (offsets > room) | (lengths > room - np.minimum(offsets, room))
         return past
 
     def _count_spans(
-        self, window: Window, offsets: U64Array, lengths: U64Array, weights: U64Array, tally: Tally
+        self,
+        window: Window,
+        offsets: U64Array,
+        lengths: U64Array,
+        weights: U64Array,
+        tally: Tally,
+        *,
+        is_l1: bool = False,
     ) -> None:
         """Count every cluster that each span touches, and the spans past the end, once in the first window."""
         if len(offsets) > _CHUNK:
             for start in range(0, len(offsets), _CHUNK):
                 part = slice(start, start + _CHUNK)
-                self._count_spans(window, offsets[part], lengths[part], weights[part], tally)
+                rows = offsets[part], lengths[part], weights[part]
+                self._count_spans(window, *rows, tally, is_l1=is_l1)
             return
-        past = self._is_past_end(offsets, lengths)
+        past = self._is_past_end(offsets, lengths, is_l1=is_l1)
         if not window.first:
             tally.past_end += int(weights[past].sum())
         inside = ~past & (lengths > 0)

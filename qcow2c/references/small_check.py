@@ -138,8 +138,7 @@ class _Proof:
             return array("Q")  # Nothing was counted: the offset may be anything.
         self._words += entries
         _require(self._words <= MAX_WORDS)
-        words = layout.words(self._store.pread(entries * layout.WORD_BYTES, offset))
-        return words + layout.zero_words(entries - len(words))
+        return layout.table_words(self._store.pread(entries * ENTRY_BYTES, offset), entries)
 
     def _sound(self, words: array[int], entry_rules: tuple[EntryRule, ...]) -> Iterator[tuple[int, int]]:
         """Yield index and word of the entries of a table that are not 0; each must break no rule."""

@@ -152,7 +152,7 @@ class Walk:
         if at < self.size:
             buffer = memoryview(found.data).cast("B")
             done = self.store.readinto_at(buffer[: max(0, self.size - at)], at)
-            found[done // found.itemsize :] = 0  # A torn last word counts as not there.
+            found[-(-done // ENTRY_BYTES) :] = 0  # A torn last word ends in zeros.
             if np.little_endian:
                 found.byteswap(inplace=True)
         return found

@@ -14,9 +14,13 @@ from qcow2c.storage.store import Buffer, Store
 class Medium:
     """A store under the engine: the one place that knows whether it may still be written to."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, unit: int = 1) -> None:
+        """A flush ends what was written with a whole `unit` of bytes, as programs expect that do not know torn ones."""
         self.store = store
+        self._unit = unit
         self._unflushed = False
+        self._reached = 0
+        """Where the last byte that was written ends."""
         self._failure: BaseException | None = None
         self._reason = ""
 
@@ -24,6 +28,7 @@ class Medium:
         """Write buffers consecutively. Raises StoreError."""
         self.require_sound()
         self._unflushed = True
+        self._reached = max(self._reached, offset + sum(map(len, parts)))
         if len(parts) == 1:
             self.store.pwrite(parts[0], offset)
         else:
@@ -33,7 +38,16 @@ class Medium:
         """Make bytes read as zeros. Raises StoreError."""
         self.require_sound()
         self._unflushed = True
+        self._reached = max(self._reached, offset + length)
         self.store.write_zeroes(offset, length)
+
+    def end_with_whole_unit(self) -> None:
+        """Let the store end with a whole unit: what is new are zeros in a hole. Raises StoreError."""
+        size = self.store.size()
+        if size % self._unit:
+            self.require_sound()
+            self._unflushed = True
+            self.store.truncate(-(-size // self._unit) * self._unit)
 
     def punch(self, offset: int, length: int) -> None:
         """Give back the space of bytes that nothing refers to. Raises StoreError."""
@@ -46,12 +60,21 @@ class Medium:
         self.require_sound()
         if not self._unflushed:
             return
+        if self._reached % self._unit:
+            self._end_what_was_written()
         try:
             self.store.flush()
         except BaseException as exc:
             self.give_up(exc, f"an earlier flush of {self.store.name!r} failed")
             raise
         self._unflushed = False
+
+    def _end_what_was_written(self) -> None:
+        """Let the store end with a whole unit if it ends in what was written: a header alone makes no image longer."""
+        size = self.store.size()
+        if self._reached > size - size % self._unit:
+            self.end_with_whole_unit()
+        self._reached = -(-self._reached // self._unit) * self._unit
 
     def give_up(self, cause: BaseException, reason: str) -> None:
         """Write nothing more from now on; the first reason is kept."""

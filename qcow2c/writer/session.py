@@ -50,7 +50,8 @@ class Session:
     def begin(self) -> None:
         """Prepare the image for its first change.
 
-        Durable order: header, marks of bitmaps if guest data changes, then anything else. A crash leaves an image
+        Durable order: header, marks of bitmaps if guest data changes, then anything else, and first of that the end of
+        the file's last cluster. A crash leaves an image
         without bits that were unknown, with bitmaps that count as stale, and, with lazy refcounts, marked dirty,
         although its refcounts are right.
         """
@@ -64,6 +65,7 @@ class Session:
             autoclear = header.autoclear_features & ~stale
             if (incompatible, autoclear) != (header.incompatible_features, header.autoclear_features):
                 self._cache.header.write(incompatible_features=incompatible, autoclear_features=autoclear)
+        self._cache.medium.end_with_whole_unit()
         for cluster, references in self.admission.undercounted:
             self._allocator.raise_refcount(cluster, references)
         self._begun = True
