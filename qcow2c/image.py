@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Image(PositionedFile):
-    """One state of an image, with all that lies below it: file-like, positional, safe across threads.
+    """One state of an image, with all that lies below it: file-like, positional, safe across threads and forks.
 
     It is read-only unless it was opened with "r+"; then what is written is durable after `flush` or `close`, and lower
     layers and snapshots are never changed.
@@ -59,9 +59,7 @@ class Image(PositionedFile):
         self.layer = layer
         self.snapshots = Snapshots(self, snapshots)
         """The internal snapshots, by name or by ID, in the order of their table."""
-        self._opened = opened
-        self._engine = engine
-        self._active = active
+        self._opened, self._engine, self._active = opened, engine, active
         self._locate, self._read_store = layer.locate, layer.data_store.pread
         self._size = layer.disk_size
         self._direct_end = self._size if layer.turn is AT_ONCE else -1
@@ -239,12 +237,13 @@ class Image(PositionedFile):
     def close(self) -> None:
         """Make durable what was written, and close every file that opening this image opened, in any case.
 
-        Raises StoreError where not everything could be written: a later opening shows what was flushed before.
+        A child of the process that opened it writes nothing. Raises StoreError where not everything could be written:
+        a later opening shows what was flushed before.
         """
         if self.closed:
             return
         try:
-            if self._engine is not None:
+            if self._engine is not None and not self._engine.medium.inherited:
                 self._engine.finish()
         finally:
             self._direct_end = -1
