@@ -44,6 +44,7 @@ from qcow2c.references.ownership import HostUse, extents
 from qcow2c.references.walk import Walk
 from qcow2c.storage import locks
 from qcow2c.storage.gate import GateRequest, gate_for
+from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import MAGIC, Limit
 
@@ -150,6 +151,7 @@ class Dump:
 
         Raises UsageError for a byte outside the file, and where no table can be believed.
         """
+        host_offset, guest_offset = index_or_none(host_offset), index_or_none(guest_offset)
         if host_offset is None and guest_offset is None:
             return self.root
         walk = self.walk

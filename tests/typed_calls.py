@@ -20,7 +20,7 @@ def values_of_another_type() -> None:
     qcow2c.create("new", 1, cluster_size="64k")  # type: ignore[arg-type]
     qcow2c.convert("old", "new", cluster_size="64k")  # type: ignore[arg-type]
     qcow2c.amend("old", lazy_refcounts="on")  # type: ignore[arg-type]
-    qcow2c.bitmap.clear("old", "name", backing=7)  # type: ignore[arg-type]
+    qcow2c.bitmap.clear("old", "name", backing=7.5)  # type: ignore[arg-type]
 
 
 def what_is_right() -> None:

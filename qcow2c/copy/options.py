@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
+from qcow2c.storage.integers import settle_integers
+
 SPARSE_SIZE = 4096
 """Bytes of zeros that become a hole, unless the caller says otherwise."""
 
@@ -47,3 +49,6 @@ class How:
     durable: bool = True
     """The copy is durable before it counts as done."""
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        settle_integers(self)

@@ -11,7 +11,8 @@ from qcow2c.disk.map import DiskMap
 from qcow2c.disk.opening import BackingChoice, open_image
 from qcow2c.errors import UsageError
 from qcow2c.format.detection import Format, known_format
-from qcow2c.image import Image, Snapshot
+from qcow2c.image import Image
+from qcow2c.internal_snapshots import Snapshot
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
 from qcow2c.storage.gate import Gate
@@ -52,7 +53,7 @@ class SnapshotKey:
     id: str | None = None
     name: str | None = None
 
-    def names(self, snapshot: Snapshot) -> bool:
+    def names(self, snapshot: Snapshot[Image]) -> bool:
         return self.id in (None, snapshot.id) and self.name in (None, snapshot.name)
 
 

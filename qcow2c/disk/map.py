@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from operator import index
 from typing import NamedTuple
 
 from qcow2c.disk.map_layers import BELOW, DATA, OFFSET, PRESENT, ZERO, Columns, MappedLayer, Segment, mapped_layers
@@ -41,7 +42,8 @@ class DiskMap:
 
         Raises CorruptMetadata at the first entry that breaks a rule, LimitExceeded, StoreError.
         """
-        end = self.size if max_length is None else min(start + max_length, self.size)
+        start = index(start)
+        end = self.size if max_length is None else min(start + index(max_length), self.size)
         if start >= end:
             return
         if entries(self._layers, start, end) >= ARRAYS_FROM:

@@ -26,6 +26,7 @@ from qcow2c.layers.state import active_state
 from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.gate import Gate, GateRequest, full_name, gate_for
 from qcow2c.storage.locks import Use
+from qcow2c.storage.processes import ForkSafeLock
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import Limit
 
@@ -150,7 +151,7 @@ class _Opener:
             backing=below,
             metadata=tuple(rules.metadata_spans(header)),
             salvage=self._salvage,
-            turn=RLock() if writable else AT_ONCE,
+            turn=ForkSafeLock(RLock) if writable else AT_ONCE,
         )
 
     def _data_store(

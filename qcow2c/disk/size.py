@@ -5,6 +5,8 @@ What an image of another size is, is `atomic/size.py`'s business. Spec: "Header"
 
 from __future__ import annotations
 
+from operator import index
+
 from qcow2c.atomic.size import Resizing
 from qcow2c.errors import LimitExceeded, UnsupportedFeature, UsageError
 from qcow2c.image import Image
@@ -25,6 +27,7 @@ def resize(image: Image, size: int, *, preallocation: Preallocation = "off") -> 
     Raises UsageError, UnsupportedFeature, LimitExceeded, CorruptMetadata, CorruptData, StoreError: the size is as it
     was, unless only giving back space has failed.
     """
+    size = index(size)
     _require_possible(image, size, preallocation)
     layer = image.layer
     shrinks = size < image.size()

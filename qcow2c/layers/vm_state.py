@@ -5,6 +5,7 @@ Spec: "Snapshots".
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 from qcow2c.errors import LimitExceeded
@@ -16,7 +17,8 @@ from qcow2c.storage.positioned import PositionedFile
 class VmState(PositionedFile):
     """The VM state of one record, read by way of the reader of its snapshot."""
 
-    def __init__(self, layer: Reader, record: SnapshotRecord) -> None:
+    def __init__(self, layer: Reader, record: SnapshotRecord, *, holds: object = None) -> None:
+        """`holds` is what keeps the files of the layer open."""
         super().__init__()
         geometry = layer.geometry
         disk_entries = geometry.l1_entries(record.disk_size)
@@ -25,6 +27,7 @@ class VmState(PositionedFile):
             message = f"VM state of {record.vm_state_size} bytes, but the L1 table maps {room} beyond the disk"
             raise LimitExceeded(message, where=record.span, spec="Snapshots")
         self._layer = layer
+        self._holds = holds
         self._start = disk_entries << geometry.l2_coverage_bits
         self._size = record.vm_state_size
 
@@ -32,7 +35,7 @@ class VmState(PositionedFile):
         return self._size
 
     def readinto_at(self, buffer: Any, offset: int) -> int:
-        view = memoryview(buffer).cast("B")
+        offset, view = index(offset), memoryview(buffer).cast("B")
         inside = view[: max(0, min(len(view), self._size - offset))]
         self._layer.read_mapped(inside, self._start + offset)
         return len(inside)

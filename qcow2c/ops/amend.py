@@ -24,6 +24,7 @@ from qcow2c.format.detection import detect_format
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, extensions_of, feature_name_table, with_extension
 from qcow2c.storage.gate import Gate
+from qcow2c.storage.integers import settle_integers
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Source, Store, opened
@@ -78,6 +79,9 @@ class Amendment:
     refcount_bits: int | None = None
     size: int | None = None
     """Of the disk, in bytes; a smaller one drops what lies behind it. 0 stays as it is, too."""
+
+    def __post_init__(self) -> None:
+        settle_integers(self)
 
 
 def amend(

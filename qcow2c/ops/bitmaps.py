@@ -17,6 +17,7 @@ from qcow2c.disk.opening import Opening, open_image
 from qcow2c.errors import Span, UsageError
 from qcow2c.format.detection import Format, known_format
 from qcow2c.image import Image
+from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.sources import Source, Store, opened
 
 __all__ = ["add", "clear", "dirty_ranges", "disable", "enable", "merge", "remove"]
@@ -122,6 +123,7 @@ def change(
     Where one cannot be done, those before it are, as with qemu-img. `opening` are arguments of `qcow2c.open`: `gate`,
     `data_file`. Raises UsageError, and as `qcow2c.open` with "r+".
     """
+    granularity = index_or_none(granularity)
     with ExitStack() as stack:
         opening.setdefault("backing", False)
         target = stack.enter_context(_image(image, "r+", image_format, opening))

@@ -29,6 +29,7 @@ from qcow2c.image import Image
 from qcow2c.layers.chain import layers_of
 from qcow2c.layers.layer import Layer
 from qcow2c.storage.gate import Gate, full_name
+from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Memory, Store, opened
 from qcow2c.storage.store import Progress
@@ -113,6 +114,7 @@ def commit(
     Durable order: the base, all of it; then the image is emptied. Whenever a crash comes, the image shows what it did.
     Raises UsageError, UnsupportedFeature, ImageLocked, and what opening the images for writing raises.
     """
+    rate_limit = index_or_none(rate_limit)
     if rate_limit is not None and rate_limit < 0:
         raise UsageError(f"a rate limit of {rate_limit} bytes a second is negative")
     with open_chain(path, image_format=image_format, gate=gate, backing=backing, data_file=data_file) as chain:

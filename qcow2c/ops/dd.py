@@ -6,6 +6,7 @@ What reads as zeros is not written: the copy has holes there, or clusters that a
 from __future__ import annotations
 
 from contextlib import ExitStack
+from operator import index
 from typing import Any, NamedTuple
 
 from qcow2c.builder.image_builder import ImageBuilder
@@ -38,8 +39,9 @@ class Part(NamedTuple):
 
 def part_of(disk_size: int, *, block_size: int = BLOCK_SIZE, count: int | None = None, skip: int = 0) -> Part:
     """Return what blocks mean, as QEMU 7.2 counts: `count` blocks from the start of the disk, less those skipped."""
-    end = disk_size if count is None else min(disk_size, count * block_size)
-    first = skip * block_size
+    block_size = index(block_size)
+    end = disk_size if count is None else min(disk_size, index(count) * block_size)
+    first = index(skip) * block_size
     return Part(first, end - first, beyond=False) if first <= end else Part(end, 0, beyond=True)
 
 

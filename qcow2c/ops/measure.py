@@ -21,6 +21,7 @@ from qcow2c.format.loaded_image import load_bitmap_records
 from qcow2c.format.refcounts import refcount_room
 from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
+from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.sources import Source, Store
 from qcow2c.structs import BITMAP_DIRECTORY_HEADER, SECTOR_SIZE, V2_REFCOUNT_ORDER, Limit, Version
 
@@ -67,6 +68,7 @@ def measure(
     if source is not None:
         with open_disk(source, image_format=image_format, gate=gate, share=share, snapshot=snapshot) as disk:
             return measure_disk(disk, output_format, **create_options)
+    size = index_or_none(size)
     if size is None:
         raise UsageError("either a size or an image must be given")
     if image_format is not None or snapshot is not None:

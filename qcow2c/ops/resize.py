@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import index
 from typing import Protocol
 
 from qcow2c.atomic.header_growth import grow_by_header
@@ -117,6 +118,7 @@ def resize(
     leaves: the old size or the new one.
     Raises UsageError, UnsupportedFeature, LimitExceeded, CorruptMetadata, StoreError, and what opening raises.
     """
+    size = index(size)
     with open_resizable(
         source, image_format=image_format, backing=backing, data_file=data_file, gate=gate, trust=trust
     ) as disk:

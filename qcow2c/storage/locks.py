@@ -104,6 +104,12 @@ def lock(fd: int, use: Use, name: str, held: set[int]) -> None:
                 _control(fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, offset)
 
 
+def release(fd: int) -> None:
+    """Release all locks, also where a child process holds the open file, too."""
+    with suppress(OSError, ValueError):
+        _control(fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, _USED_BASE, 2 * (_UNSHARED_BASE - _USED_BASE))
+
+
 def _take(fd: int, offset: int, name: str) -> None:
     """Lock one byte for reading. Raises ImageLocked where another has a write lock, which QEMU never has; OSError."""
     try:
@@ -129,8 +135,8 @@ def _held_by_others(fd: int, offset: int) -> bool:
     return _control(fd, fcntl.F_OFD_GETLK, fcntl.F_WRLCK, offset) != fcntl.F_UNLCK
 
 
-def _control(fd: int, command: int, kind: int, offset: int) -> int:
-    """Set or test a lock of one byte; return its kind as the system answers. Raises OSError."""
-    answer = fcntl.fcntl(fd, command, _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0))
+def _control(fd: int, command: int, kind: int, offset: int, length: int = 1) -> int:
+    """Set or test a lock of bytes, one by itself; return its kind as the system answers. Raises OSError."""
+    answer = fcntl.fcntl(fd, command, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
     answered: int = _FLOCK.unpack(answer)[0]
     return answered

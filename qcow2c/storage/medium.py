@@ -5,9 +5,11 @@ Once a flush has failed, or a change was interrupted, nothing more is written: i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from qcow2c.errors import Qcow2Error, StoreError
+from qcow2c.storage.processes import require_opener
 from qcow2c.storage.store import Buffer, Store
 
 
@@ -23,6 +25,7 @@ class Medium:
         """Where the last byte that was written ends."""
         self._failure: BaseException | None = None
         self._reason = ""
+        self._process = os.getpid()
 
     def write(self, parts: Sequence[Buffer], offset: int) -> None:
         """Write buffers consecutively. Raises StoreError."""
@@ -84,10 +87,16 @@ class Medium:
     @property
     def sound(self) -> bool:
         """Whether more may be written."""
-        return self._failure is None
+        return self._failure is None and not self.inherited
+
+    @property
+    def inherited(self) -> bool:
+        """Whether a parent process has made this: then nothing is written here."""
+        return self._process != os.getpid()
 
     def require_sound(self) -> None:
-        """Raise StoreError after a flush that has failed, or a change that was interrupted."""
+        """Raise StoreError after a flush that has failed, or a change that was interrupted, and in a child process."""
+        require_opener(self._process, self.store.name)
         if self._failure is not None:
             detail = self._failure.message if isinstance(self._failure, Qcow2Error) else type(self._failure).__name__
             message = f"{self._reason}, so that nothing more is written: close it ({detail})"

@@ -11,7 +11,7 @@ from typing import Any
 from qcow2c.errors import StoreError, UsageError
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
-from qcow2c.storage.sources import Store, open_store
+from qcow2c.storage.sources import Store, opened
 
 _NAME_BYTES = 200
 """Bytes of a file's name that go into the name of the new one: names have a limit."""
@@ -80,9 +80,9 @@ def new_file(
     With `durable`, its name is so in the end; without, nothing is. Raises StoreError, ImageLocked.
     """
     if not isinstance(path, str | os.PathLike):
-        store = open_store(path, writable=True)
-        store.truncate(0)
-        yield store
+        with opened(path, use) as store:
+            store.truncate(0)
+            yield store
         return
     file = LocalFile(os.path.realpath(path), writable=True, create=True, name=os.fsdecode(path))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from operator import index
 from typing import Any
 
 from qcow2c.errors import UsageError
@@ -38,6 +39,7 @@ class PositionedFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._check_open()
+        offset = index(offset)
         bases = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size()}
         if whence not in bases:
             raise UsageError(f"cannot seek from {whence}: it is none of SEEK_SET, SEEK_CUR, SEEK_END")

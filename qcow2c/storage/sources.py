@@ -9,45 +9,86 @@ from __future__ import annotations
 import io
 import os
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from qcow2c.errors import Span, StoreError, UsageError
+from qcow2c.storage.descriptors import DescriptorFile, is_regular
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
+from qcow2c.storage.positioned import PositionedFile
+from qcow2c.storage.processes import ForkSafeLock, require_opener
 from qcow2c.storage.store import Buffer, Store, no_space
 
 __all__ = ["FileObject", "LocalFile", "Memory", "Source", "Store", "WritableMemory", "open_store", "opened"]
 
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+class BinaryFile(Protocol):
+    """What is asked of a file object: bytes at a position that can be set. For writing `write`, `truncate`, `flush`."""
+
+    def read(self, size: int, /) -> Buffer: ...
+
+    def seek(self, offset: int, whence: int, /) -> object: ...
+
+    def tell(self) -> int: ...
+
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | int | BinaryFile
+"""A path, bytes, a descriptor of a regular file, or a file object."""
 
 
 class FileObject(Store):
-    """Any seekable binary file object; the caller keeps it open and closes it."""
+    """A seekable binary file object that is no file of the system; the caller keeps it open and closes it.
+
+    What `read` returns may be any bytes, and `seek` may return None: `mmap`, compressed files and members of archives
+    will do. Where the object can also go on in a child process with a position of its own is known of few; of others
+    the child reads nothing.
+    """
 
     def __init__(self, file: Any, *, writable: bool = False) -> None:
         import threading  # Late: local files, which most are, do without it.
 
         self._file = file
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock(threading.Lock)
+        self._process = os.getpid()
+        self._parts_in_fork = isinstance(file, (io.BytesIO, PositionedFile)) or type(file).__name__ == "mmap"
         self.name = str(getattr(file, "name", None) or f"<{type(file).__name__}>")
         self.writable = writable
         try:
-            if not file.seekable():
-                raise StoreError(f"{self.name!r} cannot seek")
-            self._pread_checked(0, 0)
-            if writable and not file.writable():
-                raise self.refusal(Span(0, 0))
-            if writable and "a" in str(getattr(file, "mode", "")):
-                raise StoreError(f"{self.name!r} is open for appending: nothing can be written elsewhere")
+            self._require_usable()
         except StoreError:
             raise
         except (AttributeError, OSError, ValueError) as exc:
             message = f"{self.name!r} is no readable, seekable binary file: {exc}"
             raise StoreError(message, errno=getattr(exc, "errno", None)) from exc
 
+    def _require_usable(self) -> None:
+        """Raise StoreError, AttributeError, OSError, ValueError for what cannot be read or written as asked."""
+        file = self._file
+        if hasattr(file, "seekable") and not file.seekable():
+            raise StoreError(f"{self.name!r} cannot seek")
+        self._pread_checked(0, 0)
+        if self.writable and not (file.writable() if hasattr(file, "writable") else hasattr(file, "write")):
+            raise self.refusal(Span(0, 0))
+        if self.writable and "a" in str(getattr(file, "mode", "")):
+            raise StoreError(f"{self.name!r} is open for appending: nothing can be written elsewhere")
+
+    def _seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the position and return it. Raises what the file object raises."""
+        found = self._file.seek(offset, whence)
+        return int(self._file.tell() if found is None else found)
+
+    def _end(self) -> int:
+        return self._seek(0, io.SEEK_END)
+
     def size(self) -> int:
         with self._lock:
-            return int(self._file.seek(0, io.SEEK_END))
+            self._require_own_position()
+            return self._end()
+
+    def _require_own_position(self) -> None:
+        """Raise StoreError in a child process whose reads would move the position of its parent, or be moved by it."""
+        if not self._parts_in_fork:
+            require_opener(self._process, self.name)
 
     def pread(self, length: int, offset: int) -> bytes:
         try:
@@ -56,23 +97,25 @@ class FileObject(Store):
             return b""
         except StoreError:  # Here and below: an open image is a file object, too, and says itself what fails.
             raise
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, EOFError) as exc:  # EOFError: a compressed file that ends early.
             raise self.failure(exc, "read", Span(offset, length)) from exc
 
     def _pread_checked(self, length: int, offset: int) -> bytes:
         with self._lock:
+            self._require_own_position()
             try:
-                self._file.seek(offset)
-            except (OSError, ValueError, OverflowError):  # Some files refuse positions far beyond their end.
-                if offset < self._file.seek(0, io.SEEK_END):
+                if self._seek(offset) != offset:  # Some files stop at their end, others refuse.
+                    return b""
+            except (OSError, ValueError, OverflowError):
+                if offset < self._end():
                     raise
                 return b""
             parts = []
             while True:
                 part = self._file.read(length)
-                if not isinstance(part, bytes):
+                if not isinstance(part, bytes | bytearray | memoryview):
                     raise StoreError(f"{self.name!r} reads {type(part).__name__}, not bytes")
-                parts.append(part)
+                parts.append(bytes(part))
                 length -= len(part)
                 if not part or length <= 0:
                     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -86,7 +129,7 @@ class FileObject(Store):
         view = memoryview(data).cast("B")
         try:
             with self._lock:
-                self._file.seek(offset)
+                self._seek(offset)
                 while view:
                     count = self._file.write(view)
                     if not count:
@@ -103,7 +146,7 @@ class FileObject(Store):
         try:
             with self._lock:
                 self._file.flush()
-                fd = self._descriptor()
+                fd = _descriptor(self._file)
                 if fd is not None:
                     os.fdatasync(fd)
         except StoreError:
@@ -111,25 +154,18 @@ class FileObject(Store):
         except (OSError, ValueError) as exc:
             raise self.flush_failure(exc) from exc
 
-    def _descriptor(self) -> int | None:
-        try:
-            return int(self._file.fileno())
-        except (AttributeError, OSError, ValueError):  # io.UnsupportedOperation is both of the latter.
-            return None
-
     def truncate(self, size: int) -> None:
         self.require_writable(Span(size, 0))
         try:
             with self._lock:
-                end = self._file.seek(0, io.SEEK_END)
-                if size > end:
-                    self._file.seek(size - 1)
+                if size > self._end():
+                    self._seek(size - 1)
                     self._file.write(b"\0")
                 else:
                     self._file.truncate(size)
         except StoreError:
             raise
-        except (OSError, ValueError, OverflowError, MemoryError) as exc:
+        except (AttributeError, OSError, ValueError, OverflowError, MemoryError) as exc:
             raise self.failure(exc, "resize") from exc
 
 
@@ -161,7 +197,7 @@ class WritableMemory(Store):
     def __init__(self, data: bytearray, name: str = "<bytearray>") -> None:
         import threading
 
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock(threading.Lock)
         self._data = data
         self.name = name
 
@@ -200,7 +236,7 @@ class WritableMemory(Store):
 
 
 def open_store(source: Source | Store, *, writable: bool = False) -> Store:
-    """Return a store over a path, bytes, or a seekable binary file object. Raises StoreError, UsageError.
+    """Return a store over a path, bytes, a descriptor, or a seekable binary file object. Raises StoreError, UsageError.
 
     No lock is taken: see `Store.lock`.
     """
@@ -216,9 +252,39 @@ def open_store(source: Source | Store, *, writable: bool = False) -> Store:
         return Memory(source)
     if isinstance(source, str | os.PathLike):
         return LocalFile(source, writable=writable)
+    if isinstance(source, int) and not isinstance(source, bool):
+        return DescriptorFile(source, writable=writable)
     if hasattr(source, "read") and hasattr(source, "seek"):
-        return FileObject(source, writable=writable)
+        return _store_of_file(source, writable=writable)
     raise UsageError(f"cannot read an image from {type(source).__name__}: give a path, bytes, or a binary file")
+
+
+def _store_of_file(file: Any, *, writable: bool) -> Store:
+    """Return a store over a file object: over its descriptor where that has the same bytes. Raises StoreError."""
+    plain = _plain_file(file)
+    if plain is None or not is_regular(plain.fileno()) or not plain.readable() or "a" in str(plain.mode):
+        return FileObject(file, writable=writable)
+    if writable and not plain.writable():
+        raise StoreError(f"{file.name!r} is open for reading only")
+    return DescriptorFile(plain.fileno(), writable=writable, file=file)
+
+
+def _plain_file(file: Any) -> io.FileIO | None:
+    """Return the system's file under a file object of Python's `open` or `tempfile`, None for another kind.
+
+    Exact types, for others may change what they read: a compressed file has the descriptor of the packed bytes.
+    """
+    if type(file).__module__ == "tempfile" and type(file).__name__ == "_TemporaryFileWrapper":
+        file = file.file
+    raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) and not file.closed else file
+    return raw if type(raw) is io.FileIO and not raw.closed else None
+
+
+def _descriptor(file: Any) -> int | None:
+    try:
+        return int(file.fileno())
+    except (AttributeError, OSError, ValueError):  # io.UnsupportedOperation is both of the latter.
+        return None
 
 
 def opened(source: Source | Store, use: Use | None = None, *, writable: bool = False) -> AbstractContextManager[Store]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from qcow2c.errors import Span, StoreError
 from qcow2c.storage.locks import Use
+from qcow2c.storage.processes import require_opener
 
 Buffer = bytes | bytearray | memoryview
 """What is written; a memoryview is one of single bytes."""
@@ -33,6 +34,8 @@ class Store(ABC):
     path: str | None = None
     writable: bool = False
     _flush_failure: StoreError | None = None
+    _process: int | None = None
+    """The one process that may write, where other processes would see it."""
 
     @abstractmethod
     def size(self) -> int:
@@ -139,9 +142,10 @@ class Store(ABC):
         return self._flush_failure
 
     def require_writable(self, where: Span) -> None:
-        """Raise StoreError for a store that is read-only, or whose flush has failed."""
+        """Raise StoreError for a store that is read-only, whose flush has failed, or that a parent process opened."""
         if not self.writable:
             raise self.refusal(where)
+        require_opener(self._process, self.name)
         if self._flush_failure is not None:
             failed = self._flush_failure
             message = f"an earlier flush failed, so that nothing more is written: {failed.message}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import random
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -508,10 +510,37 @@ def test_a_read_only_image_does_not_change_its_snapshots() -> None:
                 act()
 
 
-def test_the_snapshots_of_an_image_that_nobody_holds_any_more() -> None:
-    snapshots = qcow2c.open(made(), "r+").snapshots
-    with pytest.raises(ValueError, match="closed"):
-        snapshots.create("one")
+def test_the_snapshots_of_an_image_keep_it_open() -> None:
+    data = made()
+    snapshots = qcow2c.open(data, "r+").snapshots
+    assert snapshots.create("one") == snapshots["one"]
+    state = snapshots["one"].open()
+    with snapshots["one"].vm_state() as vm_state:
+        del snapshots
+        assert vm_state.read() == b""
+    assert state.pread(1, 0) == b"\0"
+    state.close()
+    assert qcow2c.check(data).exit_code == 0
+
+
+def test_nothing_that_an_image_holds_leads_back_to_it(tmp_path: Path) -> None:
+    qcow2c.create(tmp_path / "a", 1 << 20)
+    gc.disable()
+    try:
+        image = qcow2c.open(tmp_path / "a", "r+")
+        image.pwrite(b"x", 0)
+        for name in ("one", "two"):
+            image.snapshots.create(name)
+        image.snapshots.delete("one")
+        with image.snapshots["two"].open() as state:
+            state.pread(1, 0)
+        with pytest.raises(UsageError):
+            image.pwrite(b"x", 1 << 20)
+        image.layer.table(0)
+        del image
+        qcow2c.open(tmp_path / "a", "r+").close()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("trust", [False, True])

@@ -12,7 +12,7 @@ from qcow2c.attest.agreement import (
     NOTES,
     PAGE,
     Agreement,
-    Difference,
+    FieldDifference,
     Disagreement,
     NoteKind,
     Table,
@@ -91,14 +91,14 @@ def test_what_only_one_can_read_is_a_difference() -> None:
     subject = agreement()
     with pytest.raises(Disagreement):
         subject.structure("thing", SPAN, declared(a=1), refuse)
-    assert subject.result.difference == Difference("thing", SPAN, 1, None)
+    assert subject.result.difference == FieldDifference("thing", SPAN, 1, None)
 
 
 def test_a_parser_must_stop_where_the_structure_ends() -> None:
     subject = agreement()
     with pytest.raises(Disagreement):
         subject.structure("thing", SPAN, declared(a=1), lambda _kaitai: fields(a=1), end=12)
-    assert subject.result.difference == Difference("thing, its end", SPAN, 12, 0)
+    assert subject.result.difference == FieldDifference("thing, its end", SPAN, 12, 0)
 
 
 def test_a_value_that_the_description_rejects_is_noted_once() -> None:
@@ -168,6 +168,6 @@ def test_of_a_large_table_a_sample_is_compared_and_said_to_be_one() -> None:
 
 
 def test_results_read_as_a_sentence() -> None:
-    result = VerifyResult(fields=3, structures=2, difference=Difference("header.size", SPAN, 16, b"x" * 99))
+    result = VerifyResult(fields=3, structures=2, difference=FieldDifference("header.size", SPAN, 16, b"x" * 99))
     assert result.summary().startswith("two independent parsers differ after 3 fields of 2 structures: header.size (")
     assert "structs.py reads 16 (0x10)" in result.summary() and "..." in result.summary()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from qcow2c.errors import Span, StoreError, UsageError
-from qcow2c.storage import local_file
+from qcow2c.storage import open_file
 from qcow2c.storage.sources import FileObject, LocalFile, Memory, Store, open_store
 
 CONTENT = bytes(range(1, 256)) * 20
@@ -59,9 +59,9 @@ def test_what_is_written_is_not_copied(local: LocalFile, monkeypatch: pytest.Mon
 def test_zeros_are_zeros_whatever_the_file_system_can_do(
     local: LocalFile, monkeypatch: pytest.MonkeyPatch, supported: set[int]
 ) -> None:
-    original = local_file._fallocate
+    original = open_file._fallocate
     monkeypatch.setattr(
-        local_file, "_fallocate", lambda fd, mode, *place: mode in supported and original(fd, mode, *place)
+        open_file, "_fallocate", lambda fd, mode, *place: mode in supported and original(fd, mode, *place)
     )
     local.write_zeroes(100, 200)
     local.write_zeroes(5000, 3 << 20)

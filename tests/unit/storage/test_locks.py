@@ -6,9 +6,11 @@ import errno
 import fcntl
 import io
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,10 +156,29 @@ def test_a_lock_that_fails_otherwise_is_a_typed_error(path: Path, stack: ExitSta
     assert caught.value.errno == errno.EBADF
 
 
-def test_memory_and_file_objects_take_no_locks(path: Path) -> None:
-    with path.open("r+b") as one, path.open("r+b") as two:
-        for source in (one, two, io.BytesIO(b"x"), bytearray(b"x")):
-            open_store(source, writable=True).lock(W)
+def test_memory_takes_no_locks() -> None:
+    for source in (io.BytesIO(b"x"), io.BytesIO(b"x"), bytearray(b"x")):
+        open_store(source, writable=True).lock(W)
+
+
+@pytest.mark.parametrize("kind", ["buffered", "raw", "descriptor", "temporary"])
+def test_file_objects_and_descriptors_take_the_locks_of_their_file(path: Path, kind: str) -> None:
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(path.open("r+b", buffering=0 if kind == "raw" else -1))
+        if kind == "temporary":
+            file = stack.enter_context(tempfile.NamedTemporaryFile(dir=path.parent))
+            file.write(path.read_bytes())
+            file.flush()
+            path = Path(file.name)
+        source = file.fileno() if kind == "descriptor" else file
+        with qcow2c.open(source, "r+"):
+            for second in (path, source, path.open("r+b")):
+                with nullcontext() if second in (path, source) else second, pytest.raises(ImageLocked):
+                    qcow2c.open(second, "r+")
+            with pytest.raises(ImageLocked):
+                qcow2c.create(source, 1 << 20)
+        qcow2c.open(path, "r+").close()
+        assert not file.closed
 
 
 def test_locks_are_of_the_open_file_and_not_of_the_process(path: Path, stack: ExitStack) -> None:
