@@ -12,10 +12,10 @@ from qcow2c.attest.agreement import (
     NOTES,
     PAGE,
     Agreement,
-    Difference,
+    ComparedTable,
     Disagreement,
+    FieldDifference,
     NoteKind,
-    Table,
     TableKind,
     VerifyResult,
     spread,
@@ -91,14 +91,14 @@ def test_what_only_one_can_read_is_a_difference() -> None:
     subject = agreement()
     with pytest.raises(Disagreement):
         subject.structure("thing", SPAN, declared(a=1), refuse)
-    assert subject.result.difference == Difference("thing", SPAN, 1, None)
+    assert subject.result.difference == FieldDifference("thing", SPAN, 1, None)
 
 
 def test_a_parser_must_stop_where_the_structure_ends() -> None:
     subject = agreement()
     with pytest.raises(Disagreement):
         subject.structure("thing", SPAN, declared(a=1), lambda _kaitai: fields(a=1), end=12)
-    assert subject.result.difference == Difference("thing, its end", SPAN, 12, 0)
+    assert subject.result.difference == FieldDifference("thing, its end", SPAN, 12, 0)
 
 
 def test_a_value_that_the_description_rejects_is_noted_once() -> None:
@@ -143,7 +143,7 @@ KIND = TableKind(
 )
 
 
-def tables_of(content: bytes, *tables: Table) -> tuple[Agreement, list[int]]:
+def tables_of(content: bytes, *tables: ComparedTable) -> tuple[Agreement, list[int]]:
     root = type("Root", (), {"__init__": lambda *_: None, "Page": Page})
     subject = Agreement(Memory(content), SimpleNamespace(Qcow2=root), SimpleNamespace(Qcow2=root))
     return subject, [int(found["word"]) for found in subject.tables(KIND, tables)]
@@ -152,7 +152,7 @@ def tables_of(content: bytes, *tables: Table) -> tuple[Agreement, list[int]]:
 def test_pages_of_zeros_are_compared_once() -> None:
     content = bytearray(8 * PAGE * 6)
     content[8 * PAGE * 4 + 7] = 9
-    subject, words = tables_of(bytes(content), Table("t", 0, PAGE * 6))
+    subject, words = tables_of(bytes(content), ComparedTable("t", 0, PAGE * 6))
     assert len(words) == 2 * PAGE and words.count(9) == 1
     assert (subject.result.fields, subject.result.structures) == (2 * PAGE, 1)
     assert [note.kind for note in subject.result.notes] == []
@@ -160,7 +160,7 @@ def test_pages_of_zeros_are_compared_once() -> None:
 
 def test_of_a_large_table_a_sample_is_compared_and_said_to_be_one() -> None:
     pages = ENTRIES // PAGE + 10
-    subject, words = tables_of(b"\0\0\0\0\0\0\0\1" * PAGE * pages, Table("t", 0, PAGE * pages))
+    subject, words = tables_of(b"\0\0\0\0\0\0\0\1" * PAGE * pages, ComparedTable("t", 0, PAGE * pages))
     assert len(words) == ENTRIES
     assert [(note.kind, note.text) for note in subject.result.notes] == [
         (NoteKind.SAMPLED, f"{ENTRIES // PAGE} pages of {PAGE} entries compared, of {pages}")
@@ -168,6 +168,6 @@ def test_of_a_large_table_a_sample_is_compared_and_said_to_be_one() -> None:
 
 
 def test_results_read_as_a_sentence() -> None:
-    result = VerifyResult(fields=3, structures=2, difference=Difference("header.size", SPAN, 16, b"x" * 99))
+    result = VerifyResult(fields=3, structures=2, difference=FieldDifference("header.size", SPAN, 16, b"x" * 99))
     assert result.summary().startswith("two independent parsers differ after 3 fields of 2 structures: header.size (")
     assert "structs.py reads 16 (0x10)" in result.summary() and "..." in result.summary()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import qcow2c
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.disk.map_layers import DATA, OFFSET, ZERO
-from qcow2c.disk.pair import BY_LAYER, NOTHING, Piece, Side, pairs
+from qcow2c.disk.pair import BY_LAYER, NOTHING, PiecePair, Side, pairs
 from qcow2c.storage.sources import Memory, Store
 from tests.building import Builder, deflate
 
@@ -44,10 +44,10 @@ def test_pieces_are_read_one_after_the_other_and_zeros_left_alone() -> None:
     builder.compressed(2, deflate(b"packed".ljust(SIZE, b"!")))
     with open_disk(builder.build()) as disk:
         side, _ = sides(disk, disk)
-        zeros = Piece(0, 512, ((NOTHING, 0), (NOTHING, 0)))
-        plain = Piece(SIZE, 512, ((0, place), (0, place)))
-        more = Piece(SIZE + 512, 512, ((0, place + 512), (0, place + 512)))
-        packed = Piece(2 * SIZE, 512, ((BY_LAYER, 2 * SIZE), (BY_LAYER, 2 * SIZE)))
+        zeros = PiecePair(0, 512, ((NOTHING, 0), (NOTHING, 0)))
+        plain = PiecePair(SIZE, 512, ((0, place), (0, place)))
+        more = PiecePair(SIZE + 512, 512, ((0, place + 512), (0, place + 512)))
+        packed = PiecePair(2 * SIZE, 512, ((BY_LAYER, 2 * SIZE), (BY_LAYER, 2 * SIZE)))
         buffer = memoryview(bytearray(b"?" * 2048))
         side.read([zeros, plain, more, packed], buffer)
     assert buffer == b"?" * 512 + (b"plain" * 800)[:1024] + b"packed".ljust(512, b"!")
@@ -59,7 +59,7 @@ def test_where_the_file_is_cut_short_the_layers_say_what_that_means() -> None:
     with open_disk(data, image_format="raw") as disk:
         side, _ = sides(disk, disk)
         buffer = memoryview(bytearray(b"?" * 512))
-        side.read([Piece(0, 512, ((0, 0), (0, 0)))], buffer)
+        side.read([PiecePair(0, 512, ((0, 0), (0, 0)))], buffer)
     assert buffer == data.ljust(512, b"\0")
 
 

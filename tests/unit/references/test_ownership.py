@@ -9,7 +9,7 @@ import pytest
 from qcow2c.errors import LimitExceeded
 from qcow2c.format.header import Header
 from qcow2c.references import ownership
-from qcow2c.references.ownership import Extent, Use, extents
+from qcow2c.references.ownership import HostExtent, HostUse, extents
 from qcow2c.references.walk import Owner, Walk
 from qcow2c.storage.sources import Memory
 from qcow2c.structs import Limit
@@ -18,7 +18,7 @@ from tests.building import L2_COPIED, Builder, deflate
 SIZE = 4096
 
 
-def owned(builder: Builder) -> list[Extent]:
+def owned(builder: Builder) -> list[HostExtent]:
     data = builder.build()
     store = Memory(data)
     found = list(extents(Walk(store, Header.load(store)), 200))
@@ -27,7 +27,7 @@ def owned(builder: Builder) -> list[Extent]:
     return found
 
 
-def at(found: list[Extent], offset: int) -> tuple[Use, Owner]:
+def at(found: list[HostExtent], offset: int) -> tuple[HostUse, Owner]:
     [extent] = [extent for extent in found if extent.offset <= offset < extent.end]
     return extent.use, extent.owner
 
@@ -39,23 +39,23 @@ def test_every_byte_belongs_to_something() -> None:
     leaked, free = builder.allocate(SIZE), builder.allocate(SIZE, references=0)
     found = owned(builder)
     assert {owner: at(found, place) for owner, place in places.items()} == {
-        owner: (Use.OWNED, owner) for owner in places
+        owner: (HostUse.OWNED, owner) for owner in places
     }
-    assert at(found, leaked) == (Use.LEAK, Owner.NONE) and at(found, free) == (Use.FREE, Owner.NONE)
-    assert at(found, 100) == (Use.OWNED, Owner.HEADER) and at(found, 300) == (Use.SLACK, Owner.HEADER)
+    assert at(found, leaked) == (HostUse.LEAK, Owner.NONE) and at(found, free) == (HostUse.FREE, Owner.NONE)
+    assert at(found, 100) == (HostUse.OWNED, Owner.HEADER) and at(found, 300) == (HostUse.SLACK, Owner.HEADER)
 
 
 def test_the_rest_of_the_last_cluster_of_a_structure_is_slack() -> None:
     builder = Builder(1 << 22)
     l1 = builder.fields["l1_table_offset"]
     found = owned(builder)
-    assert at(found, l1) == (Use.OWNED, Owner.L1_TABLE) and at(found, l1 + 16) == (Use.SLACK, Owner.L1_TABLE)
+    assert at(found, l1) == (HostUse.OWNED, Owner.L1_TABLE) and at(found, l1 + 16) == (HostUse.SLACK, Owner.L1_TABLE)
 
 
 def test_what_two_structures_claim_is_an_overlap_of_the_first() -> None:
     builder = Builder(1 << 22)
     builder.entry(9, builder.fields["l1_table_offset"] | L2_COPIED)
-    assert at(owned(builder), builder.fields["l1_table_offset"]) == (Use.OVERLAP, Owner.L1_TABLE)
+    assert at(owned(builder), builder.fields["l1_table_offset"]) == (HostUse.OVERLAP, Owner.L1_TABLE)
 
 
 def test_what_the_active_state_shares_with_a_snapshot_is_its_own() -> None:
@@ -65,7 +65,7 @@ def test_what_the_active_state_shares_with_a_snapshot_is_its_own() -> None:
     builder.data(1, b"new")
     found = owned(builder)
     assert at(found, shared)[1] is Owner.DATA and at(found, old)[1] in (Owner.DATA, Owner.SNAPSHOT_DATA)
-    assert at(found, shared)[0] is at(found, old)[0] is Use.OWNED
+    assert at(found, shared)[0] is at(found, old)[0] is HostUse.OWNED
 
 
 def scattered() -> Builder:
