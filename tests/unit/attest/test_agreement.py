@@ -14,8 +14,8 @@ from qcow2c.attest.agreement import (
     Agreement,
     FieldDifference,
     Disagreement,
+    FieldDifference,
     NoteKind,
-    Table,
     TableKind,
     VerifyResult,
     spread,
@@ -143,7 +143,7 @@ KIND = TableKind(
 )
 
 
-def tables_of(content: bytes, *tables: Table) -> tuple[Agreement, list[int]]:
+def tables_of(content: bytes, *tables: ComparedTable) -> tuple[Agreement, list[int]]:
     root = type("Root", (), {"__init__": lambda *_: None, "Page": Page})
     subject = Agreement(Memory(content), SimpleNamespace(Qcow2=root), SimpleNamespace(Qcow2=root))
     return subject, [int(found["word"]) for found in subject.tables(KIND, tables)]
@@ -152,7 +152,7 @@ def tables_of(content: bytes, *tables: Table) -> tuple[Agreement, list[int]]:
 def test_pages_of_zeros_are_compared_once() -> None:
     content = bytearray(8 * PAGE * 6)
     content[8 * PAGE * 4 + 7] = 9
-    subject, words = tables_of(bytes(content), Table("t", 0, PAGE * 6))
+    subject, words = tables_of(bytes(content), ComparedTable("t", 0, PAGE * 6))
     assert len(words) == 2 * PAGE and words.count(9) == 1
     assert (subject.result.fields, subject.result.structures) == (2 * PAGE, 1)
     assert [note.kind for note in subject.result.notes] == []
@@ -160,7 +160,7 @@ def test_pages_of_zeros_are_compared_once() -> None:
 
 def test_of_a_large_table_a_sample_is_compared_and_said_to_be_one() -> None:
     pages = ENTRIES // PAGE + 10
-    subject, words = tables_of(b"\0\0\0\0\0\0\0\1" * PAGE * pages, Table("t", 0, PAGE * pages))
+    subject, words = tables_of(b"\0\0\0\0\0\0\0\1" * PAGE * pages, ComparedTable("t", 0, PAGE * pages))
     assert len(words) == ENTRIES
     assert [(note.kind, note.text) for note in subject.result.notes] == [
         (NoteKind.SAMPLED, f"{ENTRIES // PAGE} pages of {PAGE} entries compared, of {pages}")
