@@ -8,14 +8,19 @@ COMPILER := formats/node_modules/.package-lock.json
 # pip says nothing but errors: no notices about its cache, its version or the user.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo test lint types bench ksy ksy-check clean
+.PHONY: demo test test-deep lint types bench ksy ksy-check clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	@$(BIN)/qcow2c dump examples/demo.qcow2
 
+# One worker a processor.
 test: $(READY)
-	@$(BIN)/python -m pytest -q --cov --cov-report=term
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term
+
+# Searches at random and for long, and lets qemu-img judge every state that a crash may leave: hours.
+test-deep: $(READY)
+	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
