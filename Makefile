@@ -14,15 +14,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 demo: $(READY)
 	@$(BIN)/qcow2c dump examples/demo.qcow2
 
-# A worker a processor; an idle worker takes over what another has not begun. What was skipped is named at the end.
-TESTS := -m pytest -q -n auto --dist worksteal
-
+# One worker a processor.
 test: $(READY)
-	@$(BIN)/python $(TESTS) --cov --cov-report=term
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term
 
-# The long searches: random examples, every state of every crash, every line of every change interrupted.
+# Searches at random and for long, and lets qemu-img judge every state that a crash may leave: hours.
 test-deep: $(READY)
-	@HYPOTHESIS_PROFILE=deep $(BIN)/python $(TESTS)
+	@HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .

@@ -19,7 +19,20 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Where CI is set, pytest draws in full how two values differ: of whole disks, where a failure is expected, for ever.
-IN_CI = bool(os.environ.pop("CI", ""))
+# The processes that share the work have the environment of this one.
+IN_CI = bool(os.environ.pop("CI", "") or os.environ.get("QCOW2C_IN_CI"))
+if IN_CI:
+    os.environ["QCOW2C_IN_CI"] = "true"
+
+UNTRACED = ("crash", "interop")
+"""Folders whose tests go over the same code again and again: coverage, which would slow them most, leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).resolve().parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in UNTRACED:
+            item.add_marker("no_cover")
 
 
 def _program(name: str) -> Path:

@@ -146,7 +146,7 @@ def run_measured(tmp_path: Path, *words: str) -> tuple[dict[str, Any], str, str,
     """Run qcow2c in a process of its own: the report of time and memory, output, errors, and whether that is all."""
     report, errors = tmp_path / "report", tmp_path / "errors"
     runner = [sys.executable, "-S", str(HERE / "measured.py"), str(report), str(SECONDS)]
-    size, head = 0, b""
+    size, head = 0, bytearray()
     with (
         errors.open("wb") as err,
         subprocess.Popen(
@@ -159,9 +159,10 @@ def run_measured(tmp_path: Path, *words: str) -> tuple[dict[str, Any], str, str,
         assert process.stdout is not None
         while piece := process.stdout.read1(1 << 20):
             size += len(piece)
-            head += piece if len(head) < LONGEST_PARSED else b""
+            if len(head) < LONGEST_PARSED:
+                head += piece
     said = os.fsdecode(errors.read_bytes()[:LONGEST_PARSED])
-    return json.loads(report.read_text()), os.fsdecode(head), said, size == len(head)
+    return json.loads(report.read_text()), os.fsdecode(bytes(head)), said, size == len(head)
 
 
 @pytest.mark.parametrize("index", range(len(HEAVY)), ids=lambda index: HEAVY[index].name)

@@ -14,6 +14,7 @@ from qcow2c.format import layout
 from qcow2c.format.header import field_span
 from qcow2c.storage.store import Store
 from qcow2c.structs import AUTOCLEAR_FEATURES
+from tests.profile import DEEP
 
 from .model import SECTOR, DiskModel
 
@@ -51,8 +52,8 @@ class Scenario:
 
     @property
     def qemu_share(self) -> float:
-        """The share of the states that qemu-img checks, too: all of small images."""
-        return 1 if self.size <= 32 * KIB else 0.05
+        """The share of the states that qemu-img checks, too: all of small images, and all where there is time."""
+        return 1 if DEEP or self.size <= 32 * KIB else 0.05
 
     def limit(self, image: qcow2c.Image) -> None:
         """Let an image that is written run into the limits of the scenario."""

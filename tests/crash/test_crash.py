@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 import qcow2c
 from qcow2c.storage.store import Store
+from tests.profile import DEEP
 
 from .judge import Judge, snapshots
 from .model import DiskModel
 from .recording import Recorder, crash_states
 from .scenarios import SCENARIOS, Player, Scenario, prepare
 
-SEEDS = range(1, 21) if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else range(1, 2)
+SEEDS = range(1, 21) if DEEP else range(1, 2)
 
 
 @pytest.mark.usefixtures("requires_qemu")

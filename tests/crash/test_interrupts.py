@@ -16,12 +16,13 @@ import qcow2c
 from qcow2c.disk.size import resize
 from qcow2c.errors import Qcow2Error
 from qcow2c.storage.medium import Medium
+from tests.profile import DEEP
 
 KIB = 1024
 SIZE = 32 * KIB
 CLUSTER = 4 * KIB
 PACKAGE = os.path.dirname(qcow2c.__file__)
-STATES = 1 << 62 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 50
+STATES = 1 << 62 if DEEP else 50
 """Lines of one change that are interrupted, evenly chosen; the deep profile takes all of them."""
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 import qcow2c
+from tests.profile import DEEP
 
 from .scenarios import IMAGE, Scenario, prepare
 
-KILLS = 60 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 6
+KILLS = 60 if DEEP else 6
 BLOCK = 4096
 BLOCKS = 256
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import subprocess
 from collections.abc import Callable
@@ -24,12 +23,12 @@ from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Memory, WritableMemory
 from qcow2c.storage.store import Buffer, Store
 from tests.building import Builder, deflate
+from tests.profile import DEEP
 
 from .judge import _bits as bits_of
 from .recording import CrashState, Recorder, crash_states
 
 KIB = 1024
-DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 SHARES = {} if DEEP else {"subset": 0.02, "random": 0.02, "torn": 0.3}
 """Of states of some kinds, by the first word of their story: how many are tried. Of all others, all are."""
 QEMU_SHARE = 0.25

@@ -54,8 +54,8 @@ def image(request: pytest.FixtureRequest, made: Callable[[str], RealImage]) -> R
 
 
 def run_qemu_img(folder: Path, *words: str) -> Outcome:
-    """Run qemu-img in a folder; a run of more than 20 seconds is an error."""
-    done = subprocess.run(["qemu-img", *words], cwd=folder, capture_output=True, timeout=20, check=False)
+    """Run qemu-img in a folder; a run of more than two minutes is an error."""
+    done = subprocess.run(["qemu-img", *words], cwd=folder, capture_output=True, timeout=120, check=False)
     return Outcome(done.returncode, *(os.fsdecode(piece) for piece in (done.stdout, done.stderr)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,8 +14,8 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from qcow2c.image import Image
 from qcow2c.testing import Action, ImageMachine, operations
+from tests.profile import DEEP
 
-DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 IMAGE, DATA, BACKING = "image.qcow2", "data", "backing"
 
 

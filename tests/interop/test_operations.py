@@ -9,7 +9,6 @@ what snapshots share; its rebase changes snapshots, and in version 2 lets a firs
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import shutil
 import subprocess
@@ -20,13 +19,13 @@ from typing import Any
 import pytest
 
 import qcow2c
+from tests.profile import DEEP
 
 from .conftest import Outcome, run_qemu_img
 
 KIB = 1024
 IMAGE, BASE, OTHER = "image.qcow2", "base.qcow2", "other.raw"
 FILES = (IMAGE, BASE, OTHER)
-DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 STEPS = 100 if DEEP else 22
 SEEDS = range(1, 21) if DEEP else range(1, 3)
 

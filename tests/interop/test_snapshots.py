@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 import qcow2c
+from tests.profile import DEEP
 
 from .conftest import Outcome, run_qemu_img
 from .workshop import IMAGE, KIB, MIB, Workshop
@@ -20,7 +20,7 @@ from .workshop import IMAGE, KIB, MIB, Workshop
 pytestmark = pytest.mark.usefixtures("requires_qemu")
 
 OTHER = "other.qcow2"
-SEEDS = range(60) if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else range(1)
+SEEDS = range(60) if DEEP else range(1)
 RunOurs = Callable[..., Outcome]
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")

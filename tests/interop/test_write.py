@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from pathlib import Path
 import pytest
 
 import qcow2c
+from tests.profile import DEEP
 
 pytestmark = pytest.mark.usefixtures("requires_qemu")
 
 KIB = 1024
-ROUNDS = 40 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 6
-SEEDS = range(20) if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else range(1)
+ROUNDS = 40 if DEEP else 6
+SEEDS = range(20) if DEEP else range(1)
 IMAGE = "image.qcow2"
 
 

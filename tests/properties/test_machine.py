@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from hypothesis import settings
 
 from qcow2c.testing import ImageMachine
-
-DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
+from tests.profile import DEEP
 
 
 class TestImage(ImageMachine.TestCase):  # type: ignore[misc,name-defined]

@@ -12,7 +12,6 @@ from qcow2c.attest.agreement import (
     NOTES,
     PAGE,
     Agreement,
-    FieldDifference,
     Disagreement,
     FieldDifference,
     NoteKind,

@@ -1,0 +1,138 @@
+"""The tests mirror the package: who looks for the test of a module finds it, and each unit test has its module.
+
+`qcow2c/ROOM/MODULE.py` is tested by `tests/unit/ROOM/test_MODULE.py`, an operation by `tests/ops/test_MODULE.py`, a
+command by `tests/cli/test_MODULE.py`. What spans several modules lies in other folders of tests.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ELSEWHERE = {
+    "atomic/size.py": "ops/test_resize.py",
+    "atomic/snapshots.py": "ops/test_snapshots.py",
+    "builder/compaction.py": "ops/test_compact.py",
+    "cli/arguments.py": "cli/test_convert.py",
+    "cli/commands/check.py": "cli/test_info_map_check.py",
+    "cli/commands/export.py": "cli/test_diff.py",
+    "cli/commands/info.py": "cli/test_info_map_check.py",
+    "cli/commands/map.py": "cli/test_info_map_check.py",
+    "cli/commands/patch.py": "cli/test_diff.py",
+    "cli/commands/undo.py": "cli/test_repair.py",
+    "cli/image_names.py": "cli/test_image_options.py",
+    "cli/repair_report.py": "cli/test_repair.py",
+    "cli/start_up.py": "cli/test_start_up.py",
+    "copy/from_backing.py": "ops/test_rebase.py",
+    "copy/image_pipe.py": "ops/test_convert_pipes.py",
+    "copy/overlay.py": "ops/test_diff.py",
+    "copy/send.py": "ops/test_convert.py",
+    "disk/size.py": "ops/test_resize.py",
+    "forensic/header_nodes.py": "unit/test_dump.py",
+    "forensic/trace.py": "unit/test_dump.py",
+    "ops/bitmaps.py": "cli/test_bitmap.py",
+    "ops/create.py": "cli/test_create.py",
+    "ops/dd.py": "cli/test_dd.py",
+    "ops/incremental.py": "cli/test_bitmap_backups.py",
+    "recovery/changes.py": "ops/test_repair.py",
+    "references/admission_count.py": "unit/references/test_admission.py",
+    "references/full_check.py": "ops/test_check.py",
+    "testing/machine.py": "properties/test_machine.py",
+    "writer/session.py": "unit/test_engine.py",
+}
+"""Modules that are one half of something that is only tested as a whole, and where that is done."""
+
+WITHOUT_LOGIC = {
+    "__main__.py": "calls the command line",
+    "copy/options.py": "a record of choices",
+    "format/array_types.py": "names of types",
+    "schema.py": "what a field says of itself; tests/unit/test_structs.py reads all that is said",
+}
+"""Modules without a test file, and why."""
+
+WITHOUT_MODULE = {
+    "ops/test_convert_bitmaps.py": "convert, one part of it",
+    "ops/test_convert_failures.py": "convert, one part of it",
+    "ops/test_convert_pipes.py": "convert, one part of it",
+    "unit/storage/test_contract.py": "all stores, by one contract",
+    "unit/test_public_names.py": "the package as it is imported",
+    "unit/testing/test_init.py": "qcow2c.testing as it is imported",
+}
+"""Test files that are about no single module, and what they are about."""
+
+
+def modules(root: Path) -> set[str]:
+    """Return the paths of all modules that may have logic: packages are docstrings, the second witness is compiled."""
+    package = root / "qcow2c"
+    found = {file.relative_to(package).as_posix() for file in package.rglob("*.py")}
+    return {path for path in found if not path.endswith("__init__.py") and "_kaitai" not in path}
+
+
+def files_of_tests(root: Path) -> set[str]:
+    tests = root / "tests"
+    return {file.relative_to(tests).as_posix() for file in tests.rglob("test_*.py")}
+
+
+def place_of(module: str) -> str:
+    """Return where the tests of a module lie, unless they lie elsewhere."""
+    room, _, name = module.rpartition("/")
+    folder = {"ops": "ops", "cli/commands": "cli"}.get(room, f"unit/{room}" if room else "unit")
+    return f"{folder}/test_{name}"
+
+
+def complaints(known: set[str], files: set[str]) -> list[str]:
+    """Return a sentence for each module without tests, each test file without a module, and each needless exception."""
+    found = []
+    for module in sorted(known):
+        excepted = module in ELSEWHERE or module in WITHOUT_LOGIC
+        if place_of(module) not in files and not excepted:
+            found.append(f"{module} has no {place_of(module)}")
+        if place_of(module) in files and excepted:
+            found.append(f"{module} has tests of its own, and is an exception")
+    for module, place in ELSEWHERE.items():
+        if place not in files:
+            found.append(f"{module} is tested in {place}, which is not there")
+    for module in sorted((ELSEWHERE.keys() | WITHOUT_LOGIC.keys()) - known):
+        found.append(f"{module} is an exception, and not there")
+    places = {place_of(module) for module in known} | WITHOUT_MODULE.keys()
+    for file in sorted(file for file in files if file.startswith(("unit/", "ops/"))):
+        if file not in places:
+            found.append(f"{file} has no module")
+    return found
+
+
+def test_each_module_has_its_tests_and_each_unit_test_its_module(project_root: Path) -> None:
+    assert complaints(modules(project_root), files_of_tests(project_root)) == []
+
+
+MISSING = {
+    "format/new.py": "format/new.py has no unit/format/test_new.py",
+    "ops/new.py": "ops/new.py has no ops/test_new.py",
+    "cli/commands/new.py": "cli/commands/new.py has no cli/test_new.py",
+    "top.py": "top.py has no unit/test_top.py",
+}
+NEEDLESS = {
+    "unit/format/test_gone.py": "unit/format/test_gone.py has no module",
+    "ops/test_gone.py": "ops/test_gone.py has no module",
+    "unit/writer/test_session.py": "writer/session.py has tests of its own, and is an exception",
+}
+
+
+@pytest.mark.parametrize(("module", "complaint"), MISSING.items())
+def test_a_module_without_tests_is_named(module: str, complaint: str, project_root: Path) -> None:
+    assert complaints(modules(project_root) | {module}, files_of_tests(project_root)) == [complaint]
+
+
+@pytest.mark.parametrize(("file", "complaint"), NEEDLESS.items())
+def test_a_test_file_in_the_wrong_place_is_named(file: str, complaint: str, project_root: Path) -> None:
+    assert complaints(modules(project_root), files_of_tests(project_root) | {file}) == [complaint]
+
+
+def test_an_exception_for_what_is_gone_is_named(project_root: Path) -> None:
+    assert complaints(modules(project_root) - {"schema.py"}, files_of_tests(project_root)) == [
+        "schema.py is an exception, and not there"
+    ]
+    assert complaints(modules(project_root), files_of_tests(project_root) - {"properties/test_machine.py"}) == [
+        "testing/machine.py is tested in properties/test_machine.py, which is not there"
+    ]
