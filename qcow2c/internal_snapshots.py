@@ -60,13 +60,13 @@ class SnapshotOwner(Protocol):
     def change_as_whole(self, change: Callable[[Successor], object]) -> None: ...
 
 
-_Owner = TypeVar("_Owner", bound=SnapshotOwner)
+ImageT = TypeVar("ImageT", bound=SnapshotOwner)
 
 
-class Snapshot(Generic[_Owner]):
+class Snapshot(Generic[ImageT]):
     """An internal snapshot: its record, its disk, and its VM state. It lives as long as its image is open."""
 
-    def __init__(self, image: _Owner, kept: KeptSnapshot) -> None:
+    def __init__(self, image: ImageT, kept: KeptSnapshot) -> None:
         self._image = image
         self._kept = kept
 
@@ -107,7 +107,7 @@ class Snapshot(Generic[_Owner]):
         """Length of the VM state in bytes, 0 where there is none."""
         return self.record.vm_state_size
 
-    def open(self) -> _Owner:
+    def open(self) -> ImageT:
         """Return the snapshot's disk as a read-only image of its own. Raises CorruptMetadata.
 
         It stays as it is, whatever happens to the disk, until the snapshot is deleted: then it raises UsageError.
@@ -134,20 +134,20 @@ class Snapshot(Generic[_Owner]):
         _require_kept(self._kept, self._image.name)
 
 
-class Snapshots(Mapping[str, Snapshot[_Owner]]):
+class Snapshots(Mapping[str, Snapshot[ImageT]]):
     """The snapshots of an image in the order of its table. A key is a name or, where no name matches, an ID.
 
     Where the image was opened with "r+" they can be changed: each change first makes everything durable, and then is
     one write of the header, so that a crash leaves the image before or after it. Reads and writes wait meanwhile.
     """
 
-    def __init__(self, image: _Owner) -> None:
+    def __init__(self, image: ImageT) -> None:
         self._image = image
 
     def __repr__(self) -> str:
         return f"<Snapshots of {self._image.name!r}: {[*self]}>"
 
-    def __getitem__(self, key: str) -> Snapshot[_Owner]:
+    def __getitem__(self, key: str) -> Snapshot[ImageT]:
         for attribute in ("name", "id"):
             for snapshot in self.list():
                 if getattr(snapshot, attribute) == key:
@@ -160,11 +160,11 @@ class Snapshots(Mapping[str, Snapshot[_Owner]]):
     def __len__(self) -> int:
         return len(self._image.kept_snapshots)
 
-    def list(self) -> tuple[Snapshot[_Owner], ...]:
+    def list(self) -> tuple[Snapshot[ImageT], ...]:
         """Return all snapshots: several may share a name."""
         return tuple(Snapshot(self._image, kept) for kept in self._image.kept_snapshots)
 
-    def create(self, name: str, *, date: float | None = None) -> Snapshot[_Owner]:
+    def create(self, name: str, *, date: float | None = None) -> Snapshot[ImageT]:
         """Take a snapshot of the disk as it is, and return it; `date` is in seconds since 1970, now without.
 
         Raises UsageError, UnsupportedFeature for an image with an external data file, LimitExceeded for one with too
@@ -174,7 +174,7 @@ class Snapshots(Mapping[str, Snapshot[_Owner]]):
 
         return self._change(lambda image: snapshot_change.create(image, name, date))[-1]
 
-    def apply(self, key: str | Snapshot[_Owner]) -> None:
+    def apply(self, key: str | Snapshot[ImageT]) -> None:
         """Let the disk be again what it was when a snapshot was taken, its size too; the snapshot stays.
 
         Raises NoSuchSnapshot, UsageError for an image with dirty bitmaps, and as `create`.
@@ -183,7 +183,7 @@ class Snapshots(Mapping[str, Snapshot[_Owner]]):
 
         self._change(lambda image: snapshot_change.apply(image, self._position(key)))
 
-    def delete(self, key: str | Snapshot[_Owner]) -> None:
+    def delete(self, key: str | Snapshot[ImageT]) -> None:
         """Remove a snapshot. Raises NoSuchSnapshot, and as `create`."""
         from qcow2c.atomic import snapshots as snapshot_change
 
@@ -196,17 +196,17 @@ class Snapshots(Mapping[str, Snapshot[_Owner]]):
 
         self._change(change)
 
-    def rename(self, key: str | Snapshot[_Owner], name: str) -> None:
+    def rename(self, key: str | Snapshot[ImageT], name: str) -> None:
         """Give a snapshot another name. Raises NoSuchSnapshot, and as `create`."""
         from qcow2c.atomic import snapshots as snapshot_change
 
         self._change(lambda image: snapshot_change.rename(image, self._position(key), name))
 
-    def _change(self, change: Callable[[Successor], object]) -> tuple[Snapshot[_Owner], ...]:
+    def _change(self, change: Callable[[Successor], object]) -> tuple[Snapshot[ImageT], ...]:
         self._image.change_as_whole(change)
         return self.list()
 
-    def _position(self, key: str | Snapshot[_Owner]) -> int:
+    def _position(self, key: str | Snapshot[ImageT]) -> int:
         """Return where a snapshot stands in the table. Raises NoSuchSnapshot."""
         snapshot = self.get(key) if isinstance(key, str) else key
         if snapshot is None or snapshot not in self.list():

@@ -31,6 +31,7 @@ ELSEWHERE = {
     "disk/size.py": "ops/test_resize.py",
     "forensic/header_nodes.py": "unit/test_dump.py",
     "forensic/trace.py": "unit/test_dump.py",
+    "internal_snapshots.py": "ops/test_snapshots.py",
     "ops/bitmaps.py": "cli/test_bitmap.py",
     "ops/create.py": "cli/test_create.py",
     "ops/dd.py": "cli/test_dd.py",
@@ -38,6 +39,7 @@ ELSEWHERE = {
     "recovery/changes.py": "ops/test_repair.py",
     "references/admission_count.py": "unit/references/test_admission.py",
     "references/full_check.py": "ops/test_check.py",
+    "storage/descriptors.py": "unit/storage/test_open_file.py",
     "testing/machine.py": "properties/test_machine.py",
     "writer/session.py": "unit/test_engine.py",
 }
@@ -55,7 +57,9 @@ WITHOUT_MODULE = {
     "ops/test_convert_bitmaps.py": "convert, one part of it",
     "ops/test_convert_failures.py": "convert, one part of it",
     "ops/test_convert_pipes.py": "convert, one part of it",
+    "ops/test_torn_files.py": "all operations, on files that end within a cluster",
     "unit/storage/test_contract.py": "all stores, by one contract",
+    "unit/test_option_names.py": "options of public functions beside the records that hold them",
     "unit/test_public_names.py": "the package as it is imported",
     "unit/testing/test_init.py": "qcow2c.testing as it is imported",
 }

@@ -12,6 +12,7 @@ from qcow2c.attest.agreement import (
     NOTES,
     PAGE,
     Agreement,
+    ComparedTable,
     Disagreement,
     FieldDifference,
     NoteKind,
