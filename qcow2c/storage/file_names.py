@@ -55,6 +55,18 @@ def local_name(name: str) -> LocalName:
     return LocalName(name.removeprefix(FILE_PREFIX))
 
 
+def plain_path(path: Any) -> Any:
+    """Return a path without its `file:`; only text is understood so, a Path or anything else comes back as it is.
+
+    Raises UnsupportedFeature for a protocol that only QEMU speaks, and for `json:`.
+    """
+    if not isinstance(path, str) or ":" not in path:
+        return path
+    if path.startswith(JSON_PREFIX):
+        raise UnsupportedFeature(f"{path!r} is no file name: only the command line takes options in its place")
+    return local_name(path).path
+
+
 def protocol_of(name: str) -> str | None:
     """Return the protocol that a name begins with, None where it means a local file."""
     head, colon, rest = name.partition(":")

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any, BinaryIO
 
 from qcow2c.errors import Span, StoreError, UsageError
+from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.store import Buffer, Store, no_space
@@ -200,9 +201,11 @@ class WritableMemory(Store):
 
 
 def open_store(source: Source | Store, *, writable: bool = False) -> Store:
-    """Return a store over a path, bytes, or a seekable binary file object. Raises StoreError, UsageError.
+    """Return a store over a path, bytes, or a seekable binary file object.
 
-    No lock is taken: see `Store.lock`.
+    Raises StoreError, UsageError, UnsupportedFeature.
+
+    Text may begin with `file:`; the protocols that only QEMU speaks are refused. No lock is taken: see `Store.lock`.
     """
     if isinstance(source, Store):
         if writable and not source.writable:
@@ -215,7 +218,7 @@ def open_store(source: Source | Store, *, writable: bool = False) -> Store:
             raise UsageError(f"cannot write to an image in {type(source).__name__}: give a bytearray")
         return Memory(source)
     if isinstance(source, str | os.PathLike):
-        return LocalFile(source, writable=writable)
+        return LocalFile(plain_path(source), writable=writable)
     if hasattr(source, "read") and hasattr(source, "seek"):
         return FileObject(source, writable=writable)
     raise UsageError(f"cannot read an image from {type(source).__name__}: give a path, bytes, or a binary file")
