@@ -43,7 +43,7 @@ from qcow2c.format.header import Header
 from qcow2c.references.ownership import HostUse, extents
 from qcow2c.references.walk import Walk
 from qcow2c.storage import locks
-from qcow2c.storage.gate import GateRequest, gate_for
+from qcow2c.storage.gate import Gate, GateRequest, gate_for
 from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import MAGIC, Limit
@@ -307,7 +307,7 @@ def dump(
     return Dump(source, sections, verify=verify, share=share)
 
 
-def chain(path: str, gate: str) -> Iterator[Store]:
+def chain(path: str, gate: str | Gate) -> Iterator[Store]:
     """Yield the image at `path` and each qcow2 file below it, as far as the gate allows; each is closed afterwards.
 
     None is locked: a dump does that. Raises GateRefused, ChainError, StoreError.

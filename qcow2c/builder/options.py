@@ -11,6 +11,7 @@ from qcow2c.errors import UsageError
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header_writer import feature_name_table, first_cluster
+from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.integers import settle_integers
 from qcow2c.structs import (
     AUTOCLEAR_FEATURES,
@@ -76,6 +77,8 @@ class CreateOptions:
 
     def __post_init__(self) -> None:
         settle_integers(self)
+        # The header names a file, not how QEMU was told of it.
+        object.__setattr__(self, "data_file", plain_path(self.data_file))
 
     @property
     def disk_size(self) -> int:

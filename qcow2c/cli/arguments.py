@@ -57,17 +57,26 @@ def add_creation_options(parser: ArgumentParser, of: str = "the format") -> None
 
 def add_gate(parser: ArgumentParser) -> None:
     """Add the choice of which files an image may name."""
-    parser.add_argument(
+    action = parser.add_argument(
         "--gate",
         type=_gate,  # What comes from the environment is judged, too, unless there is an option.
-        choices=GATES,
+        metavar="GATE",
         default=os.environ.get(GATE_VARIABLE) or "directory",
-        help="which files named inside an image may be opened: none, relative names that stay in the directory of the "
-        f"image, or any (default: what the environment variable {GATE_VARIABLE} says, else directory)",
+        help="which files named inside an image may be opened: deny (none), directory (those in the directory of the "
+        "image), DIR[:DIR...] (those in these directories, too), or any "
+        f"(default: what the environment variable {GATE_VARIABLE} says, else directory)",
     )
+    action.completer = lambda **_: GATES  # type: ignore[attr-defined] # argcomplete asks for it.
 
 
-def _gate(word: str) -> str:
-    if word not in GATES:
-        raise ArgumentTypeError(f"{word!r} is no gate: it can be {', '.join(GATES)} ({GATE_VARIABLE} is the default)")
-    return word
+def _gate(word: str) -> str | list[str]:
+    if word in GATES:
+        return word
+    directories = word.split(os.pathsep)
+    for directory in directories:
+        if not os.path.isdir(directory):
+            known = f"{', '.join(GATES)}, or directories, DIR[:DIR...]"
+            raise ArgumentTypeError(
+                f"{directory!r} is no gate and no directory: it can be {known} ({GATE_VARIABLE} is the default)"
+            )
+    return directories

@@ -12,24 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from qcow2c.cli import option_list, text
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UnsupportedFeature, UsageError, doing
+from qcow2c.storage import file_names
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from qcow2c.disk.disk import Disk, SnapshotKey
+    from qcow2c.storage.gate import Gate
 
 _SNAPSHOT_PREFIX = "snapshot."
 _SNAPSHOT_OPTIONS = (Option("snapshot.id", "str", ""), Option("snapshot.name", "str", ""))
 _FORMATS = ("qcow2", "raw")
 _PROTOCOLS = ("file", "host_device")
-_IGNORED = {
-    "aio", "auto-read-only", "cache-clean-interval", "cache-size", "cache.direct", "cache.no-flush", "detect-zeroes",
-    "discard", "drop-cache", "encrypt.format", "encrypt.key-secret", "l2-cache-entry-size", "l2-cache-size",
-    "lazy-refcounts", "locking", "node-name", "overlap-check", "pass-discard-other", "pass-discard-request",
-    "pass-discard-snapshot", "read-only", "refcount-cache-size", "x-check-cache-dropped",
-}  # fmt: skip
-"""Options that change how QEMU works, and not what is in a disk; keys, which only guest data needs."""
-
 _TRUE, _FALSE = (True, "on", "yes", "true", "y"), (False, "off", "no", "false", "n")
 
 
@@ -70,8 +64,9 @@ def named_image(
     if image_opts and image_format is not None:
         raise UsageError("--image-opts and --format are mutually exclusive")
     if not image_opts and not word.startswith("json:"):
-        return NamedImage(word, word.removeprefix("file:"), image_format, {}, share)
-    given = _assignments(word) if image_opts else _flattened(_parsed(word))
+        return NamedImage(word, file_names.plain_path(word), image_format, {}, share)
+    with doing(f"Could not open {word!r}"):
+        given = _assignments(word) if image_opts else file_names.flattened(file_names.parsed_json(word))
     if share and image_opts and given.get("force-share", True) not in _TRUE:
         raise UsageError("--force-share/-U conflicts with image options")
     with doing(f"Could not open {word!r}"):
@@ -90,30 +85,6 @@ def _assignments(words: str) -> dict[str, Any]:
             found["file"] = name
         else:
             found[name] = "on"
-    return found
-
-
-def _parsed(word: str) -> dict[str, Any]:
-    import json  # Late: few names need it.
-
-    try:
-        value = json.loads(word.removeprefix("json:"))
-    except (ValueError, RecursionError) as exc:
-        reason = f"Could not parse the JSON options: JSON parse error, {exc}"
-        raise UsageError(f"Could not open {word!r}: {reason}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"Could not open {word!r}: Invalid JSON object given")
-    return value
-
-
-def _flattened(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested objects as dotted names and their values."""
-    found: dict[str, Any] = {}
-    for name, inner in value.items():
-        if isinstance(inner, dict):
-            found |= _flattened(inner, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = inner
     return found
 
 
@@ -193,11 +164,11 @@ def _require_known(driver: object) -> None:
 def _require_no_more(given: dict[str, Any], driver: str) -> None:
     """Raise UnsupportedFeature for an option that cannot be honoured here."""
     for name in given:
-        if name not in _IGNORED:
+        if name not in file_names.IGNORED_OPTIONS:
             raise UnsupportedFeature(f"Block {driver} support the option {name!r}")
 
 
-def open_named(named: NamedImage, *, gate: str, **how: Any) -> AbstractContextManager[Disk]:
+def open_named(named: NamedImage, *, gate: str | Gate, **how: Any) -> AbstractContextManager[Disk]:
     """Open an image as its options say; `how` are arguments of `open_disk`. Raises as it, and UnsupportedFeature."""
     from qcow2c.disk.disk import open_disk
 

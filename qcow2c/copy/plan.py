@@ -17,6 +17,7 @@ from qcow2c.errors import ImageLocked, StoreError
 from qcow2c.format.geometry import ByteRange
 from qcow2c.layers.chain import files_of, layers_of
 from qcow2c.layers.compressed import read_compressed
+from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import fill_zeros
 from qcow2c.structs import SECTOR_SIZE
@@ -87,7 +88,7 @@ class PlannedDisk:
         if not isinstance(target, str | os.PathLike):
             return
         try:
-            status = os.stat(target)
+            status = os.stat(plain_path(target))
         except OSError:
             return
         if any((status.st_dev, status.st_ino) in files_of(layer) for layer in self._layers):

@@ -23,7 +23,7 @@ from qcow2c.copy.transfer import Copying
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import UsageError
 from qcow2c.format import codecs
-from qcow2c.storage.gate import Gate, any_file, gate_for
+from qcow2c.storage.gate import Gate, GateFunction, any_file, gate_for
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, new_file
 from qcow2c.storage.sources import Store, opened
@@ -219,7 +219,7 @@ def _add_bitmaps(edit: BitmapEdit, bitmaps: Sequence[Bitmap], disk_size: int) ->
     return problem
 
 
-def _trusting(gate: str | Gate, options: CreateOptions | None) -> Gate:
+def _trusting(gate: str | Gate, options: CreateOptions | None) -> GateFunction:
     """Return a gate that allows, too, the backing file that the caller has just named for a new image."""
     usual = gate_for(gate)
     named = options.backing_file if options is not None else None

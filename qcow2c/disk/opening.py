@@ -24,7 +24,7 @@ from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage
 from qcow2c.layers.state import active_state
 from qcow2c.layers.turn import AT_ONCE
-from qcow2c.storage.gate import Gate, GateRequest, full_name, gate_for
+from qcow2c.storage.gate import Gate, GateFunction, GateRequest, format_in, full_name, gate_for
 from qcow2c.storage.locks import Use
 from qcow2c.storage.processes import ForkSafeLock
 from qcow2c.storage.sources import Source, Store, opened
@@ -67,9 +67,9 @@ def open_image(
     another process may be writing to it.
 
     `backing` replaces the backing file that the image names (False: none, unallocated clusters read as zeros), and
-    `data_file` the external data file. `gate` decides about files that images name: "directory" (relative names that
-    stay inside the image's directory), "deny", "any", or a callable. `on_error="zero"` is salvage mode: what cannot
-    be read is zeros, and is listed in `Image.salvaged`.
+    `data_file` the external data file. `gate` decides about files that images name: "directory" (names that lead
+    into the image's own directory), a list of directories beside that, "deny", "any", or a callable.
+    `on_error="zero"` is salvage mode: what cannot be read is zeros, and is listed in `Image.salvaged`.
 
     Raises NotQcow2, UnsupportedFeature, CorruptMetadata, MissingKey, GateRefused, ChainError, StoreError, UsageError.
     """
@@ -97,7 +97,7 @@ def open_image(
         )
 
 
-def named_file(image: Store, gate: Gate, role: str, name: bytes) -> str | os.PathLike[str]:
+def named_file(image: Store, gate: GateFunction, role: str, name: bytes) -> str | os.PathLike[str]:
     """Return the path that the gate allows for a name in an image. Raises GateRefused."""
     from pathlib import Path  # Late: most images name no other file.
 
@@ -120,7 +120,7 @@ def _engine(reader: Reader, loaded: LoadedImage, *, trust: bool) -> Engine:
 class _Opener:
     """What holds while a chain is opened: the gate, the salvage log, and what must be closed."""
 
-    def __init__(self, gate: Gate, salvage: Salvage | None, stack: ExitStack, *, share: bool) -> None:
+    def __init__(self, gate: GateFunction, salvage: Salvage | None, stack: ExitStack, *, share: bool) -> None:
         self._gate = gate
         self._share = share
         self._salvage = salvage
@@ -189,16 +189,18 @@ class _Opener:
             return None
         if isinstance(backing, Image):
             return backing.layer
+        stated = header.backing_format
         if backing is None:
             if not header.backing_file:
                 return None
             backing = named_file(store, self._gate, "backing file", header.backing_file)
+            stated = header.backing_format or os.fsencode(format_in(os.fsdecode(header.backing_file)) or "")
         below = self._stack.enter_context(opened(backing))
         if any(below.identity() == above.identity() for above in chain):
             raise ChainError(f"backing file {below.name!r} of {store.name!r} creates a loop")
         if len(chain) > Limit.BACKING_CHAIN_DEPTH:
             raise ChainError(f"the backing chain has more than {Limit.BACKING_CHAIN_DEPTH} layers, at {below.name!r}")
-        return self._lower_layer(below, header.backing_format, (*chain, below))
+        return self._lower_layer(below, stated, (*chain, below))
 
     def _lower_layer(self, store: Store, recorded: bytes | None, chain: tuple[Store, ...]) -> Layer:
         stated = (recorded or b"").decode("utf-8", "backslashreplace")

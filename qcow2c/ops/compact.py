@@ -18,6 +18,7 @@ from qcow2c.errors import UnsupportedFeature, UsageError
 from qcow2c.format import codecs
 from qcow2c.format.loaded_image import load_image
 from qcow2c.references.admission import admit
+from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, replacement
@@ -62,6 +63,7 @@ def compact(
     Raises UnsupportedFeature for an image encrypted with LUKS, whose data is bound to its place in the file,
     CorruptMetadata where `check` would find an error, UsageError, LimitExceeded, NotQcow2, StoreError, ImageLocked.
     """
+    target = plain_path(target)
     if isinstance(target, str | os.PathLike) and os.path.lexists(target):
         raise UsageError(f"{os.fsdecode(target)!r} exists already: a compact copy is a new file")
     with opened(source, Use.IMAGE) as store:
@@ -96,6 +98,7 @@ def _exclusively(path: str | os.PathLike[str]) -> Iterator[LocalFile]:
     """Open a file for this use alone, by its path without links; errors call it by the name that was given."""
     if not isinstance(path, str | os.PathLike):
         raise UsageError(f"only a file with a name can be replaced, not {type(path).__name__}")
+    path = plain_path(path)
     store = LocalFile(os.path.realpath(path), writable=True, name=os.fsdecode(path))
     try:
         store.lock(Use.WRITABLE_IMAGE)

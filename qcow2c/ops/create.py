@@ -10,6 +10,7 @@ from qcow2c.builder.options import CreateOptions
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import NotQcow2, UsageError
 from qcow2c.format.detection import detect_format
+from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.gate import GateRequest, any_file
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import opened
@@ -46,6 +47,7 @@ def create(
     Durable order: everything but the magic value, the magic value, the file's name. A crash leaves no image.
     Raises UsageError before any file is touched, StoreError, ImageLocked, and what opening the backing file raises.
     """
+    path = plain_path(path)
     backing = None if backing_file is None else os.fsdecode(backing_file)
     if backing and check_backing:
         name = os.fsdecode(path) if isinstance(path, str | os.PathLike) else None

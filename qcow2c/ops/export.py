@@ -14,6 +14,7 @@ from qcow2c.copy.send import send
 from qcow2c.copy.transfer import DiskCopy
 from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.errors import UsageError
+from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.gate import Gate, full_name
 from qcow2c.storage.sources import Source, Store
 from qcow2c.storage.store import Progress
@@ -95,6 +96,7 @@ def export_disk(
         return
     if output_format == "raw":
         raise UsageError("Backing file not supported for file format 'raw'")
+    target = plain_path(target)
     place = full_name(os.fsdecode(target), base)
     _require_other(place, target)
     how_overlay: dict[str, Any] = {"compress": compressed, "compression_level": compression_level, "progress": progress}

@@ -110,7 +110,7 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, 
     """Yield the layers below an image, each opened only while it is looked at."""
     from pathlib import Path
 
-    from qcow2c.storage.gate import GateRequest, gate_for
+    from qcow2c.storage.gate import GateRequest, format_in, gate_for
 
     seen, path = {store.identity()}, store.path
     while header is not None and "backing-filename" in facts:
@@ -123,7 +123,8 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, 
                 raise ChainError(message)
             seen.add(below.identity())
             name, path = facts["full-backing-filename"], below.path
-            facts, header = _describe(below, name, facts.get("backing-filename-format"), use)
+            stated = facts.get("backing-filename-format") or format_in(request.name)
+            facts, header = _describe(below, name, stated, use)
         yield facts
 
 

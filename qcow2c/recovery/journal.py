@@ -28,6 +28,7 @@ from heapq import merge
 from typing import Any, NamedTuple
 
 from qcow2c.errors import LimitExceeded, Span, StoreError, UsageError
+from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.sources import FileObject, LocalFile, Store
 from qcow2c.structs import SECTOR_SIZE, Limit
 
@@ -218,6 +219,7 @@ def journal_for(image: Store, path: str | os.PathLike[str] | None) -> Iterator[J
         with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as file:
             yield Journal(FileObject(file, writable=True), image.size())
         return
+    path = plain_path(path)
     if os.path.lexists(path):
         raise UsageError(f"{os.fsdecode(path)!r} exists: an undo file is never overwritten")
     store = LocalFile(path, writable=True, create=True)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qcow2c.errors import GateRefused, UsageError
+from qcow2c.errors import GateRefused, UnsupportedFeature, UsageError
+from qcow2c.storage import file_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,52 +33,67 @@ class GateRequest:
     image: Path | None
 
 
-Gate = Callable[[GateRequest], "str | os.PathLike[str]"]
+GateFunction = Callable[[GateRequest], "str | os.PathLike[str]"]
 """Returns the path to open, or raises GateRefused."""
 
+Gate = GateFunction | Sequence[str | os.PathLike[str]]
+"""What decides, beside the name of a policy: a function, or directories that are allowed beside the image's own."""
 
-def gate_for(policy: str | Gate) -> Gate:
-    """Return the gate of a policy name, or the callable itself. Raises UsageError."""
+
+def gate_for(policy: str | Gate) -> GateFunction:
+    """Return the gate of a policy name or of directories, or the callable itself. Raises UsageError."""
     if callable(policy):
         return policy
+    if isinstance(policy, Sequence) and not isinstance(policy, str | bytes):
+        return directories(policy)
     try:
         return {"deny": deny, "directory": same_directory, "any": any_file}[policy]
     except KeyError:
-        raise UsageError(f"unknown gate {policy!r}, not one of {', '.join(POLICIES)} or a callable") from None
+        known = ", ".join(POLICIES)
+        raise UsageError(f"unknown gate {policy!r}, not one of {known}, a list of directories, or a callable") from None
 
 
 def deny(request: GateRequest) -> str:
     """Refuse every file."""
-    raise _refusal(request, "no other file may be opened", "directory")
+    raise _refusal(request, "no other file may be opened", _directory_of(request))
 
 
 def same_directory(request: GateRequest) -> str:
-    """Allow a relative name that stays inside the directory of the image that has it, links resolved."""
-    name = _local_name(request)
-    if os.path.isabs(name):
-        raise _refusal(request, "it is an absolute path")
-    if os.pardir in name.split(os.sep):
-        raise _refusal(request, "it leaves the image's directory")
-    joined = join(request)
-    directory = os.path.realpath(os.path.dirname(joined) if request.image is None else request.image.parent)
-    real = os.path.realpath(joined)
-    if os.path.commonpath([directory, real]) != directory:
-        raise _refusal(request, f"it is a link out of the image's directory, to {real!r}")
-    return joined
+    """Allow a name that leads into the directory of the image that has it, links resolved."""
+    return _inside(request, ())
+
+
+def directories(allowed: Sequence[str | os.PathLike[str]]) -> GateFunction:
+    """Return a gate that allows names that lead into the image's own directory, or into one of these, or below them.
+
+    Relative directories are seen from the working directory of now. Raises UsageError for an empty name.
+    """
+    roots = tuple(os.path.realpath(_required(directory)) for directory in allowed)
+    return lambda request: _inside(request, roots)
 
 
 def any_file(request: GateRequest) -> str:
     """Allow any local file."""
-    _local_name(request)
-    return join(request)
+    return _joined(request)
 
 
 def join(request: GateRequest) -> str:
-    """Return the name as a path: relative to the directory of the image that has it, as QEMU does."""
-    name = _without_scheme(request.name)
+    """Return the name as a path: relative to the directory of the image that has it, as QEMU does.
+
+    Raises UsageError, UnsupportedFeature for what is no name of a local file.
+    """
+    name = file_names.local_name(request.name).path
     # Path says "." where there is no directory: the name then stays as it is, as QEMU shows it.
     directory = "" if request.image is None else str(request.image.parent)
     return name if directory in ("", ".") else os.path.join(directory, name)
+
+
+def format_in(name: str) -> str | None:
+    """Return the format that a `json:` name states, None where it states none."""
+    try:
+        return file_names.local_name(name).format
+    except (UsageError, UnsupportedFeature):
+        return None
 
 
 def full_name(image: str, name: str) -> str:
@@ -87,22 +104,82 @@ def full_name(image: str, name: str) -> str:
     return image[: image.rfind("/") + 1] + name
 
 
-def _without_scheme(name: str) -> str:
-    return name.removeprefix("file:")
+def _required(directory: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    if not os.fspath(directory):
+        raise UsageError("a gate cannot allow a directory without a name")
+    return directory
 
 
-def _local_name(request: GateRequest) -> str:
-    name = _without_scheme(request.name)
+def _inside(request: GateRequest, roots: Sequence[str]) -> str:
+    """Return the path of a name that leads into the image's directory or below one of the roots. Raises GateRefused."""
+    joined = _joined(request)
+    real = os.path.realpath(joined)
+    if any(_is_below(real, root) for root in (*_own_directories(request), *roots)):
+        return joined
+    raise _refusal(request, _way_out(request, joined, real), os.path.dirname(real))
+
+
+def _own_directories(request: GateRequest) -> tuple[str, ...]:
+    """Return the directory in which the image is named, and the one in which it lies, links resolved."""
+    if request.image is None:
+        return ()
+    return os.path.realpath(request.image.parent), os.path.dirname(os.path.realpath(request.image))
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return os.path.commonpath([directory, path]) == directory
+
+
+def _way_out(request: GateRequest, joined: str, real: str) -> str:
+    """Return how a name leads out of the image's directory, in words."""
+    if real != os.path.abspath(joined):
+        return f"it is a link out of the image's directory, to {real!r}"
+    if os.path.isabs(file_names.local_name(request.name).path):
+        return "it is an absolute path out of the image's directory"
+    return "it leaves the image's directory"
+
+
+def _directory_of(request: GateRequest) -> str:
+    """Return what allows a request: the policy that does, or the directory of the file; "" where nothing does."""
+    try:
+        same_directory(request)
+    except GateRefused:
+        pass
+    else:
+        return "directory"
+    try:
+        return os.path.dirname(os.path.realpath(_joined(request)))
+    except GateRefused:
+        return ""
+
+
+def _joined(request: GateRequest) -> str:
+    """Return the path of a name of a local file. Raises GateRefused."""
+    name = request.name
     if not name or "\0" in name:
         raise _refusal(request, "it is no file name", "")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name) and not name.startswith(("file:", "json:")):
         raise _refusal(request, "it is no local file", "")
-    if request.image is None:
+    try:
+        path = file_names.local_name(name).path
+        joined = join(request)
+    except (UsageError, UnsupportedFeature) as exc:
+        raise _refusal(request, f"it is no local file that can be understood ({exc})", "") from exc
+    if not path or "\0" in path:
+        raise _refusal(request, "it is no file name", "")
+    if request.image is None and not os.path.isabs(path):
         raise _refusal(request, "the image is no local file, so that its name says nothing", "")
-    return name
+    return joined
 
 
-def _refusal(request: GateRequest, reason: str, allow: str = "any") -> GateRefused:
-    argument = request.role.replace(" ", "_").removesuffix("_file") if "backing" in request.role else "data_file"
-    hint = f"allow it with --gate {allow} (gate={allow!r}), or give" if allow else "give"
+def _refusal(request: GateRequest, reason: str, allow: str) -> GateRefused:
+    """Return a refusal; `allow` is a policy or a directory with which the file is opened, "" where none does."""
+    argument = "backing" if request.role == "backing file" else "data_file"
+    if not allow:
+        hint = "give"
+    elif allow in POLICIES or os.pathsep in allow or not allow.isprintable():
+        policy = allow if allow in POLICIES else "any"
+        hint = f"allow it with --gate {policy} (gate={policy!r}), or give"
+    else:
+        hint = f"allow its directory with --gate {shlex.quote(allow)} (gate={[allow]!r}), or give"
     return GateRefused(f"{request.role} {request.name!r} is not opened: {reason}; {hint} the file itself ({argument}=)")

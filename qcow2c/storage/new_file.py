@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from qcow2c.errors import StoreError, UsageError
+from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Store, opened
@@ -84,6 +85,7 @@ def new_file(
             store.truncate(0)
             yield store
         return
+    path = plain_path(path)
     file = LocalFile(os.path.realpath(path), writable=True, create=True, name=os.fsdecode(path))
     try:
         file.lock(use)
@@ -114,6 +116,7 @@ def complete_file(
     A file that is there is locked and removed at once, so that there is room; its mode stays. Where no other file can
     be made beside it, it is written itself. Raises StoreError, ImageLocked.
     """
+    path = plain_path(path)
     final = os.path.realpath(path) if isinstance(path, str | os.PathLike) else ""
     directory, name = os.path.split(os.fsdecode(final))
     if not final or (os.path.exists(final) and not os.access(directory, os.W_OK)):

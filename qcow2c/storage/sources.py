@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from qcow2c.errors import Span, StoreError, UsageError
 from qcow2c.storage.descriptors import DescriptorFile, is_regular
+from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.positioned import PositionedFile
@@ -236,9 +237,11 @@ class WritableMemory(Store):
 
 
 def open_store(source: Source | Store, *, writable: bool = False) -> Store:
-    """Return a store over a path, bytes, a descriptor, or a seekable binary file object. Raises StoreError, UsageError.
+    """Return a store over a path, bytes, a descriptor, or a seekable binary file object.
 
-    No lock is taken: see `Store.lock`.
+    Raises StoreError, UsageError, UnsupportedFeature.
+
+    Text may begin with `file:`; the protocols that only QEMU speaks are refused. No lock is taken: see `Store.lock`.
     """
     if isinstance(source, Store):
         if writable and not source.writable:
@@ -251,7 +254,7 @@ def open_store(source: Source | Store, *, writable: bool = False) -> Store:
             raise UsageError(f"cannot write to an image in {type(source).__name__}: give a bytearray")
         return Memory(source)
     if isinstance(source, str | os.PathLike):
-        return LocalFile(source, writable=writable)
+        return LocalFile(plain_path(source), writable=writable)
     if isinstance(source, int) and not isinstance(source, bool):
         return DescriptorFile(source, writable=writable)
     if hasattr(source, "read") and hasattr(source, "seek"):

@@ -187,11 +187,33 @@ def test_the_gate_comes_from_the_environment(run: Run, outside: str, monkeypatch
     assert run("map", "over.qcow2")[0] == 0
 
 
+def test_the_gate_can_be_directories(run: Run, outside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pool").mkdir()
+    status, _, err = run("map", outside)
+    assert status == 1 and err.count("\n") == 1 and f"--gate {tmp_path}" in err
+    assert run("map", "--gate", str(tmp_path), outside)[0] == 0
+    assert run("map", "--gate", f"pool:{tmp_path}", outside)[0] == 0
+    assert run("map", "--gate", "pool", outside)[0] == 1
+    monkeypatch.setenv("QCOW2C_GATE", f"pool:{tmp_path}")
+    assert run("info", "--backing-chain", outside)[0] == run("map", outside)[0] == 0
+
+
+def test_an_absolute_and_a_json_name_beside_the_image_are_opened(run: Run, tmp_path: Path) -> None:
+    inner = '{"driver":"qcow2","file":{"driver":"file","filename":"' + str(tmp_path / "disk.qcow2") + '"}}'
+    qcow2c.create("absolute.qcow2", 1 << 20, backing_file=str(tmp_path / "disk.qcow2"), backing_fmt="qcow2")
+    qcow2c.create("json.qcow2", 1 << 20, backing_file="json:" + inner, backing_fmt="qcow2")
+    for name in ("absolute.qcow2", "json.qcow2"):
+        assert run("compare", name, "disk.qcow2") == (0, "Images are identical.\n", "")
+        assert run("info", "--backing-chain", name)[0] == 0
+        assert run("map", "--gate=deny", name)[0] == 1
+
+
 def test_a_gate_that_is_none_opens_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QCOW2C_GATE", "open")
     status, out, err = run("map", "over.qcow2")
     assert (status, out) == (1, "")
-    assert "'open' is no gate: it can be deny, directory, any (QCOW2C_GATE is the default)" in err
+    assert "'open' is no gate and no directory: it can be deny, directory, any, or directories, DIR[:DIR...]" in err
+    assert "(QCOW2C_GATE is the default)" in err
     assert run("map", "--gate", "any", "over.qcow2")[0] == 0
     assert "QCOW2C_GATE" in run("map", "--help")[1]
     assert "'all' is no gate" in run("map", "--gate=all", "over.qcow2")[2]

@@ -396,8 +396,9 @@ def test_files_that_others_use_are_not_touched(tmp_path: Path) -> None:
 def test_the_gate_decides_about_the_base(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     below = raw(tmp_path / "elsewhere" / "base.raw")
-    image = tmp_path / "top.qcow2"
-    qcow2c.create(image, SIZE, backing_file="elsewhere/../elsewhere/base.raw", backing_fmt="raw")
+    (tmp_path / "tops").mkdir()
+    image = tmp_path / "tops" / "top.qcow2"
+    qcow2c.create(image, SIZE, backing_file="../elsewhere/base.raw", backing_fmt="raw")
     with qcow2c.open(image, "r+", gate="any") as opened:
         opened.pwrite(b"g" * 512, 0)
     before = below.read_bytes()

@@ -109,7 +109,8 @@ def test_a_chain_has_a_bound(tmp_path: Path) -> None:
 
 def test_the_gate_decides(tmp_path: Path, examples: Path) -> None:
     shutil.copy(examples / "base.qcow2", tmp_path / "base.qcow2")
-    top = overlay(tmp_path / "top", str(tmp_path / "base.qcow2"))
+    (tmp_path / "tops").mkdir()
+    top = overlay(tmp_path / "tops" / "top", str(tmp_path / "base.qcow2"))
     with pytest.raises(GateRefused):
         info(top, backing_chain=True)
     assert len(info(top, backing_chain=True, gate="any")) == 2

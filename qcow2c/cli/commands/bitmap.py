@@ -147,7 +147,7 @@ def _change(chosen: Namespace, named: NamedImage, name: str, granularity: int | 
     ]
     source = None
     if chosen.source_file is not None:
-        source = SourceImage(chosen.source_file.removeprefix("file:"), chosen.source_format)
+        source = SourceImage(chosen.source_file, chosen.source_format)
     data_file = {key: value for key, value in named.options.items() if key == "data_file"}
     try:
         change(

@@ -16,6 +16,7 @@ from typing import Any
 from qcow2c.cli import arguments, option_list, sizes, text
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UsageError
+from qcow2c.storage.file_names import plain_path
 
 QCOW2_OPTIONS = (
     Option("backing_file", "str", "File name of a base image"),
@@ -138,7 +139,7 @@ def _look_at_backing(chosen: Namespace, options: dict[str, Any]) -> None:
     if not chosen.unsafe:
         from qcow2c.ops.create import backing_size
 
-        found = backing_size(chosen.image, backing, options.get("backing_fmt"))
+        found = backing_size(plain_path(chosen.image), backing, options.get("backing_fmt"))
         if options["size"] is None:
             options["size"] = found
     if options.get("backing_fmt") is None:

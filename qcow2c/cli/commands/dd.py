@@ -60,7 +60,7 @@ def run(chosen: Namespace) -> int:
             skip=numbers.get("skip", 0),
         )
         chosen.image = files["of"]
-        copy_part(disk, files["of"].removeprefix("file:"), part, chosen.output_format)
+        copy_part(disk, files["of"], part, chosen.output_format)
     if part.beyond:
         text.complain(f"{source.name}: cannot skip to specified offset")
     return 0

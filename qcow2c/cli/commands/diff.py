@@ -32,6 +32,7 @@ from qcow2c.cli import arguments, interrupts, option_list, progress, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, open_named, snapshot_key
 from qcow2c.errors import UsageError
+from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.store import Progress
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _write_overlay(chosen: Namespace, named: NamedImage, before: Disk, after: Di
         raise UsageError("only the image itself and its driver can be given as FROM of an overlay")
     base = named.filename
     if not os.path.isabs(base):  # As seen from the overlay.
-        base = os.path.relpath(base, os.path.dirname(chosen.overlay) or os.curdir)
+        base = os.path.relpath(base, os.path.dirname(plain_path(chosen.overlay)) or os.curdir)
     create = {"backing_file": base, "backing_fmt": before.image_format} | create
     chosen.image = chosen.overlay
     write_overlay(
