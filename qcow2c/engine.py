@@ -25,11 +25,11 @@ interrupt above all, may come between two steps: then nothing more is written, a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
 from qcow2c.bitmaps.edit import BitmapEdit
-from qcow2c.errors import CorruptMetadata, MissingKey, Qcow2Error, Span, StoreError, UsageError
+from qcow2c.errors import CorruptMetadata, MissingKey, Qcow2Error, Span, UsageError
 from qcow2c.format import codecs, rules
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
@@ -71,6 +71,7 @@ class Engine:
             medium = Medium(reader.store, reader.geometry.cluster_size)
             media = medium, medium if reader.data_store is reader.store else Medium(reader.data_store)
         self.medium, self.data = media
+        self._ended = False
         self._compose(admission)
 
     def _compose(self, admission: Admission) -> None:
@@ -108,6 +109,8 @@ class Engine:
     def changing(self) -> Iterator[None]:
         """Hold the image for one change. What is not an error of ours may come between two of its steps."""
         with self.turn:
+            if self._ended:  # A call of another thread was on its way when the image was closed.
+                raise UsageError(f"{self.medium.store.name!r} was closed meanwhile")
             self.medium.require_sound()
             self.data.require_sound()
             try:
@@ -115,12 +118,13 @@ class Engine:
             except Qcow2Error:
                 raise
             except BaseException as exc:
-                self._give_up(exc)
+                self.give_up(exc, f"a change of {self.medium.store.name!r} was interrupted")
                 raise
 
-    def _give_up(self, exc: BaseException) -> None:
+    def give_up(self, cause: BaseException, reason: str) -> None:
+        """Write nothing more from now on, and say why."""
         for medium in (self.medium, self.data):
-            medium.give_up(exc, f"a change of {medium.store.name!r} was interrupted")
+            medium.give_up(cause, reason)
 
     # --- writing ---
 
@@ -336,9 +340,13 @@ class Engine:
             self.cache.commit()
 
     def finish(self) -> None:
-        """Make everything durable, and the image one that was closed cleanly. See `Session.finish`."""
-        with self.changing():
-            self.session.finish()
+        """Make everything durable, and the image cleanly closed; nothing changes afterwards. See `Session.finish`."""
+        with self.turn:
+            try:
+                with self.changing():
+                    self.session.finish()
+            finally:
+                self._ended = True
 
     @property
     def sound(self) -> bool:
@@ -358,12 +366,11 @@ class Engine:
     def reload(self) -> SnapshotTable:
         """Take up the state that the file has, after `settle` and a change of the whole image; return its snapshots.
 
-        What was changed is durable before anything is written again, or nothing ever is. Raises CorruptMetadata,
-        StoreError: then the image is not to be used any more.
+        What was changed is durable then. Raises CorruptMetadata, StoreError, also after a flush that has failed: then
+        nobody knows what the image is, and it is not to be used any more.
         """
         with self.turn:
-            with suppress(StoreError):  # After a flush that has failed, the store takes no more.
-                self.medium.flush()
+            self.medium.flush()
             store = self.reader.store
             header = Header.load(store)
             snapshots = read_snapshots(store, header)

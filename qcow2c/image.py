@@ -12,7 +12,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from qcow2c.bitmaps.stored import Bitmaps, load_bitmaps
-from qcow2c.errors import UsageError
+from qcow2c.errors import Qcow2Error, UsageError
 from qcow2c.format.findings import Finding
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
@@ -189,7 +189,11 @@ class Image(PositionedFile):
         return len(view)
 
     def flush(self) -> None:
-        """Make everything written so far durable. Raises StoreError; after a failure nothing more can be written."""
+        """Make everything written so far durable. Raises StoreError; after a failure nothing more can be written.
+
+        Raises UsageError for an image that is closed, whether that failed or not.
+        """
+        self._check_open()
         if self._engine is not None:
             self._engine.flush()
 
@@ -223,13 +227,20 @@ class Image(PositionedFile):
                 table = read_snapshots(self.layer.store, self.header)
                 change(Successor(engine.medium, self.header, table, admission))
             finally:
-                try:
-                    self.kept_snapshots = renewed(self.kept_snapshots, engine.reload().records)
-                    self._size = engine.disk_size
-                except BaseException:
-                    self._engine = None
-                    self.close()
-                    raise
+                self._take_up(engine)
+
+    def _take_up(self, engine: Engine) -> None:
+        """Take up what the image is after a change of the whole; what cannot be taken up is not used any more."""
+        try:
+            self.kept_snapshots = renewed(self.kept_snapshots, engine.reload().records)
+            self._size = engine.disk_size
+        except BaseException as exc:
+            what = exc.message if isinstance(exc, Qcow2Error) else type(exc).__name__
+            self._closed_because = f"after a change nobody knows what it is ({what})"
+            engine.give_up(exc, f"{self.name!r} was closed: {self._closed_because}")
+            self._engine = None
+            self.close()
+            raise
 
     def writable(self) -> bool:
         return self._engine is not None
@@ -258,6 +269,9 @@ class Image(PositionedFile):
         try:
             if self._engine is not None and not self._engine.medium.inherited:
                 self._engine.finish()
+        except BaseException as exc:
+            self._closed_because = f"closing it failed: {exc}"
+            raise
         finally:
             self._direct_end = -1
             try:

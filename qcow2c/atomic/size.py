@@ -27,6 +27,7 @@ from qcow2c.format.tables import (
 from qcow2c.layers.reader import Reader
 from qcow2c.references.batches import SCAN_CLUSTERS
 from qcow2c.references.walk import BATCH_BYTES
+from qcow2c.storage.medium import Medium
 from qcow2c.storage.preallocation import Preallocation, extend
 from qcow2c.storage.zeros import fill_zeros
 from qcow2c.structs import Limit
@@ -45,15 +46,19 @@ class Resizing:
         self,
         image: Successor,
         layer: Reader,
+        data: Medium,
         size: int,
         preallocation: Preallocation,
         *,
         moves: bool = False,
     ) -> None:
-        """`moves`: the size is this one already, and what the cut goes through is to lie somewhere else."""
+        """`data` holds the layer's guest data. `moves`: the size is this one already, and what the cut goes through is
+        to lie somewhere else.
+        """
         self._moves = moves
         self._image = image
         self._layer = layer
+        self._data = data
         self._geometry = image.geometry
         self._size = size
         self._cut = min(size, image.header.size)
@@ -73,7 +78,7 @@ class Resizing:
         if whole and not (geometry.has_zero_bit or geometry.extended_l2):
             raise UnsupportedFeature("Failed to zero out new clusters: Operation not supported")
         if geometry.external_data and self._grows:
-            extend(self._layer.data_store, self._cut, self._size, self._preallocation)
+            extend(self._data.store, self._cut, self._size, self._preallocation, self._data.flush_directly)
         old = image.active_l1()
         words = np.zeros(geometry.l1_entries(self._size), dtype=np.uint64)
         kept = geometry.l1_entries(self._cut)
@@ -88,9 +93,9 @@ class Resizing:
         image.set_active(words)
         image.set_fields(size=self._size)
         image.switch(discard=True, shorten=True)
-        if geometry.external_data and not self._grows and self._layer.data_store.size() > self._size:
-            self._layer.data_store.truncate(self._size)
-            self._layer.data_store.flush()
+        if geometry.external_data and not self._grows and self._data.store.size() > self._size:
+            self._data.store.truncate(self._size)
+            self._data.flush_directly()
 
     def move(self) -> None:
         """Place tables, refcounts and what the cut goes through anew, where they could lie in front of many holes."""
@@ -117,9 +122,10 @@ class Resizing:
         if clusters > Limit.CHECKED_CLUSTERS:
             raise LimitExceeded(f"{clusters} clusters are more than a file may have, {Limit.CHECKED_CLUSTERS}")
         length = clusters << self._geometry.cluster_bits
+        image = self._image.medium
         host = self._image.append(length)
         self._image.count(host, length, 1)
-        extend(self._image.medium.store, host, host + length, self._preallocation)
+        extend(image.store, host, host + length, self._preallocation, image.flush_directly)
         return host
 
     # --- tables ---
@@ -167,8 +173,8 @@ class Resizing:
             return
         fill_zeros(tail)
         if geometry.external_data:
-            self._layer.data_store.pwrite(memoryview(content)[: self._size - start], start)
-            self._layer.data_store.flush()
+            self._data.write((memoryview(content)[: self._size - start],), start)
+            self._data.flush()
             host = start
         else:
             host = self._image.place(content, 0)

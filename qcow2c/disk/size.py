@@ -29,11 +29,11 @@ def resize(image: Image, size: int, *, preallocation: Preallocation = "off") -> 
     """
     size = index(size)
     _require_possible(image, size, preallocation)
-    layer = image.layer
+    layer, data = image.layer, image.engine.data
     shrinks = size < image.size()
-    image.change_as_whole(lambda successor: Resizing(successor, layer, size, preallocation).run())
+    image.change_as_whole(lambda successor: Resizing(successor, layer, data, size, preallocation).run())
     if shrinks:
-        image.change_as_whole(lambda successor: Resizing(successor, layer, size, "off", moves=True).move())
+        image.change_as_whole(lambda successor: Resizing(successor, layer, data, size, "off", moves=True).move())
 
 
 def grow(image: Image, size: int) -> bool:

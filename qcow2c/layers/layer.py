@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from qcow2c.errors import Span, StoreError
 from qcow2c.format.tables import Kind
 from qcow2c.storage.sources import Store
 from qcow2c.storage.zeros import fill_zeros
@@ -91,15 +92,29 @@ class RawLayer:
         self.disk_size = store.size()
 
     def read_into(self, buffer: memoryview, guest_offset: int) -> None:
-        """Fill `buffer` from the file. Raises StoreError."""
-        fill_zeros(buffer[self.store.readinto_at(buffer, guest_offset) :])
+        """Fill `buffer` from the file. Raises StoreError, also where the file has become shorter than it was."""
+        done = self.store.readinto_at(buffer, guest_offset)
+        if done < len(buffer):
+            self._require_whole(guest_offset, guest_offset + len(buffer))
+            fill_zeros(buffer[done:])
+
+    def _require_whole(self, start: int, end: int) -> None:
+        """Raise StoreError if bytes of a range were cut off since the file was opened."""
+        now, expected = self.store.size(), min(end, self.disk_size)
+        if max(now, start) < expected:
+            message = (
+                f"{self.store.name!r} was cut off since it was opened: it had {self.disk_size} bytes, and has {now}"
+            )
+            raise StoreError(message, where=Span(now, expected - now), filename=self.store.path)
 
     def runs(self, guest_offset: int, length: int) -> Iterator[Run]:
-        """Yield the data and the holes of the file, each in its place."""
+        """Yield the data and the holes of the file, each in its place. Raises StoreError."""
+        self._require_whole(guest_offset, guest_offset + length)
         return file_runs(self.store, guest_offset, length)
 
     def run_at(self, guest_offset: int, length: int) -> Run:
-        """Return the first of the `runs` of a range, which is not empty."""
+        """Return the first of the `runs` of a range, which is not empty. Raises StoreError."""
+        self._require_whole(guest_offset, guest_offset + length)
         return next(file_runs(self.store, guest_offset, length))
 
     def table_entries(self, _start: int, _end: int) -> int:

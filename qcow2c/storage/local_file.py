@@ -8,6 +8,7 @@ import stat
 from contextlib import suppress
 
 from qcow2c.errors import StoreError
+from qcow2c.storage.locks import Use
 from qcow2c.storage.open_file import OpenFile, uninterrupted
 from qcow2c.storage.processes import require_opener
 
@@ -47,6 +48,11 @@ class LocalFile(OpenFile):
         else:
             self._fd = os.open(self.path, access | _OPEN_FLAGS)
         _require_regular(os.fstat(self._fd))
+
+    def lock(self, use: Use) -> None:
+        super().lock(use)
+        if use.unshared:  # Who had the lock before may have put another file in this one's place, or removed it.
+            self.require_name()
 
     def flush_name(self) -> None:
         """Make the directory entry of the file durable. Raises StoreError."""

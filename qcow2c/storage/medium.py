@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import copy
 
 from qcow2c.errors import Qcow2Error, StoreError
 from qcow2c.storage.processes import require_opener
@@ -23,8 +24,7 @@ class Medium:
         self._unflushed = False
         self._reached = 0
         """Where the last byte that was written ends."""
-        self._failure: BaseException | None = None
-        self._reason = ""
+        self._failure: StoreError | None = None
         self._process = os.getpid()
 
     def write(self, parts: Sequence[Buffer], offset: int) -> None:
@@ -58,6 +58,11 @@ class Medium:
         self._unflushed = True
         self.store.punch(offset, length)
 
+    def flush_directly(self) -> None:
+        """Make durable what was written to the store without this. Raises as `flush`."""
+        self._unflushed = True
+        self.flush()
+
     def flush(self) -> None:
         """Make everything written so far durable. Raises StoreError, then and ever after."""
         self.require_sound()
@@ -82,7 +87,10 @@ class Medium:
     def give_up(self, cause: BaseException, reason: str) -> None:
         """Write nothing more from now on; the first reason is kept."""
         if self._failure is None:
-            self._failure, self._reason = cause, reason
+            detail = cause.message if isinstance(cause, Qcow2Error) else type(cause).__name__
+            message = f"{reason}, so that nothing more is written: close it ({detail})"
+            # Not the cause itself: its traceback leads to everything that is in use now, this included.
+            self._failure = StoreError(message, errno=getattr(cause, "errno", None))
 
     @property
     def sound(self) -> bool:
@@ -98,6 +106,4 @@ class Medium:
         """Raise StoreError after a flush that has failed, or a change that was interrupted, and in a child process."""
         require_opener(self._process, self.store.name)
         if self._failure is not None:
-            detail = self._failure.message if isinstance(self._failure, Qcow2Error) else type(self._failure).__name__
-            message = f"{self._reason}, so that nothing more is written: close it ({detail})"
-            raise StoreError(message) from self._failure
+            raise copy(self._failure)

@@ -16,6 +16,7 @@ class PositionedFile(io.RawIOBase):
     def __init__(self) -> None:
         super().__init__()
         self._position = 0
+        self._closed_because = ""
 
     def size(self) -> int:
         """Return the length in bytes."""
@@ -54,4 +55,5 @@ class PositionedFile(io.RawIOBase):
 
     def _check_open(self) -> None:
         if self.closed:
-            raise ValueError("I/O operation on closed image")
+            reason = self._closed_because and f": {self._closed_because}"
+            raise UsageError(f"I/O operation on closed image{reason}")

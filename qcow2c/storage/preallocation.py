@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
@@ -20,10 +21,13 @@ def _fill(store: Store, start: int, length: int) -> None:
         store.pwrite(block[: min(_FILL_BYTES, start + length - offset)], offset)
 
 
-def extend(store: Store, start: int, end: int, preallocation: Preallocation) -> None:
+def extend(
+    store: Store, start: int, end: int, preallocation: Preallocation, flush: Callable[[], None] | None = None
+) -> None:
     """Let a store end at `end`, with zeros from `start` on, where nothing is visible yet; it is durable then.
 
-    What fails is undone, so that space is not lost. Raises StoreError.
+    What fails is undone, so that space is not lost. `flush` is the store's, or who remembers whether it failed. Raises
+    StoreError.
     """
     former = store.size()
     if former > start:
@@ -34,7 +38,7 @@ def extend(store: Store, start: int, end: int, preallocation: Preallocation) -> 
             store.allocate(start, end - start)
         if preallocation == "full":
             _fill(store, start, end - start)
-        store.flush()
+        (flush or store.flush)()
     except BaseException:
         with suppress(Qcow2Error):
             store.truncate(min(former, start))

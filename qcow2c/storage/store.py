@@ -139,7 +139,7 @@ class Store(ABC):
     def flush_failure(self, exc: Exception) -> StoreError:
         """Return the error for a flush that failed; from now on nothing is written."""
         self._flush_failure = self.failure(exc, "flush")
-        return self._flush_failure
+        return self.failure(exc, "flush")  # Another one: once raised, it leads to everything that is in use then.
 
     def require_writable(self, where: Span) -> None:
         """Raise StoreError for a store that is read-only, whose flush has failed, or that a parent process opened."""
@@ -150,7 +150,7 @@ class Store(ABC):
             failed = self._flush_failure
             message = f"an earlier flush failed, so that nothing more is written: {failed.message}"
             place = where if where.length else None
-            raise StoreError(message, where=place, errno=failed.errno, filename=failed.filename) from failed
+            raise StoreError(message, where=place, errno=failed.errno, filename=failed.filename)
 
     def refusal(self, where: Span) -> StoreError:
         """Return the error for writing to a store that is read-only."""

@@ -7,6 +7,7 @@ its durable order.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import replace
 
 from qcow2c.bitmaps.edit import BitmapEdit
@@ -116,7 +117,7 @@ class Session:
         broken, StoreError.
         """
         if self._bitmaps.problem is not None:  # What is broken is left as it is.
-            raise self._bitmaps.problem
+            raise copy(self._bitmaps.problem)  # Once raised, it would lead to everything that is in use then.
         self.begin()
         self._cache.commit()
         self._bitmaps.finish()
