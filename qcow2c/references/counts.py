@@ -34,6 +34,17 @@ _CHUNK = 1 << 18
 """References that are counted at a time."""
 
 
+def _whole_sectors(size: int) -> int:
+    return -(-size // SECTOR_SIZE) * SECTOR_SIZE
+
+
+def leaves_file(walk: Walk, offsets: U64Array, lengths: U64Array) -> NDArray[np.bool_]:
+    """Return which spans leave the file by a cluster or more; the last cluster of a file may be cut short."""
+    room = np.uint64(_whole_sectors(walk.size) + walk.geometry.cluster_size - 1)
+    past: NDArray[np.bool_] = (offsets > room) | (lengths > room - np.minimum(offsets, room))
+    return past
+
+
 class Accounting:
     """The count over one image. `windows()` yields each window when it is complete; `tally` is then complete too."""
 
@@ -50,7 +61,7 @@ class Accounting:
         self._tables = walk.stored_tables()
         self._reach = np.zeros((len(self._tables.offsets), 2), dtype=np.uint64)
         """For each table the first and the last cluster that it refers to: later windows skip tables by it."""
-        self._size = -(-walk.size // SECTOR_SIZE) * SECTOR_SIZE
+        self._size = _whole_sectors(walk.size)
         """Length of the file in whole sectors, as QEMU sees it."""
         self.end = self.geometry.clusters(self._size)
         """Clusters that are compared: those of the file, and one that something reaches into beyond its end."""
@@ -76,12 +87,6 @@ class Accounting:
 
     # --- whole spans ---
 
-    def _is_past_end(self, offsets: U64Array, lengths: U64Array) -> NDArray[np.bool_]:
-        """Return which spans leave the file by a cluster or more; the last cluster of a file may be cut short."""
-        room = np.uint64(self._size + self.geometry.cluster_size - 1)
-        past: NDArray[np.bool_] = (offsets > room) | (lengths > room - np.minimum(offsets, room))
-        return past
-
     def _count_spans(
         self, window: Window, offsets: U64Array, lengths: U64Array, weights: U64Array, tally: Tally
     ) -> None:
@@ -91,7 +96,7 @@ class Accounting:
                 part = slice(start, start + _CHUNK)
                 self._count_spans(window, offsets[part], lengths[part], weights[part], tally)
             return
-        past = self._is_past_end(offsets, lengths)
+        past = leaves_file(self.walk, offsets, lengths)
         if not window.first:
             tally.past_end += int(weights[past].sum())
         inside = ~past & (lengths > 0)
