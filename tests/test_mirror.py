@@ -39,6 +39,7 @@ ELSEWHERE = {
     "recovery/changes.py": "ops/test_repair.py",
     "references/admission_count.py": "unit/references/test_admission.py",
     "references/full_check.py": "ops/test_check.py",
+    "references/image_check.py": "ops/test_check.py",
     "storage/descriptors.py": "unit/storage/test_open_file.py",
     "testing/machine.py": "properties/test_machine.py",
     "writer/session.py": "unit/test_engine.py",

@@ -2,5 +2,6 @@
 
 May import: format.
 Never: reads guest data; writes.
-numpy at import: admission_count, batches, counts, full_check, overlaps, ownership, stored_refcounts, sweep, walk.
+numpy at import: admission_count, batches, counts, faults, full_check, overlaps, ownership, stored_refcounts, sweep,
+    walk.
 """

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qcow2c.errors import Span
 
 if TYPE_CHECKING:
     from qcow2c.references.overlaps import Overlap
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong, with its place: the bytes of an entry, of a table, or of a field.
+
+    `times` is how often a check counts it: an entry of a table that several states have is one fault, counted for each.
+    """
+
+    rule: str
+    message: str
+    where: Span | None
+    times: int = 1
+    spec: str = ""
+
+    def __str__(self) -> str:
+        return self.message if self.times == 1 else f"{self.message}, counted {self.times} times"
 
 
 class Mismatch(NamedTuple):
@@ -18,8 +36,13 @@ class Mismatch(NamedTuple):
     references: int
 
     def __str__(self) -> str:
-        word = "ERROR" if self.refcount < self.references else "Leaked"
+        word = "Leaked" if self.is_leak else "ERROR"
         return f"{word} cluster {self.cluster} refcount={self.refcount} reference={self.references}"
+
+    @property
+    def is_leak(self) -> bool:
+        """Whether the refcount is too high."""
+        return self.refcount > self.references
 
 
 @dataclass
@@ -41,6 +64,8 @@ class CheckResult:
     overlaps: list[Overlap] = field(default_factory=list)
     broken: dict[str, int] = field(default_factory=dict)
     """Every other kind of corruption, by rule, with how often it was found."""
+    faults: list[Fault] = field(default_factory=list)
+    """Where that is: the first of them; their `times` add up to `broken` where all are listed."""
 
     @property
     def exit_code(self) -> int:
@@ -51,8 +76,33 @@ class CheckResult:
 
     @property
     def messages(self) -> Iterator[str]:
-        """What was found, a line each: kinds of corruption first, then clusters."""
-        for rule, count in self.broken.items():
-            yield f"ERROR {rule}: {count}"
+        """What was found, a line for each place, in the order in which QEMU says it: copied bits come last."""
+        yield from (str(fault) for fault in self.faults if fault.rule != "copied")
         yield from map(str, self.overlaps)
         yield from map(str, self.mismatches)
+        yield from (str(fault) for fault in self.faults if fault.rule == "copied")
+
+    @property
+    def message_count(self) -> int:
+        """How many messages there would be, with what was found and is not listed."""
+        listed = sum(fault.times for fault in self.faults)
+        unlisted = sum(self.broken.values()) - listed + self.wrong_refcounts - len(self.mismatches)
+        return len(self.faults) + len(self.overlaps) + len(self.mismatches) + max(0, unlisted)
+
+    @property
+    def wrong_refcounts(self) -> int:
+        """How many clusters have a wrong refcount; `mismatches` lists the first of them."""
+        return self.leaks + self.corruptions - sum(self.broken.values())
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Return what was found as plain values under the names of the JSON output, as far as it is listed."""
+        found: list[dict[str, Any]] = []
+        for fault in self.faults:
+            place = {} if fault.where is None else {"offset": fault.where.offset, "length": fault.where.length}
+            found.append({"rule": fault.rule, "message": fault.message, "times": fault.times} | place)
+        for overlap in self.overlaps:
+            found.append({"rule": "overlap", "message": str(overlap), "cluster": overlap.cluster})
+        for mismatch in self.mismatches:
+            rule = "refcount.leak" if mismatch.is_leak else "refcount.low"
+            found.append({"rule": rule, "message": str(mismatch)} | mismatch._asdict())
+        return found

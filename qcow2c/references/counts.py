@@ -29,10 +29,26 @@ if TYPE_CHECKING:
 WINDOW_BYTES = 144 << 20
 """Bound of the counters and refcounts of one window."""
 
-_L1_TABLES = (Owner.L1_TABLE, Owner.SNAPSHOT_L1_TABLE)
+L1_TABLES = (Owner.L1_TABLE, Owner.SNAPSHOT_L1_TABLE)
 _THREADS = 2
 _CHUNK = 1 << 18
 """References that are counted at a time."""
+
+
+def _whole_sectors(size: int) -> int:
+    return -(-size // SECTOR_SIZE) * SECTOR_SIZE
+
+
+def leaves_file(walk: Walk, offsets: U64Array, lengths: U64Array, *, is_l1: bool = False) -> NDArray[np.bool_]:
+    """Return which spans leave the file; its last cluster may be cut short.
+
+    An L1 table needs all of its clusters, because without one of them a disk would read as zeros. Anything else may
+    reach into one more, as for QEMU.
+    """
+    size, end = walk.geometry.cluster_size, _whole_sectors(walk.size)
+    room = np.uint64(walk.geometry.clusters(end) * size if is_l1 else end + size - 1)
+    past: NDArray[np.bool_] = (offsets > room) | (lengths > room - np.minimum(offsets, room))
+    return past
 
 
 class Accounting:
@@ -51,7 +67,7 @@ class Accounting:
         self._tables = walk.stored_tables()
         self._reach = np.zeros((len(self._tables.offsets), 2), dtype=np.uint64)
         """For each table the first and the last cluster that it refers to: later windows skip tables by it."""
-        self._size = -(-walk.size // SECTOR_SIZE) * SECTOR_SIZE
+        self._size = _whole_sectors(walk.size)
         """Length of the file in whole sectors, as QEMU sees it."""
         self.end = self.geometry.clusters(self._size)
         """Clusters that are compared: those of the file, and one that something reaches into beyond its end."""
@@ -69,7 +85,7 @@ class Accounting:
             window = Window(first, first + count, self.refcounts.window(first, count), np.zeros(count, counter))
             for part in self.metadata:
                 self._count_spans(
-                    window, part.offsets, part.lengths, part.weights, self.tally, is_l1=part.owner in _L1_TABLES
+                    window, part.offsets, part.lengths, part.weights, self.tally, is_l1=part.owner in L1_TABLES
                 )
             self._count_tables(window)
             yield window
@@ -78,17 +94,6 @@ class Accounting:
                 return
 
     # --- whole spans ---
-
-    def _is_past_end(self, offsets: U64Array, lengths: U64Array, *, is_l1: bool) -> NDArray[np.bool_]:
-        """Return which spans leave the file; its last cluster may be cut short.
-
-        An L1 table needs all of its clusters, because without one of them a disk would read as zeros. Anything else may
-        reach into one more, as for QEMU.
-        """
-        size = self.geometry.cluster_size
-        room = np.uint64(self.geometry.clusters(self._size) * size if is_l1 else self._size + size - 1)
-        past: NDArray[np.bool_] = (offsets > room) | (lengths > room - np.minimum(offsets, room))
-        return past
 
     def _count_spans(
         self,
@@ -107,7 +112,7 @@ class Accounting:
                 rows = offsets[part], lengths[part], weights[part]
                 self._count_spans(window, *rows, tally, is_l1=is_l1)
             return
-        past = self._is_past_end(offsets, lengths, is_l1=is_l1)
+        past = leaves_file(self.walk, offsets, lengths, is_l1=is_l1)
         if not window.first:
             tally.past_end += int(weights[past].sum())
         inside = ~past & (lengths > 0)

@@ -5,29 +5,45 @@ It reads only; `check_result.py` says what the result means.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from qcow2c.errors import Span
 from qcow2c.format import rules
+from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.header import Header
-from qcow2c.format.records import BitmapDirectory, SnapshotTable
+from qcow2c.format.records import BitmapDirectory, BitmapRecord, SnapshotTable
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, L1_RULES, REFCOUNT_TABLE_RULES, EntryRule
 from qcow2c.format.tables import L1_COPIED, L1_OFFSET
-from qcow2c.references.check_result import CheckResult, Mismatch
+from qcow2c.references.check_result import CheckResult, Fault, Mismatch
 from qcow2c.references.counts import Accounting
+from qcow2c.references.faults import (
+    copied_faults,
+    l1_faults,
+    l2_faults,
+    of_finding,
+    overflow_fault,
+    past_end_faults,
+    record_faults,
+    refcount_block_fault,
+    refcount_table_faults,
+)
 from qcow2c.references.overlaps import overlaps
 from qcow2c.references.sweep import Window
 from qcow2c.references.walk import ACTIVE, References, Walk
 from qcow2c.storage.sources import Store
+from qcow2c.structs import ENTRY_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qcow2c.format.array_types import U64Array
 
-MAX_MISMATCHES = 10_000
-"""How many clusters with a wrong refcount, and how many overlaps, a result lists."""
+MAX_LISTED = 10_000
+"""How many clusters with a wrong refcount, how many overlaps, and how many other faults a result lists."""
 
 _CHUNK = 1 << 18
 
@@ -48,7 +64,7 @@ class FullCheck:
     def run(self, snapshots: SnapshotTable, bitmaps: BitmapDirectory) -> None:
         """Judge and count everything. Raises Failed, LimitExceeded, with what was found until then in the result."""
         walk = Walk(self._store, self._header, snapshots, bitmaps)
-        self._judge_snapshots(walk)
+        self._judge_records(walk)
         self._judge_l1_tables(walk)
         self._judge_bitmaps(walk)
         self._count(walk)
@@ -60,17 +76,15 @@ class FullCheck:
             self._result.corruptions += times
             self._result.broken[rule] = self._result.broken.get(rule, 0) + times
 
-    def _judge_snapshots(self, walk: Walk) -> None:
-        counted = {"snapshot.extra_data", "snapshot.l1_table_offset", "snapshot.l1_size"}
-        for record in walk.snapshots.records:
-            found = {finding.rule for finding in rules.snapshot_findings(self._header, record)} & counted
-            # QEMU looks at the size only where the offset is aligned.
-            if "snapshot.l1_table_offset" in found:
-                found.discard("snapshot.l1_size")
-            for rule in sorted(found):
-                self._found(rule, 1)
-        if self._header.external_data and self._header.nb_snapshots:
-            self._found("header.snapshots_with_data_file", 1)
+    def _add(self, faults: Iterable[Fault]) -> None:
+        """List faults that are counted already, as far as there is room."""
+        room = MAX_LISTED - len(self._result.faults)
+        self._result.faults += islice(faults, max(0, room))
+
+    def _judge_records(self, walk: Walk) -> None:
+        for fault in record_faults(self._header, walk):
+            self._found(fault.rule, fault.times)
+            self._add([fault])
 
     def _judge_l1_tables(self, walk: Walk) -> None:
         seen: dict[tuple[int, int], dict[str, int]] = {}
@@ -94,21 +108,26 @@ class FullCheck:
 
     def _judge_bitmaps(self, walk: Walk) -> None:
         if walk.bitmaps.broken is not None:
-            self._found(walk.bitmaps.broken.rule, 1)
-            raise Failed("Invalid argument")
+            self._fail(walk.bitmaps.broken)
         seen: set[tuple[int, int]] = set()
         for record in walk.bitmaps.records:
-            if any(rules.bitmap_findings(self._header, record)):
-                self._found("bitmap", 1)
-                raise Failed("Invalid argument")
+            for finding in rules.bitmap_findings(self._header, record):
+                self._fail(finding)
             if (record.bitmap_table_offset, record.bitmap_table_size) in seen:
                 continue
             seen.add((record.bitmap_table_offset, record.bitmap_table_size))
             words = walk.words(record.bitmap_table_offset, record.bitmap_table_size)
             for rule in BITMAP_TABLE_RULES:
-                if self._broken(words, rule):
-                    self._found(rule.rule, 1)
-                    raise Failed("Invalid argument")
+                wrong = np.flatnonzero(rule.broken(words, 0, self._geometry))
+                if len(wrong):
+                    self._fail(_bitmap_entry(record, words, int(wrong[0]), rule))
+
+    def _fail(self, finding: Finding) -> NoReturn:
+        """Give up, as QEMU does, which does not open such an image. Raises Failed."""
+        self._found(finding.rule, 1)
+        self._add([of_finding(finding)])
+        where = "" if finding.where is None else f" ({finding.where})"
+        raise Failed(f"Invalid argument: {finding.message}{where}")
 
     # --- counts ---
 
@@ -119,16 +138,17 @@ class FullCheck:
         highest = 0
         for window in accounting.windows():
             if not window.first:
-                self._found("refcount_block.outside", self._blocks_outside(blocks, accounting.end))
+                self._find_blocks_outside(walk, blocks, accounting.end)
             inside = blocks[blocks < np.uint64(accounting.end)]
             self._find_overlaps(accounting.metadata, window)
-            self._count_blocks(window, inside)
+            self._count_blocks(walk, window, inside)
             highest = max(highest, self._compare(window, accounting))
         tally = accounting.tally
         for rule, times in tally.broken.items():
             self._found(rule, times)
         self._found("past_end", tally.past_end)
         self._found("copied", tally.copied + self._l1_copied(accounting))
+        self._locate(walk, accounting)
         result.allocated_clusters = tally.allocated
         result.fragmented_clusters = tally.fragmented
         result.compressed_clusters = tally.compressed
@@ -144,11 +164,16 @@ class FullCheck:
         clusters: U64Array = table[~broken & (table != 0)] >> np.uint64(self._geometry.cluster_bits)
         return clusters
 
-    @staticmethod
-    def _blocks_outside(blocks: U64Array, end: int) -> int:
-        return int(np.count_nonzero(blocks >= np.uint64(end)))
+    def _find_blocks_outside(self, walk: Walk, blocks: U64Array, end: int) -> None:
+        outside = blocks[blocks >= np.uint64(end)]
+        self._found("refcount_block.outside", len(outside))
+        places, times = np.unique(outside, return_counts=True)
+        self._add(
+            refcount_block_fault(walk, cluster, "refcount_block.outside", "is outside image", count)
+            for cluster, count in zip(places.tolist(), times.tolist(), strict=True)
+        )
 
-    def _count_blocks(self, window: Window, blocks: U64Array) -> None:
+    def _count_blocks(self, walk: Walk, window: Window, blocks: U64Array) -> None:
         """Count the refcount blocks, last of all: none of them may have another reference."""
         mine = (blocks[(blocks >= window.first) & (blocks < window.end)] - window.first).view(np.int64)
         if not len(mine):
@@ -160,7 +185,14 @@ class FullCheck:
         counted = np.minimum(
             window.references[ordered] + earlier.astype(np.uint64) + np.uint64(1), np.uint64(self._max_count)
         )
-        self._found("refcount_block.shared", int(np.count_nonzero(counted != 1)))
+        shared = np.flatnonzero(counted != 1)
+        self._found("refcount_block.shared", len(shared))
+        self._add(
+            refcount_block_fault(
+                walk, window.first + int(ordered[row]), "refcount_block.shared", f"refcount={int(counted[row])}"
+            )
+            for row in shared.tolist()
+        )
         window.count(mine + window.first, np.ones(len(mine), dtype=np.uint64))
 
     @property
@@ -177,15 +209,27 @@ class FullCheck:
             referenced, refcounts = window.references[start:end], window.refcounts[start:end]
             if int(referenced.max()) > self._max_count:
                 largest = referenced.dtype.type(self._max_count)
-                self._found("overflow", int((referenced[referenced > largest] - largest).sum(dtype=np.uint64)))
+                self._find_overflow(referenced, window.first + start)
                 referenced = np.minimum(referenced, largest)
             wrong = referenced != refcounts
             if broken[start:end].any():
                 result.check_errors += int(np.count_nonzero(broken[start:end]))
                 wrong &= ~broken[start:end]
             if wrong.any():
-                self._list_mismatches(np.flatnonzero(wrong), refcounts, referenced, window.first + start)
+                rows = np.flatnonzero(wrong)
+                # A window cuts wide refcounts off: what is reported is the whole of them.
+                have = accounting.refcounts.whole_at((rows + window.first + start).astype(np.uint64))
+                self._list_mismatches(rows, have, referenced[rows].astype(np.uint64), window.first + start)
         return self._highest_used(window, count)
+
+    def _find_overflow(self, referenced: NDArray[np.unsignedinteger], first: int) -> None:
+        over = np.flatnonzero(referenced > referenced.dtype.type(self._max_count))
+        excess = referenced[over].astype(np.uint64) - np.uint64(self._max_count)
+        self._found("overflow", int(excess.sum()))
+        self._add(
+            overflow_fault(self._geometry, first + int(row), int(times))
+            for row, times in zip(over, excess, strict=True)
+        )
 
     @staticmethod
     def _highest_used(window: Window, count: int) -> int:
@@ -199,15 +243,14 @@ class FullCheck:
     def _list_mismatches(
         self,
         rows: NDArray[np.int64],
-        refcounts: NDArray[np.unsignedinteger],
-        referenced: NDArray[np.unsignedinteger],
+        have: U64Array,
+        want: U64Array,
         first: int,
     ) -> None:
         result = self._result
-        have, want = refcounts[rows].astype(np.uint64), referenced[rows].astype(np.uint64)
         result.leaks += int(np.count_nonzero(have > want))
         result.corruptions += int(np.count_nonzero(have < want))
-        room = max(0, MAX_MISMATCHES - len(result.mismatches))
+        room = max(0, MAX_LISTED - len(result.mismatches))
         for row, refcount, references in zip(
             rows[:room].tolist(), have[:room].tolist(), want[:room].tolist(), strict=True
         ):
@@ -224,13 +267,37 @@ class FullCheck:
             found += int(np.count_nonzero((accounting.refcounts.at(clusters) == 1) != copied))
         return found
 
+    # --- places ---
+
+    def _locate(self, walk: Walk, accounting: Accounting) -> None:
+        """List which entries were counted; only where some were, for it takes another pass."""
+        found = self._result.broken
+        if any(rule.startswith("l1.") for rule in found):
+            self._add(l1_faults(walk))
+        if any(rule.startswith("l2.") for rule in found):
+            self._add(l2_faults(walk))
+        if "past_end" in found:
+            self._add(past_end_faults(walk, accounting.metadata))
+        if any(rule.startswith("refcount_table.") for rule in found):
+            self._add(refcount_table_faults(walk))
+        if "copied" in found:
+            self._add(copied_faults(walk, accounting.refcounts))
+
     # --- beyond QEMU ---
 
     def _find_overlaps(self, metadata: list[References], window: Window) -> None:
         """List metadata clusters with more references than their own structure has."""
         listed = self._result.overlaps
         for overlap in overlaps(metadata, window, self._geometry.cluster_bits, self._store.size()):
-            if len(listed) >= MAX_MISMATCHES:
+            if len(listed) >= MAX_LISTED:
                 return
             if not any(known.cluster == overlap.cluster and known.owner is overlap.owner for known in listed[-4:]):
                 listed.append(overlap)
+
+
+def _bitmap_entry(record: BitmapRecord, words: U64Array, index: int, rule: EntryRule) -> Finding:
+    """Return what is wrong with an entry of a bitmap table."""
+    name = record.name.decode("utf-8", "backslashreplace")
+    message = f"bitmap {name!r}: entry {index} of its table, {int(words[index]):#x}: {rule.message}"
+    where = Span(record.bitmap_table_offset + index * ENTRY_BYTES, ENTRY_BYTES)
+    return Finding(rule.rule, Severity.WARNING, message, where, rule.spec)

@@ -21,7 +21,8 @@ class StoredRefcounts:
     """The refcounts that an image stores, by arrays. `table` names their blocks, shape (entries,), uint64, 0 for none.
 
     Blocks that cannot be (misaligned) are told apart from blocks that are not (all refcounts 0). What a block has past
-    the end of the file is zeros. `counts` gives the refcounts whole; `window` and `at` give them in `dtype`.
+    the end of the file is zeros. `counts` and `whole_at` give the refcounts whole; `window` and `at`
+    give them in `dtype`.
     """
 
     def __init__(self, walk: Walk) -> None:
@@ -74,8 +75,18 @@ class StoredRefcounts:
 
     def at(self, clusters: NDArray[np.uint64]) -> NDArray[np.unsignedinteger[Any]]:
         """Return the refcounts of any clusters, in the order given; shape (n,). Each block is read once."""
-        bits = np.uint64(self._geometry.refcount_block_bits)
         found = np.zeros(len(clusters), dtype=self.dtype)
+        self._fill_at(found, clusters)
+        return found
+
+    def whole_at(self, clusters: NDArray[np.uint64]) -> U64Array:
+        """Return the refcounts of any clusters as `at`, but none cut off."""
+        found = np.zeros(len(clusters), dtype=np.uint64)
+        self._fill_at(found, clusters)
+        return found
+
+    def _fill_at(self, found: NDArray[np.unsignedinteger[Any]], clusters: NDArray[np.uint64]) -> None:
+        bits = np.uint64(self._geometry.refcount_block_bits)
         known = np.flatnonzero(clusters >> bits < np.uint64(len(self.table)))
         offsets = self.table[clusters[known] >> bits]
         order = np.argsort(offsets, kind="stable")
@@ -83,11 +94,10 @@ class StoredRefcounts:
         for start, end in pairwise(edges):
             if start == end or not offsets[order[start]]:
                 continue
-            block = self._block(int(offsets[order[start]]), self.dtype)
+            block = self._block(int(offsets[order[start]]), found.dtype)
             rows = known[order[start:end]]
             if block is not None:
                 found[rows] = block[clusters[rows] & np.uint64((1 << int(bits)) - 1)]
-        return found
 
     def end_of_use(self) -> int:
         """Return the end of the last cluster with a refcount, if that is behind the file, else the file's."""

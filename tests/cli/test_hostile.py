@@ -84,7 +84,7 @@ def assert_answer(command: str, output: str, status: int | None, out: str, err: 
     if status == 1:
         assert re.fullmatch(r"qcow2c: .*\n", err)
     elif command == "check":
-        assert re.fullmatch(r"((ERROR|Leaked) .*\n){0,20}(\.\.\. and \d+ more\n)?", err)
+        assert re.fullmatch(r"((ERROR:?|Leaked) .*\n){0,20}(\.\.\. and \d+ more\n)?", err)
     else:
         assert err.count("\n") <= 3
     if output not in {"text", "human"} and status != 1:

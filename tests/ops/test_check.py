@@ -112,7 +112,12 @@ def test_each_broken_entry_is_counted_under_its_rule(rule: str, case: tuple[int,
     result = qcow2c.check(builder.build())
     assert result.broken[rule] == 1
     assert result.exit_code == 2
-    assert any(rule in line for line in result.messages)
+    assert [fault.rule for fault in result.faults if fault.rule == rule] == [rule]
+    place = builder.fields["l1_table_offset"]
+    table = builder.l1[0] & ~L1_COPIED
+    where = next(fault.where for fault in result.faults if fault.rule == rule)
+    assert where is not None and where.offset == table + 3 * where.length != place
+    assert all(line.startswith(("ERROR", "Leaked")) for line in result.messages)
 
 
 def test_compressed_clusters_of_an_external_data_file_are_counted_and_not_followed() -> None:
@@ -217,7 +222,9 @@ def test_bitmaps_are_counted() -> None:
 @pytest.mark.parametrize(("entry", "changes"), [(2, {}), (512, {}), (0, {"granularity_bits": 3})])
 def test_broken_bitmaps_stop_the_check_as_in_qemu(entry: int, changes: dict[str, int]) -> None:
     result = qcow2c.check(with_bitmap(entry, **changes).build())
-    assert (result.failed, result.exit_code) == ("Invalid argument", 1)
+    assert result.exit_code == 1
+    assert result.failed is not None and result.failed.startswith("Invalid argument: bitmap ")
+    assert result.faults[0].where is not None
 
 
 def test_a_torn_bitmap_directory_stops_the_check() -> None:
@@ -226,7 +233,8 @@ def test_a_torn_bitmap_directory_stops_the_check() -> None:
     builder.extensions[0] = extension(
         ExtensionType.BITMAPS, structs.BITMAPS_EXTENSION.build(fields | {"nb_bitmaps": 2})
     )
-    assert qcow2c.check(builder.build()).failed == "Invalid argument"
+    failed = qcow2c.check(builder.build()).failed
+    assert failed is not None and failed.startswith("Invalid argument: 1 bitmaps in the directory")
 
 
 def test_overlapping_l1_tables_are_not_walked_without_end() -> None:

@@ -4,6 +4,8 @@ The output and the exit status are those of qemu-img check: 0 clean, 1 could not
 clusters only, 63 a format that has nothing to check; with -r it is the state afterwards, with --dry-run as it would be.
 No other file is opened.
 
+Each fault is a line on standard error with its cluster or entry; with --output=json a list, "findings", has them too.
+
 A repair frees nothing that may be data: where tables look lost or damaged, clusters that nothing refers to stay as they
 are, leaked, unless --allow-data-loss is given. No data is made to read as zeros. --undo FILE writes a file, before
 anything is changed, from which qcow2c undo brings back the image as it was.
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import arguments, image_names, repair_report, text
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from qcow2c.references.check_result import CheckResult
 
 MESSAGES = 20
-"""How many clusters and kinds of corruption are named on standard error."""
+"""How many places are named on standard error."""
 
 NOT_SUPPORTED = 63
 
@@ -94,16 +97,15 @@ def _report(result: CheckResult, chosen: Namespace, **more: Any) -> int:
 
 def _tell(result: CheckResult) -> None:
     """Name the first of what was found on standard error, and say how many more there are."""
-    count = 0
-    for count, message in enumerate(result.messages, 1):
-        if count <= MESSAGES:
-            text.note(message)
-    if count > MESSAGES:
-        text.note(f"... and {count - MESSAGES} more")
+    for message in islice(result.messages, MESSAGES):
+        text.note(message)
+    if result.message_count > MESSAGES:
+        text.note(f"... and {result.message_count - MESSAGES} more")
 
 
 def _json(result: CheckResult, name: str, more: dict[str, Any]) -> str:
     facts = {key: getattr(result, key.replace("-", "_"), 0) for key in _KEYS} | {"filename": name} | more
+    facts |= {"findings": result.facts()}
     return text.pretty_json({key: value for key, value in facts.items() if value or key in _ALWAYS}) + "\n"
 
 

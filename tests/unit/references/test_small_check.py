@@ -15,8 +15,8 @@ from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.records import read_bitmaps, read_snapshots
 from qcow2c.format.table_rules import broken_rules, l2_rules, without_place
-from qcow2c.ops import check as checking
-from qcow2c.references import admission, small_check
+from qcow2c.ops.check import check
+from qcow2c.references import admission, image_check, small_check
 from qcow2c.references.check_result import CheckResult
 from qcow2c.references.small_check import Clean
 from qcow2c.storage.sources import Memory
@@ -99,14 +99,14 @@ def proof(data: bytes) -> Clean | None:
 
 def by_arrays(data: bytes) -> CheckResult:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checking, "proved_clean", lambda *_: None)
-        return checking.check(data)
+        patch.setattr(image_check, "proved_clean", lambda *_: None)
+        return check(data)
 
 
 def require_agreement(data: bytes) -> bool:
     """Hold both paths equal; return whether the image was proved clean."""
     try:
-        result = checking.check(data)
+        result = check(data)
     except Qcow2Error as refused:
         with pytest.raises(type(refused)):
             by_arrays(data)
@@ -205,7 +205,7 @@ def test_an_empty_l1_table_may_be_anywhere(tmp_path: Path) -> None:
     builder.snapshot(b"s", disk_size=0, l1_size=0, l1_table_offset=(1 << 64) - builder.cluster_size)
     path = tmp_path / "disk"
     path.write_bytes(builder.build())
-    assert checking.check(path).leaks == 1
+    assert check(path).leaks == 1
     assert require_agreement(path.read_bytes()) is False
 
 

@@ -1,0 +1,49 @@
+"""The check of one image that is open, small or large. What is done where it is opened is in `ops/check.py`.
+
+A small image that is clean needs no arrays; any other is counted by `full_check.py`. It reads only.
+"""
+
+from __future__ import annotations
+
+from qcow2c.errors import LimitExceeded
+from qcow2c.format.findings import Severity
+from qcow2c.format.loaded_image import load_header
+from qcow2c.format.records import read_bitmaps, read_snapshots
+from qcow2c.references.check_result import CheckResult
+from qcow2c.references.small_check import proved_clean
+from qcow2c.storage.store import Store
+from qcow2c.structs import SECTOR_SIZE, Limit
+
+_REFUSED = ("header.crypt_method", "extension.bitmaps")
+"""Rules, by the start of their names, that leave part of the image uncounted where they are broken."""
+
+
+def check_image(store: Store) -> CheckResult:
+    """Return what a check of an image finds. Raises as `ops.check.check` does."""
+    header, _notices = load_header(store, Severity.FATAL, _REFUSED)
+    result = CheckResult(filename=store.name)
+    snapshots, bitmaps = read_snapshots(store, header), read_bitmaps(store, header)
+    if snapshots.broken is not None:
+        result.check_errors += 1
+        result.failed = f"{snapshots.broken.message} ({snapshots.broken.where})"
+        return result
+    if header.geometry.clusters(store.size()) > Limit.CHECKED_CLUSTERS:
+        result.check_errors += 1
+        result.failed = "File too large"
+        return result
+    result.total_clusters = header.geometry.clusters(header.size // SECTOR_SIZE * SECTOR_SIZE)
+    clean = proved_clean(store, header, snapshots, bitmaps)
+    if clean is not None:
+        for name, value in clean._asdict().items():
+            setattr(result, name, value)
+        return result
+    from qcow2c.references.full_check import Failed, FullCheck  # Late: it imports numpy.
+
+    try:
+        FullCheck(store, header, result).run(snapshots, bitmaps)
+    except Failed as stop:
+        result.failed = str(stop)
+    except LimitExceeded as stop:
+        result.check_errors += 1
+        result.failed = stop.message
+    return result
