@@ -60,6 +60,7 @@ WITHOUT_MODULE = {
     "ops/test_convert_pipes.py": "convert, one part of it",
     "ops/test_torn_files.py": "all operations, on files that end within a cluster",
     "unit/storage/test_contract.py": "all stores, by one contract",
+    "unit/test_image_end.py": "images that are closed, forgotten, flushed after an end, in several threads",
     "unit/test_option_names.py": "options of public functions beside the records that hold them",
     "unit/test_public_names.py": "the package as it is imported",
     "unit/testing/test_init.py": "qcow2c.testing as it is imported",
