@@ -20,11 +20,11 @@ _MAX_RUNS = 1 << 16
 class FreeSpace:
     """Clusters with refcount 0, in the file and behind it; each is given out once."""
 
-    def __init__(self, used: Callable[[int, int], NDArray[np.bool_]], inside: int, end: int) -> None:
-        """`used` tells which clusters of a range are in use; `inside` is the end of the file, `end` that of all use."""
+    def __init__(self, used: Callable[[int, int], NDArray[np.bool_]], inside: int) -> None:
+        """`used` returns which clusters of a range are in use, behind the file too; `inside` is the end of the file."""
         self._used = used
         self._inside = inside
-        self._end = max(inside, end)
+        self._end = inside
         self._scanned = 0
         self._runs: deque[tuple[int, int]] = deque()
 
@@ -52,8 +52,18 @@ class FreeSpace:
         return first, count
 
     def take_behind(self, clusters: int) -> int:
-        """Give out clusters behind the file and all use; return the first."""
-        first, self._end = self._end, self._end + clusters
+        """Give out clusters that lie together behind the file and what was given out there; return the first.
+
+        A stray refcount there is passed over where it is in the way: the file becomes no longer than it must.
+        """
+        first = at = self._end
+        while at < first + clusters:
+            step = min(SCAN_CLUSTERS, first + clusters - at)
+            used = np.flatnonzero(self._used(at, at + step))
+            if len(used):
+                first = at + int(used[-1]) + 1
+            at += step
+        self._end = first + clusters
         return first
 
     def _scan(self) -> bool:

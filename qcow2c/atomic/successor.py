@@ -89,7 +89,7 @@ class Successor:
         self._verified = admission.verified
         uncounted = ClusterSet(ClusterRun(cluster, cluster + 1) for cluster, _ in admission.undercounted)
         self._kept_away = uncounted if admission.verified else admission.metadata
-        self._free = FreeSpace(self._is_used, self.geometry.clusters(self.walk.size), self._present.end_of_use())
+        self._free = FreeSpace(self._is_used, self.geometry.clusters(self.walk.size))
         if admission.undercounted:
             clusters, references = np.array(admission.undercounted, dtype=np.int64).T
             for cluster, missing in zip(clusters, references - self._new.at(clusters).view(np.int64), strict=True):
@@ -157,6 +157,7 @@ class Successor:
         They are yet to be counted. Raises LimitExceeded.
         """
         clusters = self.geometry.clusters(length)
+        self._require_nameable(self.geometry.clusters(self.walk.size) + clusters)  # Before so many are looked at.
         first = self._free.take_behind(clusters)
         self._require_nameable(first + clusters)
         return first << self._bits

@@ -99,17 +99,6 @@ class StoredRefcounts:
             if block is not None:
                 found[rows] = block[clusters[rows] & np.uint64((1 << int(bits)) - 1)]
 
-    def end_of_use(self) -> int:
-        """Return the end of the last cluster with a refcount, if that is behind the file, else the file's."""
-        bits, inside = self._geometry.refcount_block_bits, self._geometry.clusters(self._walk.size)
-        for index in np.flatnonzero(self.table)[::-1].tolist():
-            if (index + 1) << bits <= inside:
-                break
-            used = np.flatnonzero(self.counts(index << bits, 1 << bits))
-            if len(used):
-                return max(inside, int(used[-1] + (index << bits)) + 1)
-        return inside
-
     def _block(self, offset: int, dtype: np.dtype[Any]) -> NDArray[np.unsignedinteger[Any]] | None:
         """Return the refcounts of a block, cut off where they do not fit; None where there can be no block."""
         size = self._geometry.cluster_size

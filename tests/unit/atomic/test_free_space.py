@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import numpy as np
 from hypothesis import given
@@ -10,18 +10,23 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qcow2c.atomic.free_space import FreeSpace
+from qcow2c.references.batches import SCAN_CLUSTERS
 
 INSIDE = 60
 """Clusters of the file."""
 
 
-def space(free: set[int], *, end_of_use: int = 0) -> FreeSpace:
-    """Return the space of a file in which those clusters are free."""
+def space(free: set[int], *, stray: Set[int] = frozenset()) -> FreeSpace:
+    """Return the space of a file in which those clusters are free, and behind it all but `stray` ones."""
 
     def used(first: int, end: int) -> NDArray[np.bool_]:
-        return np.array([cluster not in free for cluster in range(first, end)])
+        found = np.zeros(end - first, dtype=bool)
+        for cluster in [*(set(range(INSIDE)) - free), *stray]:
+            if first <= cluster < end:
+                found[cluster - first] = True
+        return found
 
-    return FreeSpace(used, INSIDE, end_of_use)
+    return FreeSpace(used, INSIDE)
 
 
 def test_clusters_that_must_lie_together_go_into_the_first_hole_that_holds_them() -> None:
@@ -39,9 +44,14 @@ def test_as_many_as_there_are_in_the_first_hole() -> None:
     ]
 
 
-def test_behind_the_file_is_behind_all_that_is_in_use() -> None:
-    found = space({3}, end_of_use=75)
-    assert [found.take_behind(5), found.take(2), found.take_behind(1)] == [75, 80, 82]
+def test_behind_the_file_lies_nothing_between_but_what_is_in_use() -> None:
+    found = space({3}, stray={62, 1 << 40})
+    assert [found.take_behind(2), found.take(3), found.take_behind(1), found.take_behind(5)] == [60, 63, 66, 67]
+
+
+def test_more_clusters_than_are_looked_at_at_a_time_lie_together_behind_a_stray_one() -> None:
+    stray = INSIDE + 3 * SCAN_CLUSTERS // 2
+    assert space(set(), stray={stray}).take_behind(2 * SCAN_CLUSTERS) == stray + 1
 
 
 @given(st.sets(st.integers(0, INSIDE - 1)), st.lists(st.tuples(st.sampled_from("tsb"), st.integers(1, 5)), max_size=30))

@@ -172,3 +172,30 @@ def test_a_failing_write_leaves_the_image_as_it_was() -> None:
     with pytest.raises(StoreError), changing(Full(data)) as successor:
         successor.place(b"x")
     assert data == before
+
+
+STRAY_CHANGES: dict[str, Callable[[bytearray], object]] = {
+    "snapshot": lambda data: qcow2c.snapshots.create(data, "s"),
+    "width": lambda data: qcow2c.amend(data, refcount_bits=32),
+    "larger": lambda data: qcow2c.resize(data, 2 << 20, preallocation="metadata"),
+}
+
+
+@pytest.mark.parametrize("change", STRAY_CHANGES.values(), ids=STRAY_CHANGES)
+def test_a_stray_refcount_far_behind_the_file_makes_it_no_longer_than_needed(
+    change: Callable[[bytearray], object],
+) -> None:
+    sound = bytearray()
+    qcow2c.create(sound, 1 << 20, cluster_size=4096)
+    stray = bytearray(sound)
+    table = Header.load(Memory(bytes(stray))).refcount_table_offset
+    block = len(stray)
+    stray[table + 400 * 8 : table + 401 * 8] = block.to_bytes(8)
+    stray += (b"\0" * 100 + b"\0\1").ljust(4096, b"\0")  # A cluster some GiB behind the end.
+    own = int.from_bytes(stray[table : table + 8])
+    stray[own + block // 4096 * 2 + 1] = 1
+    assert qcow2c.check(bytes(stray)).exit_code == 0
+    for data in (sound, stray):
+        change(data)
+        assert qcow2c.check(bytes(data)).exit_code == 0
+    assert len(stray) - len(sound) <= 4 * 4096
