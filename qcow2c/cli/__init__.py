@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qcow2c.cli import text
+from qcow2c.cli import output, text
 from qcow2c.errors import Qcow2Error
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ GARBAGE_FROM = 50_000
 """Objects made and not given back from which on the collector looks for garbage."""
 
 INTERRUPTED = 130
-BROKEN_PIPE = 141
-"""Exit status where the reader of our output has gone: what a shell shows for the signal."""
+"""Exit status after Ctrl-C: what a shell shows for the signal."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Most of a short command's time goes into importing modules, which are no garbage, and into giving them back:
     # look through objects rarely, and not at all in the end.
     gc.set_threshold(GARBAGE_FROM)
+    output.occupy_closed()
     put_off()
     status = _guarded(sys.argv[1:])
     gc.freeze()
@@ -84,19 +84,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(words: list[str]) -> int:
-    """Run one command; an interrupt and a closed output end it quietly."""
+    """Run one command; an interrupt and a reader who has gone end it quietly.
+
+    Output that is lost is named as such. It is the failure of a command whose result it was, and no other's.
+    """
+    output.begin()
     try:
         status = _run(words)
-        sys.stdout.flush()
-        return status
+        output.flush()
+    except output.OutputLost as lost:
+        if isinstance(lost.reason, BrokenPipeError):
+            return output.BROKEN_PIPE
+        status = 1
     except BrokenPipeError:
-        # The reader has gone: what is still buffered must not raise again when the interpreter ends.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        return BROKEN_PIPE
+        return output.BROKEN_PIPE
     except KeyboardInterrupt as interrupt:
         return int(getattr(interrupt, "status", INTERRUPTED))
+    reason = output.lost()
+    if reason is not None:
+        text.complain(f"cannot write to standard output: {reason.strerror}")
+    return status
 
 
 def _run(words: list[str]) -> int:

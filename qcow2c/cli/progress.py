@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from qcow2c.cli import text
+from qcow2c.cli import output, text
 from qcow2c.storage.store import Progress
 
 _STEP = 1.0
@@ -19,7 +18,7 @@ def shown(*, wanted: bool) -> Iterator[Progress | None]:
     if not wanted:
         yield None
         return
-    bar = _bar() if sys.stdout.isatty() else None
+    bar = _bar() if output.is_terminal() else None
     with bar or _plain() as report:
         yield report
 
@@ -27,21 +26,20 @@ def shown(*, wanted: bool) -> Iterator[Progress | None]:
 @contextmanager
 def _plain() -> Iterator[Progress]:
     last = 0.0
-    text.write("    (0.00/100%)\r")
+    text.report("    (0.00/100%)\r")
 
     def report(done: int, size: int) -> None:
         nonlocal last
         percent = 100 * done / size if size else 100.0
         if percent > last + _STEP or (percent >= 100 and last < 100):
             last = percent
-            text.write(f"    ({percent:.2f}/100%)\r")
-            sys.stdout.buffer.flush()
+            text.report(f"    ({percent:.2f}/100%)\r")
 
     try:
         yield report
         report(1, 1)
     finally:
-        text.write("\n")
+        text.report("\n")
 
 
 def _bar() -> AbstractContextManager[Progress] | None:

@@ -60,12 +60,12 @@ def repaired(named: NamedImage, chosen: Namespace) -> RepairResult:
             text.note(f"... and {result.action_count - MESSAGES} more")
     if (result.leaks_fixed or result.corruptions_fixed) and is_human:
         were = "would be" if result.is_dry_run else "were found and"
-        text.write(
+        text.report(
             f"The following inconsistencies {were} repaired:\n\n"
             f"    {result.leaks_fixed} leaked clusters\n"
             f"    {result.corruptions_fixed} corruptions\n\n"
         )
-        text.write("After that:\n" if result.is_dry_run else "Double checking the fixed image now...\n")
+        text.report("After that:\n" if result.is_dry_run else "Double checking the fixed image now...\n")
     for line in _left(result):
         text.note(line)
     return result

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
+
+from qcow2c.cli import output
 
 _INDENT = "    "
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -11,9 +14,17 @@ _SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r":
 
 
 def write(words: str) -> None:
-    """Write to standard output; text that is not ASCII goes out as UTF-8, whatever the terminal's locale."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(words.encode("utf-8", "surrogateescape"))
+    """Write a result to standard output; text that is not ASCII goes out as UTF-8, whatever the terminal's locale.
+
+    Raises OutputLost.
+    """
+    output.put(words.encode("utf-8", "surrogateescape"))
+
+
+def report(words: str) -> None:
+    """Write about work, which counts whether or not this can be written: see `output.lost`."""
+    with suppress(output.OutputLost):
+        output.put(words.encode("utf-8", "surrogateescape"), now=True)
 
 
 def complain(message: str, *, hint: str = "") -> None:
@@ -24,11 +35,15 @@ def complain(message: str, *, hint: str = "") -> None:
 
 
 def note(line: str) -> None:
-    """Write one line to standard error, after all that was written to standard output."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.stderr.buffer.write((printable(line) + "\n").encode("utf-8", "surrogateescape"))
-    sys.stderr.buffer.flush()
+    """Write one line to standard error, after all that was written to standard output; it may be closed or full."""
+    with suppress(output.OutputLost):
+        output.flush()
+    if sys.stderr is None:
+        return
+    with suppress(OSError):
+        sys.stderr.flush()
+        sys.stderr.buffer.write((printable(line) + "\n").encode("utf-8", "surrogateescape"))
+        sys.stderr.buffer.flush()
 
 
 def printable(words: str) -> str:

@@ -134,7 +134,8 @@ def test_encrypted_images_cannot_be_opened(tmp_path: Path, capfd: Capture) -> No
 def test_the_gate_refuses_a_backing_file_elsewhere(tmp_path: Path, raw: str, capfd: Capture) -> None:
     builder = Builder()
     builder.backing_file = raw.encode()
-    path = tmp_path / "overlay"
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "elsewhere" / "overlay"
     path.write_bytes(builder.build())
     assert run(capfd, str(path), raw)[0] == 2
     assert run(capfd, "--gate=any", str(path), raw)[0] == 0

@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from qcow2c.cli import arguments, interrupts, option_list, progress, sizes, text
+from qcow2c.cli import arguments, interrupts, option_list, output, progress, sizes, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, open_named
 from qcow2c.errors import Span, UnsupportedFeature, UsageError
@@ -177,19 +177,19 @@ def _back_up(chosen: Namespace, named: NamedImage, name: str) -> None:
         stack.enter_context(interrupts.handled())
         disk = stack.enter_context(open_named(named, gate=chosen.gate))
         if chosen.stream:  # Without any buffer.
-            output = stack.enter_context(open(sys.stdout.fileno(), "wb", buffering=0, closefd=False))
-            write_stream(disk, name, Pipe(output, "standard output").write)
+            taken = stack.enter_context(output.unbuffered(sys.stdout, "output"))
+            write_stream(disk, name, Pipe(taken, "standard output").write)
             return
         create = option_list.parse(chosen.options, sorted(OPTIONS["qcow2"]))
         report = stack.enter_context(progress.shown(wanted=chosen.progress))
         write_overlay(disk, name, chosen.overlay, compress=chosen.compress, progress=report, **create)
 
 
-def _show(disk: Disk, name: str, output: str) -> None:
+def _show(disk: Disk, name: str, form: str) -> None:
     if disk.image is None:
         raise UsageError(f"Dirty bitmap '{name}' not found")
     ranges = disk.image.bitmaps.find(name).ranges()
-    if output == "json":
+    if form == "json":
         _write(ranges, '{ "start": %d, "length": %d}', "[", ",\n", "]\n")
     else:
         _write(ranges, "%#-16x%#x\n", f"{'Offset':<16}Length\n", "", "")

@@ -87,7 +87,7 @@ def _report(result: CheckResult, chosen: Namespace, **more: Any) -> int:
         return result.exit_code
     if not chosen.quiet:
         is_json = chosen.output == "json"
-        text.write(_json(result, chosen.image, more) if is_json else "".join(f"{line}\n" for line in _human(result)))
+        text.report(_json(result, chosen.image, more) if is_json else "".join(f"{line}\n" for line in _human(result)))
     if result.check_errors:
         text.complain(f"{chosen.image}: Check failed")
         return result.exit_code

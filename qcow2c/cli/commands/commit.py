@@ -47,7 +47,7 @@ def run(chosen: Namespace) -> int:
             text.complain(line)
         return 1
     if not chosen.quiet:
-        text.write("Image committed.\n")
+        text.report("Image committed.\n")
     return 0
 
 

@@ -77,15 +77,15 @@ def _write(chosen: Namespace, found: Compacted) -> None:
             "snapshots": found.snapshots,
             "bitmaps": found.bitmaps,
         }
-        text.write(text.pretty_json(facts) + "\n")
+        text.report(text.pretty_json(facts) + "\n")
         return
     saved, verb = found.saved, "would be" if chosen.dry_run else "is"
     change = f"{sizes.rounded(abs(saved))} ({abs(saved)} bytes) {'less' if saved >= 0 else 'more'}"
-    text.write(f"{chosen.image}: {found.length} bytes\n")
-    text.write(f"compacted {verb} {found.compacted_length} bytes: {change}\n")
-    text.write(f"clusters: {found.data_clusters} data, {found.zero_clusters} zero, ")
-    text.write(f"{found.compressed_clusters} newly compressed\n")
-    text.write(f"kept: {found.snapshots} snapshots, {found.bitmaps} bitmaps\n")
+    text.report(f"{chosen.image}: {found.length} bytes\n")
+    text.report(f"compacted {verb} {found.compacted_length} bytes: {change}\n")
+    text.report(f"clusters: {found.data_clusters} data, {found.zero_clusters} zero, ")
+    text.report(f"{found.compressed_clusters} newly compressed\n")
+    text.report(f"kept: {found.snapshots} snapshots, {found.bitmaps} bitmaps\n")
 
 
 def _warn_of_names(chosen: Namespace) -> None:

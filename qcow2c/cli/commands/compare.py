@@ -11,7 +11,6 @@ examples:
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -50,7 +49,7 @@ def run(chosen: Namespace) -> int:
         return _compared(chosen, shows_progress=shows_progress)
     finally:
         if shows_progress:
-            text.write("\n")
+            text.report("\n")
 
 
 def _compared(chosen: Namespace, *, shows_progress: bool) -> int:
@@ -111,9 +110,8 @@ class _Report:
 
     def _say(self, line: str) -> None:
         if not self._quiet:
-            text.write(line + "\n")
+            text.report(line + "\n")
 
     def _show(self, percent: float) -> None:
         self._shown = percent
-        text.write(f"    ({percent:3.2f}/100%)\r")
-        sys.stdout.flush()
+        text.report(f"    ({percent:3.2f}/100%)\r")

@@ -19,7 +19,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, interrupts, option_list, progress, sizes, text
+from qcow2c.cli import arguments, interrupts, option_list, output, progress, sizes, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, named_image, open_named, snapshot_key
 from qcow2c.cli.option_list import Option
@@ -176,8 +176,10 @@ def _copy(
     if snapshot is not None and len(sources) > 1:
         raise UsageError("No support for concatenating multiple snapshot")
     made = How(**how)
-    place: Any = Pipe(_standard(sys.stdout), "standard output")
-    if target != _STREAM:
+    place: Any
+    if target == _STREAM:
+        place = Pipe(output.unbuffered(sys.stdout, "output"), "standard output")
+    else:
         named = named_image(target, image_opts=chosen.target_image_opts)
         if named.options:
             raise UsageError("only the image itself and its driver can be given as the target")
@@ -189,7 +191,7 @@ def _copy(
             raise UsageError("standard input can only be the one source, without snapshots and --image-opts")
         if not _is_file(sys.stdin):
             chosen.image = target
-            piped = _standard(sys.stdin)
+            piped = output.unbuffered(sys.stdin, "input")
             copy_stream(piped, place, output_format, made, image_format=chosen.format, gate=chosen.gate, **create)
             return
     with ExitStack() as stack:
@@ -213,11 +215,6 @@ def _warn(message: str) -> None:
     text.note(f"qcow2c: warning: {message}")
 
 
-def _standard(stream: Any) -> Any:
-    """Return a standard stream without any buffer."""
-    return open(stream.fileno(), "rb" if stream is sys.stdin else "wb", buffering=0, closefd=False)
-
-
 def _is_file(stream: Any) -> bool:
     """Return whether a standard stream is a regular file, which can seek."""
-    return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    return stream is not None and stat.S_ISREG(os.fstat(stream.fileno()).st_mode)

@@ -101,7 +101,7 @@ def run(chosen: Namespace) -> int:
         text.complain(str(exc))
         return 1
     if not chosen.quiet:
-        text.write(f"Formatting {_quoted(chosen.image)}, fmt={chosen.format} {_shown(chosen.format, options)}\n")
+        text.report(f"Formatting {_quoted(chosen.image)}, fmt={chosen.format} {_shown(chosen.format, options)}\n")
     _create(chosen.image, chosen.format, options)
     return 0
 

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, interrupts, option_list, progress, text
+from qcow2c.cli import arguments, interrupts, option_list, output, progress, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, open_named, snapshot_key
 from qcow2c.errors import UsageError
@@ -84,8 +84,8 @@ def run(chosen: Namespace) -> int:
             from qcow2c.copy.targets import Pipe
 
             # Without any buffer.
-            output = stack.enter_context(open(sys.stdout.fileno(), "wb", buffering=0, closefd=False))
-            write_stream(before, after, Pipe(output, "standard output").write, exact=not chosen.fast)
+            taken = stack.enter_context(output.unbuffered(sys.stdout, "output"))
+            write_stream(before, after, Pipe(taken, "standard output").write, exact=not chosen.fast)
         else:
             found = differences(before, after, exact=not chosen.fast)
             (_write_json if chosen.output == "json" else _write_human)(found)

@@ -16,12 +16,11 @@ exit status: 0 nothing is wrong, 2 errors were found (they are in the output), 1
 from __future__ import annotations
 
 import os
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from qcow2c.cli import arguments, sizes
+from qcow2c.cli import arguments, output, sizes, text
 
 if TYPE_CHECKING:
     from qcow2c.dump import Dump
@@ -59,12 +58,12 @@ def run(chosen: Namespace) -> int:
     try:
         for store in chain(chosen.image, chosen.gate):
             if is_array:
-                sys.stdout.write(separator)
+                text.write(separator)
             separator = ","
             status = max(status, _dump(chosen, store))
     finally:
         if is_array and separator == ",":
-            sys.stdout.write("]\n")
+            text.write("]\n")
     return status
 
 
@@ -74,7 +73,7 @@ def _dump(chosen: Namespace, source: str | Store) -> int:
     with Dump(source, chosen.section, verify=chosen.verify, share=chosen.force_share) as dump:
         node = dump.question(host_offset=chosen.offset, guest_offset=chosen.guest)
         for piece in _rendered(chosen, dump, node):
-            sys.stdout.write(piece)
+            text.write(piece)
         return dump.exit_code
 
 
@@ -82,7 +81,7 @@ def _rendered(chosen: Namespace, dump: Dump, node: Node) -> Iterable[str]:
     if chosen.output == "text":
         from qcow2c.forensic.render_text import Style
 
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        colour = output.is_terminal() and "NO_COLOR" not in os.environ
         return dump.text(node, Style(colour=colour, raw=chosen.raw, doc=chosen.doc, zeros=chosen.zeros))
     render = dump.json if chosen.output == "json" else dump.json_lines
     return render(node, raw=chosen.raw, doc=chosen.doc)

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 from qcow2c.cli import arguments, interrupts, progress, text
+from qcow2c.errors import UsageError
 
 _STREAM = "-"
 """Standard input."""
@@ -37,13 +38,17 @@ def run(chosen: Namespace) -> int:
 
     with ExitStack() as stack:
         stack.enter_context(interrupts.handled())
-        stream: BinaryIO = sys.stdin.buffer
+        stream: BinaryIO
         if chosen.stream != _STREAM:
             image, chosen.image = chosen.image, chosen.stream
             stream = stack.enter_context(open(chosen.stream, "rb"))
             chosen.image = image
+        elif sys.stdin is None:
+            raise UsageError("standard input is closed")
+        else:
+            stream = sys.stdin.buffer
         report = stack.enter_context(progress.shown(wanted=chosen.progress and not chosen.quiet))
         count = patch(chosen.image, stream, image_format=chosen.format, gate=chosen.gate, progress=report)
     if not chosen.quiet:
-        text.write(f"{chosen.image}: {count} ranges written\n")
+        text.report(f"{chosen.image}: {count} ranges written\n")
     return 0

@@ -65,7 +65,7 @@ def run(chosen: Namespace) -> int:
             text.complain(line)
         return 1
     if not chosen.quiet:
-        text.write("Image resized.\n")
+        text.report("Image resized.\n")
     return 0
 
 

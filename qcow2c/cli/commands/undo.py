@@ -27,5 +27,5 @@ def run(chosen: Namespace) -> int:
 
     done = undo_repair(chosen.image, chosen.undo)
     if not chosen.quiet:
-        text.write("The image is as it was before the repair.\n" if done else "The image was as before the repair.\n")
+        text.report("The image is as it was before the repair.\n" if done else "The image was as before the repair.\n")
     return 0
