@@ -288,14 +288,13 @@ ON_OPEN: dict[str, Callable[[qcow2c.Image], object]] = {
     "rename": lambda image: image.snapshots.rename("s1", "renamed"),
 }
 OPEN_CASES = ("4k clusters", "version 2", "subclusters", "lazy refcounts", "bitmaps")
+OPEN_CHANGES = [(case, act) for case in OPEN_CASES for act in ON_OPEN if (case, act) != ("bitmaps", "apply")]
+"""Bitmaps do not allow that a disk goes back."""
 
 
-@pytest.mark.parametrize("act", ON_OPEN)
-@pytest.mark.parametrize("case", OPEN_CASES)
+@pytest.mark.parametrize(("case", "act"), OPEN_CHANGES)
 def test_a_crash_while_an_open_image_is_changed(case: str, act: str) -> None:
     """What was flushed before is there, in the disk or in the snapshot; leaks and stale bitmaps may remain."""
-    if (case, act) == ("bitmaps", "apply"):
-        pytest.skip("bitmaps do not allow it")
     before, chooser = CASES[case].make(), random.Random(2)
     recorder = Recorder()
     store = recorder.store(before)
