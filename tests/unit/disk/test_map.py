@@ -15,7 +15,6 @@ from qcow2c.disk.map_layers import MappedLayer, has_preallocated_metadata, mappe
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import CorruptMetadata, LimitExceeded, UnsupportedFeature
 from qcow2c.format import layout
-from qcow2c.storage.sources import LocalFile
 from tests.building import L1_COPIED, L2_COPIED, L2_ZERO, Builder
 
 
@@ -130,7 +129,7 @@ def test_an_impossible_refcount_block_ends_the_count(tmp_path: Path) -> None:
     path.write_bytes(builder.build())
     with path.open("ab") as file:
         file.truncate(10 << 20)
-    with open_image(LocalFile(path)) as image:
+    with open_image(path) as image:
         assert not has_preallocated_metadata(image.layer.store, image.header)
 
 
