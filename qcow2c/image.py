@@ -230,6 +230,8 @@ class Image(PositionedFile):
     def _writable(self, offset: int, length: int) -> Engine:
         """Return the engine, if it may write so many bytes there."""
         engine = self.engine
+        if not length:  # What writes something asks for itself.
+            engine.require_sound()
         if offset < 0 or length < 0 or offset + length > self._size:
             raise UsageError(f"{length} bytes at offset {offset} do not lie on the disk of {self._size} bytes")
         return engine
