@@ -38,9 +38,14 @@ def _whole_sectors(size: int) -> int:
     return -(-size // SECTOR_SIZE) * SECTOR_SIZE
 
 
+def end_of_room(walk: Walk) -> int:
+    """Return up to where a structure may reach: within the last cluster of a file that is cut short."""
+    return _whole_sectors(walk.size) + walk.geometry.cluster_size - 1
+
+
 def leaves_file(walk: Walk, offsets: U64Array, lengths: U64Array) -> NDArray[np.bool_]:
     """Return which spans leave the file by a cluster or more; the last cluster of a file may be cut short."""
-    room = np.uint64(_whole_sectors(walk.size) + walk.geometry.cluster_size - 1)
+    room = np.uint64(end_of_room(walk))
     past: NDArray[np.bool_] = (offsets > room) | (lengths > room - np.minimum(offsets, room))
     return past
 
