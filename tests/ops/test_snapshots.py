@@ -277,10 +277,11 @@ def records(count: int, *, name: bytes = b"", extra: bytes = b"") -> bytes:
     return builder.build()
 
 
-def test_there_are_no_more_snapshots_than_qemu_reads() -> None:
-    data = bytearray(records(Limit.SNAPSHOTS))
+def test_there_are_no_more_snapshots_than_qemu_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Limit, "SNAPSHOTS", 500)  # Of 65536, which hostile images have.
+    data = bytearray(records(500))
     before = bytes(data)
-    with pytest.raises(LimitExceeded, match="65536 snapshots"):
+    with pytest.raises(LimitExceeded, match="500 snapshots"):
         qcow2c.snapshots.create(data, "one more")
     assert data == before
     qcow2c.snapshots.delete(data, "1", trust=True)
