@@ -22,7 +22,6 @@ ELSEWHERE = {
     "cli/commands/patch.py": "cli/test_diff.py",
     "cli/commands/undo.py": "cli/test_repair.py",
     "cli/image_names.py": "cli/test_image_options.py",
-    "cli/output.py": "cli/test_output.py",
     "cli/repair_report.py": "cli/test_repair.py",
     "copy/from_backing.py": "ops/test_rebase.py",
     "copy/image_pipe.py": "ops/test_convert_pipes.py",
