@@ -264,6 +264,24 @@ def test_a_broken_bitmap_directory_does_not_let_the_disk_go_back() -> None:
     data[at] = 0xFF
     with pytest.raises(CorruptMetadata):
         qcow2c.snapshots.apply(data, "one")
+    before = bytes(data)
+    with pytest.raises(CorruptMetadata):
+        qcow2c.snapshots.create(data, "two")
+    assert data == before
+
+
+def test_no_snapshot_is_taken_where_check_refuses_the_bitmaps_extension() -> None:
+    data = with_bitmap()
+    header = Header.load(Memory(bytes(data)))
+    (found,) = (part for part in header.extensions if part.type == structs.ExtensionType.BITMAPS)
+    at = found.span.end - 8  # The offset of the directory.
+    data[at : at + 8] = (int.from_bytes(data[at : at + 8]) + 1).to_bytes(8)
+    before = bytes(data)
+    with pytest.raises(CorruptMetadata):
+        qcow2c.check(before)
+    with pytest.raises(CorruptMetadata):
+        qcow2c.snapshots.create(data, "two")
+    assert data == before
 
 
 def records(count: int, *, name: bytes = b"", extra: bytes = b"") -> bytes:
