@@ -39,7 +39,6 @@ from qcow2c.storage.zeros import fill_zeros
 L2_CACHE_BYTES = 64 << 20
 """Bound of the cached L2 tables of one reader: enough for 512 GiB of guest data with 64 KiB clusters."""
 
-
 SalvageLog = Callable[[Span, Exception], None]
 """Told each guest range that reads as zeros because it cannot be read, and why."""
 
