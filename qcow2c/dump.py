@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from qcow2c.errors import (
@@ -24,6 +24,7 @@ from qcow2c.errors import (
     UsageError,
 )
 from qcow2c.forensic import render_text
+from qcow2c.forensic.checked import Checked
 from qcow2c.forensic.header_nodes import (
     bare_header,
     bitmap_nodes,
@@ -35,6 +36,7 @@ from qcow2c.forensic.header_nodes import (
 )
 from qcow2c.forensic.nodes import Findings, Node, size_text
 from qcow2c.forensic.render_text import Style
+from qcow2c.forensic.summary import Summary
 from qcow2c.forensic.table_nodes import bitmap_table_nodes, l1_nodes, l2_nodes, refcount_nodes
 from qcow2c.forensic.trace import guest_nodes, host_nodes
 from qcow2c.format import rules
@@ -53,8 +55,7 @@ SECTIONS = (
 )  # fmt: skip
 """The parts of a dump, in their order."""
 
-MAX_FINDINGS = 100
-"""How many findings of one rule the summary lists; the rest is counted."""
+_TABLES = ("l1", "l2", "refcounts")
 
 
 class Dump:
@@ -78,10 +79,7 @@ class Dump:
                 raise UsageError(f"unknown section {section!r}, not one of {', '.join(SECTIONS)}")
         self.sections = [section for section in SECTIONS if section in chosen]
         self._verify = verify
-        self._summary: dict[str, list[Finding]] = {}
-        self._counts: dict[str, int] = {}
-        self.worst = Severity.NOTE
-        """The gravest finding of all nodes that were walked so far."""
+        self._summary = Summary()
         with ExitStack() as stack:
             self.store = stack.enter_context(opened(source, locks.Use.of_reader(share=share)))
             self._load()
@@ -120,8 +118,18 @@ class Dump:
 
     @property
     def exit_code(self) -> int:
-        """0, or 2 where something is wrong with what was walked so far."""
-        return 2 if self.worst >= Severity.ERROR else 0
+        """Of what was walked so far, as of a check: 0, 2 where something is wrong, 3 where clusters are leaked only."""
+        return self._summary.exit_code
+
+    @property
+    def worst(self) -> Severity:
+        """The gravest finding of all nodes that were walked so far."""
+        return self._summary.worst
+
+    @cached_property
+    def _checked(self) -> Checked | None:
+        """What a check says; None where the header does not even say where anything is."""
+        return None if self.walk is None else Checked(self.store, self.walk.geometry.cluster_size)
 
     # --- renderings ---
 
@@ -163,12 +171,17 @@ class Dump:
                 raise UsageError(f"offset {host_offset:#x} is outside the file, which has {walk.size:#x} bytes")
             span = Span(host_offset, 1)
             inner = (section for section in self._nodes() if section.name not in ("map", "findings", "features"))
-            make = partial(host_nodes, walk, host_offset, inner)
+            make = self._with_findings(partial(host_nodes, walk, host_offset, inner))
             answers.append(Node(f"offset {host_offset:#x}", span, make_children=partial(self._guarded, make)))
         if guest_offset is not None:
-            make = partial(guest_nodes, walk, guest_offset)
+            make = self._with_findings(partial(guest_nodes, walk, guest_offset))
             answers.append(Node(f"guest offset {guest_offset:#x}", make_children=partial(self._guarded, make)))
         return replace(self.root, make_children=lambda: answers)
+
+    def _with_findings(self, make: Callable[[], Iterator[Node]]) -> Callable[[], Iterator[Node]]:
+        """Let the nodes of an answer say what a check finds there."""
+        checked = self._checked
+        return make if checked is None else lambda: checked.along(make())
 
     @property
     def root(self) -> Node:
@@ -180,7 +193,6 @@ class Dump:
 
     def _nodes(self) -> Iterator[Node]:
         self._summary.clear()
-        self._counts.clear()
         makers = self._makers()
         for section in self.sections:
             if section == "findings":
@@ -270,28 +282,53 @@ class Dump:
 
     def _noted(self, node: Node) -> Node:
         for finding in node.findings:
-            self.worst = max(self.worst, finding.severity)
-            self._counts[finding.rule] = self._counts.get(finding.rule, 0) + node.count
-            listed = self._summary.setdefault(finding.rule, [])
-            if len(listed) < MAX_FINDINGS:
-                listed.append(finding)
+            self._summary.note(finding)
         inner = node.make_children
         if inner is None:
             return node
         return replace(node, make_children=lambda: map(self._noted, inner()))
 
     def _findings_node(self) -> Node:
-        """The summary of what the sections walked before this one had to say."""
+        """The summary: what a check finds, what is wrong in the header and the records, and what was walked before."""
 
         def children() -> Iterator[Node]:
-            for rule, listed in self._summary.items():
-                for finding in listed:
-                    yield Node(rule, finding.where, finding.severity.name.lower(), finding.message, spec=finding.spec)
-                more = self._counts[rule] - len(listed)
-                if more > 0:
-                    yield Node(rule, None, more, f"{more} more of this rule")
+            self._note_the_rest()
+            yield from self._summary.nodes()
 
         return Node("findings", make_children=children)
+
+    def _note_the_rest(self) -> None:
+        """Note what sections that were not walked would say, and all that a check says, each of it once."""
+        checked = self._checked
+        if checked is not None:
+            if not checked.is_whole:
+                self._walk_tables()
+            self._summary.note_check(checked)
+        for finding in self._of_header_and_records():
+            self._summary.note_new(finding)
+
+    def _walk_tables(self) -> None:
+        """Walk the tables that were not asked for, because of what they have to say."""
+        makers = self._makers()
+        for section in _TABLES:
+            if section not in self.sections and section in makers:
+                for node in self._guarded(makers[section]):
+                    for _ in node.children:
+                        pass
+
+    def _of_header_and_records(self) -> Iterator[Finding]:
+        if self._unreadable is not None:
+            yield self._unreadable
+        yield from self._header_findings
+        walk = self.walk
+        if walk is None:
+            return
+        for record in walk.snapshots.records:
+            if record.span.offset < walk.size:
+                yield from rules.snapshot_findings(walk.header, record)
+        for bitmap in walk.bitmaps.records:
+            yield from rules.bitmap_findings(walk.header, bitmap)
+        yield from (broken for broken in (walk.snapshots.broken, walk.bitmaps.broken) if broken is not None)
 
 
 def dump(

@@ -56,12 +56,7 @@ _COPY_BYTES = 1 << 20
 class Engine:
     """One state of an image, the active one, read and written. Calls from several threads take turns."""
 
-    def __init__(
-        self,
-        reader: Reader,
-        admission: Admission,
-        media: tuple[Medium, Medium] | None = None,
-    ) -> None:
+    def __init__(self, reader: Reader, admission: Admission, media: tuple[Medium, Medium] | None = None) -> None:
         """The reader's turn is a lock that one thread may take again. `admission` is what was found when the image was
         let in; `media` are those of another engine of the same image. Raises CorruptMetadata, MissingKey, StoreError.
         """
@@ -111,8 +106,7 @@ class Engine:
         with self.turn:
             if self._ended:  # A call of another thread was on its way when the image was closed.
                 raise UsageError(f"{self.medium.store.name!r} was closed meanwhile")
-            self.medium.require_sound()
-            self.data.require_sound()
+            self.require_sound()
             try:
                 yield
             except Qcow2Error:
@@ -347,6 +341,11 @@ class Engine:
                     self.session.finish()
             finally:
                 self._ended = True
+
+    def require_sound(self) -> None:
+        """Raise StoreError where the image can no longer be written, and in a child process."""
+        self.medium.require_sound()
+        self.data.require_sound()
 
     @property
     def sound(self) -> bool:

@@ -6,6 +6,8 @@ It owns the position and the life of what was opened; what is opened at all, is 
 from __future__ import annotations
 
 import io
+import os
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from operator import index
@@ -22,7 +24,9 @@ from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage, SalvagedRange
 from qcow2c.layers.turn import AT_ONCE
+from qcow2c.storage.open_file import OpenFile
 from qcow2c.storage.positioned import PositionedFile
+from qcow2c.storage.store import Store
 
 if TYPE_CHECKING:
     from qcow2c.atomic.successor import Successor
@@ -48,9 +52,9 @@ class Image(PositionedFile):
         notices: tuple[Finding, ...] = (),
         snapshots: tuple[SnapshotRecord, ...] = (),
         engine: Engine | None = None,
-        active: bool = True,
+        parent: Image | None = None,
     ) -> None:
-        """Made by `open_image` and `Snapshot.open`, which is not `active`; closing the image closes `opened`."""
+        """Made by `open_image`, and, with a `parent`, by `of_state`; closing the image closes `opened`."""
         super().__init__()
         self.name = name
         self.notices = notices
@@ -58,11 +62,26 @@ class Image(PositionedFile):
         self.layer = layer
         self.kept_snapshots = tuple(KeptSnapshot(record) for record in snapshots)
         """What is known of the snapshots; `snapshots` is how to get at them."""
-        self._opened, self._engine, self._active = opened, engine, active
+        self._opened, self._engine, self._active = opened, engine, parent is None
+        self._parent = parent
+        self._process = os.getpid()
         self._locate, self._read_store = layer.locate, layer.data_store.pread
         self._size = layer.disk_size
         self._direct_end = self._size if layer.turn is AT_ONCE else -1
         """Up to where `pread` goes straight to the file: nowhere where reads take turns with writes, or once closed."""
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "r+" if self.writable() else "r"
+        return f"<Image {self.name!r} {state}>"
+
+    def __del__(self) -> None:
+        if not self.closed and hasattr(self, "_process"):
+            holds_file = self._active and isinstance(self.layer.store, OpenFile)
+            try:
+                if holds_file and self._process == os.getpid():
+                    warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:  # A warning may be an error.
+                self.close()
 
     @property
     def header(self) -> Header:
@@ -84,9 +103,7 @@ class Image(PositionedFile):
 
     def of_state(self, layer: Reader, name: str, notices: tuple[Finding, ...]) -> Image:
         """Return a read-only image of another state of this one, whose files it needs; `Snapshot.open` does it."""
-        with ExitStack() as opened:
-            opened.callback(id, self)  # Holds this image until that one is closed.
-            return Image(layer, name=name, opened=opened.pop_all(), notices=notices, active=False)
+        return Image(layer, name=name, opened=ExitStack(), notices=notices, parent=self)
 
     @property
     def salvaged(self) -> tuple[SalvagedRange, ...]:
@@ -102,6 +119,11 @@ class Image(PositionedFile):
         self._check_open()
         store = self.layer.store
         return load_bitmaps(store, Header.load(store)) if self._active else Bitmaps()
+
+    def image_file(self) -> Store:
+        """Return the file of the image; what is pending is made durable before. Raises UsageError, StoreError."""
+        (self._parent or self).flush()
+        return self.layer.store
 
     def size(self) -> int:
         """Return the virtual disk size in bytes."""
@@ -208,6 +230,8 @@ class Image(PositionedFile):
     def _writable(self, offset: int, length: int) -> Engine:
         """Return the engine, if it may write so many bytes there."""
         engine = self.engine
+        if not length:  # What writes something asks for itself.
+            engine.require_sound()
         if offset < 0 or length < 0 or offset + length > self._size:
             raise UsageError(f"{length} bytes at offset {offset} do not lie on the disk of {self._size} bytes")
         return engine
@@ -277,5 +301,5 @@ class Image(PositionedFile):
             try:
                 self._opened.close()
             finally:
-                self._engine = None
+                self._engine = self._parent = None
                 super().close()

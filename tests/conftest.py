@@ -25,7 +25,7 @@ IN_CI = bool(os.environ.pop("CI", "") or os.environ.get("QCOW2C_IN_CI"))
 if IN_CI:
     os.environ["QCOW2C_IN_CI"] = "true"
 
-UNTRACED = ("crash", "interop")
+UNTRACED = ("bench", "crash", "interop", "properties")
 """Folders whose tests go over the same code again and again: coverage, which would slow them most, leaves them out."""
 
 

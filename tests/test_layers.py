@@ -129,7 +129,7 @@ def absolute(name: str, level: int, path: str, module: str) -> str:
 
 def named_by_call(node: ast.Call) -> str | None:
     """Name given to importlib.import_module or __import__; "?" if it is computed, None for other calls."""
-    function = ast.unparse(node.func).split(".")[-1]
+    function = getattr(node.func, "attr", "") or getattr(node.func, "id", "")
     if function not in {"import_module", "__import__"}:
         return None
     first = node.args[0] if node.args else None

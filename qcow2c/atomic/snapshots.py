@@ -35,9 +35,11 @@ def create(image: Successor, name: str, date: float | None = None) -> str:
     """Take a snapshot of the disk as it is; return its ID. `date` is in seconds since 1970, now without.
 
     Raises UsageError for a name or a date that cannot be stored, UnsupportedFeature for an image with an external data
-    file, LimitExceeded for one with too many snapshots or too narrow refcounts, and as `Successor.switch`.
+    file, CorruptMetadata for one whose bitmaps are broken, LimitExceeded for one with too many snapshots or too narrow
+    refcounts, and as `Successor.switch`.
     """
     _require_own_data(image)
+    _require_sound_bitmaps(image)
     stored_name, nanoseconds = _stored_name(name), _nanoseconds(date)
     records = image.snapshots.records
     if len(records) >= Limit.SNAPSHOTS:
@@ -105,6 +107,13 @@ def require_appliable(image: Successor) -> None:
     if bitmaps.records:
         raise UsageError("Device has active dirty bitmaps")
     _require_own_data(image)
+
+
+def _require_sound_bitmaps(image: Successor) -> None:
+    """Raise for bitmaps for which a check of the image fails, as QEMU does when it opens one."""
+    raise_first(rules.header_findings(image.header), Severity.ERROR, ("extension.bitmaps",))
+    if image.walk.bitmaps.broken is not None:
+        raise image.walk.bitmaps.broken.exception()
 
 
 def _require_own_data(image: Successor) -> None:

@@ -71,9 +71,15 @@ def open_disk(
 ) -> Iterator[Disk]:
     """Open an image of a given or detected format, with what lies below it; the rest is as in `open_image`.
 
+    An open `Image`, a snapshot's too, is that disk itself: it is not closed, and how to open it does not matter.
+
     `snapshot` is the ID or, where no ID matches, the name of the internal snapshot to read. Raises UsageError where
     there is none, and UnsupportedFeature for other formats.
     """
+    if isinstance(source, Image):
+        source.image_file()
+        yield Disk(source.layer if snapshot is None else _state(source, snapshot), source.name, source)
+        return
     with opened(source) as store:
         if known_format(store, image_format) is Format.RAW:
             if snapshot is not None:

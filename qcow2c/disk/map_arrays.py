@@ -215,7 +215,11 @@ class _PreparedLayer:
         broken = np.zeros(len(entries), dtype=bool)
         for rule in suspected:
             broken |= rule.broken(entries, 0 if bitmaps is None else bitmaps, geometry)
-        if geometry.external_data:
+        if not geometry.external_data:
+            special = np.uint64(tables.L2_ZERO) if bitmaps is None else ~np.uint64(0)
+            packed = (entries & np.uint64(tables.L2_COMPRESSED)) != 0
+            broken |= ((entries & special) != 0) & ~packed & (hosts >= self.walk.size)
+        else:
             first = tables.kinds(entries, bitmaps, geometry)
             broken |= _HAS_HOST[first if bitmaps is None else first[:, 0]] & (hosts != guests)
         return broken

@@ -27,7 +27,7 @@ from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.gate import Gate, GateFunction, GateRequest, format_in, full_name, gate_for
 from qcow2c.storage.locks import Use
 from qcow2c.storage.processes import ForkSafeLock
-from qcow2c.storage.sources import Source, Store, opened
+from qcow2c.storage.sources import FileObject, Source, Store, opened
 from qcow2c.structs import Limit
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Opening(TypedDict, total=False):
     """The choices of `open_image`, for what opens an image by the way."""
 
     backing: BackingChoice
+    backing_format: str | None
     data_file: Source | Store | None
     gate: str | Gate
     on_error: Literal["raise", "zero"]
@@ -54,6 +55,7 @@ def open_image(
     mode: str = "r",
     *,
     backing: BackingChoice = None,
+    backing_format: str | None = None,
     data_file: Source | Store | None = None,
     gate: str | Gate = "directory",
     on_error: Literal["raise", "zero"] = "raise",
@@ -66,9 +68,10 @@ def open_image(
     references, and nothing may overlap; `trust=True` opens without looking. `share=True` reads an image although
     another process may be writing to it.
 
-    `backing` replaces the backing file that the image names (False: none, unallocated clusters read as zeros), and
-    `data_file` the external data file. `gate` decides about files that images name: "directory" (names that lead
-    into the image's own directory), a list of directories beside that, "deny", "any", or a callable.
+    `backing` replaces the backing file that the image names (False: none, unallocated clusters read as zeros; an open
+    `Image` stays open), and `data_file` the external data file. `backing_format`, "qcow2" or "raw", is the backing
+    file's, where that is not what the image says. `gate` decides about files that images name: "directory" (names that
+    lead into the image's own directory), a list of directories beside that, "deny", "any", or a callable.
     `on_error="zero"` is salvage mode: what cannot be read is zeros, and is listed in `Image.salvaged`.
 
     Raises NotQcow2, UnsupportedFeature, CorruptMetadata, MissingKey, GateRefused, ChainError, StoreError, UsageError.
@@ -81,9 +84,10 @@ def open_image(
     if on_error not in ("raise", "zero"):
         raise UsageError(f'on_error={on_error!r} is neither "raise" nor "zero"')
     with ExitStack() as stack:
-        opener = _Opener(gate_for(gate), Salvage() if on_error == "zero" else None, stack, share=share)
+        salvage = Salvage() if on_error == "zero" else None
+        opener = _Opener(gate_for(gate), salvage, stack, share=share, backing_format=backing_format)
         use = Use.WRITABLE_IMAGE if writable else Use.of_reader(share=share)
-        store = stack.enter_context(opened(source, use))
+        store = stack.enter_context(opened(_as_bytes(source, writable=writable), use))
         loaded = load_image(store, opener.refused_from)
         reader = opener.reader(store, loaded.header, backing, data_file, (store,), writable=writable)
         engine = _engine(reader, loaded, trust=trust) if writable else None
@@ -95,6 +99,11 @@ def open_image(
             snapshots=loaded.snapshots.records,
             engine=engine,
         )
+
+
+def _as_bytes(source: Source | Store, *, writable: bool) -> Source | Store:
+    """Return a store over the disk of an open image: it may hold an image itself, which is asked for here alone."""
+    return FileObject(source, writable=writable) if isinstance(source, Image) else source
 
 
 def named_file(image: Store, gate: GateFunction, role: str, name: bytes) -> str | os.PathLike[str]:
@@ -120,8 +129,12 @@ def _engine(reader: Reader, loaded: LoadedImage, *, trust: bool) -> Engine:
 class _Opener:
     """What holds while a chain is opened: the gate, the salvage log, and what must be closed."""
 
-    def __init__(self, gate: GateFunction, salvage: Salvage | None, stack: ExitStack, *, share: bool) -> None:
+    def __init__(
+        self, gate: GateFunction, salvage: Salvage | None, stack: ExitStack, *, share: bool, backing_format: str | None
+    ) -> None:
+        """`backing_format` is that of the layer below the top one, None as the image says."""
         self._gate = gate
+        self._backing_format = backing_format
         self._share = share
         self._salvage = salvage
         self._stack = stack
@@ -165,7 +178,7 @@ class _Opener:
             if not header.data_file:
                 raise UsageError(f"{store.name!r} does not name its external data file: give it (data_file=)")
             data_file = self._named_data_file(store, header.data_file)
-        data_store = self._stack.enter_context(opened(data_file, writable=writable))
+        data_store = self._stack.enter_context(opened(_as_bytes(data_file, writable=writable), writable=writable))
         if data_store.identity() == store.identity():
             raise ChainError(f"{store.name!r} names itself as its external data file")
         self.lock(data_store, Use.WRITABLE_DATA_FILE if writable else Use.DATA_FILE)
@@ -188,22 +201,24 @@ class _Opener:
         if backing is False:
             return None
         if isinstance(backing, Image):
+            self._stack.callback(id, backing)  # Keeps it from being closed where its opener has dropped it.
             return backing.layer
-        stated = header.backing_format
+        stated = (header.backing_format or b"").decode("utf-8", "backslashreplace")
         if backing is None:
             if not header.backing_file:
                 return None
             backing = named_file(store, self._gate, "backing file", header.backing_file)
-            stated = header.backing_format or os.fsencode(format_in(os.fsdecode(header.backing_file)) or "")
+            stated = stated or format_in(os.fsdecode(header.backing_file)) or ""
         below = self._stack.enter_context(opened(backing))
         if any(below.identity() == above.identity() for above in chain):
             raise ChainError(f"backing file {below.name!r} of {store.name!r} creates a loop")
         if len(chain) > Limit.BACKING_CHAIN_DEPTH:
             raise ChainError(f"the backing chain has more than {Limit.BACKING_CHAIN_DEPTH} layers, at {below.name!r}")
+        if self._backing_format is not None and len(chain) == 1:
+            stated = self._backing_format
         return self._lower_layer(below, stated, (*chain, below))
 
-    def _lower_layer(self, store: Store, recorded: bytes | None, chain: tuple[Store, ...]) -> Layer:
-        stated = (recorded or b"").decode("utf-8", "backslashreplace")
+    def _lower_layer(self, store: Store, stated: str, chain: tuple[Store, ...]) -> Layer:
         refusal = "backing file {name!r} has format {found!r}, not qcow2 or raw"
         if known_format(store, stated, refusal) is Format.RAW:
             self.lock(store, Use.SHARED)

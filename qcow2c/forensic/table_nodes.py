@@ -6,7 +6,7 @@ folding them. Entries that are zero are left out of the text by the renderers, b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -15,6 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c.errors import Span
+from qcow2c.forensic.entry_words import (
+    EntryMeaning,
+    EntryTarget,
+    bitmap_table_words,
+    cluster_target,
+    l1_words,
+    l2_target,
+    l2_words,
+    refcount_table_words,
+)
 from qcow2c.forensic.nodes import Node, size_text
 from qcow2c.format import tables
 from qcow2c.format.findings import Finding, Severity
@@ -29,15 +39,12 @@ from qcow2c.format.table_rules import (
     l2_rules,
     suspects,
 )
-from qcow2c.format.tables import Kind
+from qcow2c.references.counts import end_of_room
 from qcow2c.references.walk import ACTIVE, State, Walk
-from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE, Limit
+from qcow2c.structs import ENTRY_BYTES, Limit
 
 if TYPE_CHECKING:
     from qcow2c.format.array_types import U64Array
-
-EntryMeaning = Callable[[int, int], str]
-"""Says what an entry and its bitmap mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +55,9 @@ class TableDisplay:
     rules: tuple[EntryRule, ...]
     words: EntryMeaning
     spec: str
-    target: Callable[[int], int]
-    """Where in the file an entry leads; 0: nowhere."""
-    size: int
-    """Of the file."""
+    target: EntryTarget
+    end: int
+    """Where in the file a target must end."""
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -98,13 +104,8 @@ def entry_nodes(
         bitmap = int(bitmaps[first]) if bitmaps is not None else 0
         span = Span(at + first * table.entry_size, count * table.entry_size)
         low, high = first, first + count - 1
-        findings = tuple(_entry_findings(breakable, word, bitmap, span, geometry)) if breakable else ()
-        target = table.target(word)
-        if target:
-            target += (count - 1) * step
-        if target >= table.size:
-            message = f"entry {word:#018x} leads to {target:#x}, past the end of the file at {table.size:#x}"
-            findings += (Finding("table.entry_past_end", Severity.ERROR, message, span, table.spec),)
+        findings = tuple(_entry_findings(breakable, word, bitmap, span, geometry, count)) if breakable else ()
+        findings += tuple(_past_end_in_run(table, word, (first, count, step), at))
         yield Node(
             f"[{low}]" if count == 1 else f"[{low}..{high}]",
             span,
@@ -118,97 +119,44 @@ def entry_nodes(
 
 
 def _entry_findings(
-    rules: tuple[EntryRule, ...], word: int, bitmap: int, span: Span, geometry: Geometry
+    rules: tuple[EntryRule, ...], word: int, bitmap: int, span: Span, geometry: Geometry, count: int
 ) -> Iterator[Finding]:
     for rule in broken_rules(rules, word, bitmap, geometry):
         severity = Severity.ERROR if rule.counted else Severity.WARNING
-        yield Finding(rule.rule, severity, f"entry {word:#018x}: {rule.message}", span, rule.spec)
+        message = f"entry {word:#018x}: {rule.message}"
+        yield Finding(rule.rule, severity, message, span, rule.spec, times=count)
 
 
-# --- meanings -------------------------------------------------------------------------------------------------------
-
-
-def l1_words(word: int, _bitmap: int = 0) -> str:
-    if not word:
-        return "unallocated"
-    return f"L2 table at {word & tables.L1_OFFSET:#x}{', copied' if word & tables.L1_COPIED else ''}"
-
-
-def l2_words(geometry: Geometry) -> EntryMeaning:
-    """Return what says the meaning of the L2 entries of an image."""
-    names = {
-        Kind.UNALLOCATED: "unallocated",
-        Kind.UNALLOCATED_IN_CLUSTER: "unallocated",
-        Kind.ZERO: "zeros",
-        Kind.ZERO_ALLOCATED: "zeros",
-        Kind.DATA: "data",
-        Kind.INVALID: "invalid",
-    }
-
-    def words(word: int, bitmap: int) -> str:
-        if word & tables.L2_COMPRESSED:
-            extent = tables.compressed_extent(word, geometry)
-            sectors = -(-extent.length // SECTOR_SIZE)
-            return f"compressed at {extent.host_offset:#x}, {extent.length} bytes in {sectors} sectors"
-        copied = ", copied" if word & tables.L2_COPIED else ""
-        place = f" at {word & tables.L2_OFFSET:#x}" if word & tables.L2_OFFSET else ""
-        if not geometry.extended_l2:
-            return names[tables.kind_of(word, 0, 0, geometry)] + place + copied
-        return f"{subclusters_words(word, bitmap, geometry)}{place}{copied}"
-
-    return words
-
-
-def l2_target(geometry: Geometry) -> Callable[[int], int]:
-    """Return what tells where in the image file an L2 entry leads."""
-
-    def target(word: int) -> int:
-        if geometry.external_data:
-            return 0
-        if word & tables.L2_COMPRESSED:
-            return tables.compressed_extent(word, geometry).host_offset
-        return word & tables.L2_OFFSET
-
-    return target
-
-
-def subclusters_words(word: int, bitmap: int, geometry: Geometry) -> str:
-    """Return the states of the subclusters of an extended entry, run by run."""
-    parts, index = [], 0
-    while index < geometry.subclusters:
-        kind = tables.kind_of(word, bitmap, index, geometry)
-        if kind is Kind.INVALID:
-            return f"invalid bitmap {bitmap:#018x}"
-        count = tables.equal_subclusters(bitmap, index, kind)
-        label = kind.name.lower().removesuffix("_in_cluster").removesuffix("_allocated")
-        parts.append((index, index + count - 1, label))
-        index += count
-    if len(parts) == 1:
-        return parts[0][2]
-    return "subclusters " + ", ".join(
-        f"{low}..{high} {label}" if high > low else f"{low} {label}" for low, high, label in parts
-    )
-
-
-def refcount_table_words(word: int, _bitmap: int = 0) -> str:
-    return f"refcount block at {word & BLOCK_OFFSET:#x}" if word & BLOCK_OFFSET else "no block"
-
-
-def bitmap_table_words(word: int, _bitmap: int = 0) -> str:
-    if word & tables.BITMAP_OFFSET:
-        return f"bitmap data at {word & tables.BITMAP_OFFSET:#x}"
-    return "all ones" if word & tables.BITMAP_ALL_ONES else "all zeros"
+def _past_end_in_run(table: TableDisplay, word: int, run: tuple[int, int, int], at: int) -> Iterator[Finding]:
+    """Yield what is past the end of the file: the last entries of a run that goes up, or all of one that does not."""
+    first, count, step = run
+    target, length = table.target(word)
+    room = table.end - length
+    if not length or target + (count - 1) * step <= room:
+        return
+    skipped = max(0, (room - target) // step + 1) if step else 0
+    low, high = first + skipped, first + count - 1
+    names = f"entry {low}" if low == high else f"entries {low}..{high}"
+    where = target + skipped * step
+    message = f"{names}: {length} bytes at {where:#x} are past the end of the file"
+    span = Span(at + low * table.entry_size, (high - low + 1) * table.entry_size)
+    yield Finding("past_end", Severity.ERROR, message, span, table.spec, times=high - low + 1)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def past_end(what: str, span: Span, walk: Walk) -> tuple[Finding, ...]:
-    """Return the finding that a table leaves the file by a cluster or more, if it does."""
-    if not span.length or not walk.geometry.leaves(span.end, walk.size):
+def past_end(what: str, span: Span, walk: Walk, *, is_l1: bool = False) -> tuple[Finding, ...]:
+    """Return the finding that a table leaves the file, if it does: an error as for a check, else a note.
+
+    What the file lacks of its last cluster is read as zeros.
+    """
+    if span.end <= walk.size or not span.length:
         return ()
     message = f"the {what} leaves the file, which has {walk.size} bytes"
-    return (Finding("table.past_end", Severity.ERROR, message, span),)
+    if span.end > end_of_room(walk, is_l1=is_l1):
+        return (Finding("past_end", Severity.ERROR, message, span),)
+    return (Finding("table.cut_short", Severity.NOTE, f"{message}: what is missing reads as zeros", span),)
 
 
 def state_name(state: State) -> str:
@@ -218,7 +166,14 @@ def state_name(state: State) -> str:
 
 def l1_nodes(walk: Walk) -> Iterator[Node]:
     """Yield the L1 table of each state."""
-    table = TableDisplay(ENTRY_BYTES, L1_RULES, l1_words, "Cluster mapping", tables.L1_OFFSET.__and__, walk.size)
+    table = TableDisplay(
+        ENTRY_BYTES,
+        L1_RULES,
+        l1_words,
+        "Cluster mapping",
+        cluster_target(tables.L1_OFFSET, walk.geometry),
+        end_of_room(walk),
+    )
     seen: set[tuple[int, int]] = set()
     shared = 0
     for state in walk.states():
@@ -243,7 +198,7 @@ def l1_nodes(walk: Walk) -> Iterator[Node]:
             f"{entries} entries, maps up to {coverage}",
             unit="entries",
             spec=table.spec,
-            findings=past_end("L1 table", span, walk),
+            findings=past_end("L1 table", span, walk, is_l1=True),
             make_children=children,
         )
     if shared:
@@ -255,14 +210,14 @@ def l2_nodes(walk: Walk) -> Iterator[Node]:
     geometry = walk.geometry
     entry_size = geometry.l2_entry_bytes
     table = TableDisplay(
-        entry_size, l2_rules(geometry), l2_words(geometry), "Cluster mapping", l2_target(geometry), walk.size
+        entry_size, l2_rules(geometry), l2_words(geometry), "Cluster mapping", l2_target(geometry), end_of_room(walk)
     )
     every = walk.l2_tables()
     beyond = int(np.count_nonzero(every.offsets >= np.uint64(walk.size)))
     if beyond:
+        # The entries of the L1 tables that name them are the findings.
         message = f"{beyond} L2 tables are past the end of the file, which has {walk.size} bytes"
-        finding = Finding("table.past_end", Severity.ERROR, message)
-        yield Node("L2 tables past the end", None, beyond, message, findings=(finding,))
+        yield Node("L2 tables past the end", None, beyond, message)
     stored = walk.stored_tables()
     for start, end in walk.batches(stored):
         batch = walk.batch(stored, start, end)
@@ -298,8 +253,8 @@ def refcount_nodes(walk: Walk) -> Iterator[Node]:
         REFCOUNT_TABLE_RULES,
         refcount_table_words,
         "Host cluster management",
-        BLOCK_OFFSET.__and__,
-        walk.size,
+        cluster_target(BLOCK_OFFSET, geometry),
+        end_of_room(walk),
     )
     span = Span(header.refcount_table_offset, words.nbytes)
     yield Node(
@@ -355,7 +310,12 @@ def bitmap_table_nodes(walk: Walk) -> Iterator[Node]:
     geometry = walk.geometry
     first_of: dict[int, int] = {}
     table = TableDisplay(
-        ENTRY_BYTES, BITMAP_TABLE_RULES, bitmap_table_words, "Bitmap table", tables.BITMAP_OFFSET.__and__, walk.size
+        ENTRY_BYTES,
+        BITMAP_TABLE_RULES,
+        bitmap_table_words,
+        "Bitmap table",
+        cluster_target(tables.BITMAP_OFFSET, geometry),
+        end_of_room(walk),
     )
     for index, record in enumerate(walk.bitmaps.records):
         entries = min(record.bitmap_table_size, Limit.BITMAP_BYTES >> geometry.cluster_bits)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c.errors import Span
+from qcow2c.forensic.entry_words import l1_words, l2_words, subclusters_words
 from qcow2c.forensic.nodes import Node, text_of
-from qcow2c.forensic.table_nodes import l1_words, l2_words, state_name, subclusters_words
+from qcow2c.forensic.table_nodes import state_name
 from qcow2c.format import tables
 from qcow2c.format.refcounts import BLOCK_OFFSET
 from qcow2c.format.tables import Kind

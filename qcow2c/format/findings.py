@@ -29,6 +29,8 @@ class Finding(NamedTuple):
     where: Span | None = None
     spec: str = ""
     error: type[Qcow2Error] = CorruptMetadata
+    times: int = 1
+    """How many entries of a run it is about."""
 
     def exception(self) -> Qcow2Error:
         """Return the finding as an error of the tree."""

@@ -19,6 +19,7 @@ from qcow2c.format.table_rules import L1_RULES, broken_rules, l2_rules
 from qcow2c.format.tables import (
     HAS_HOST_CLUSTER,
     L1_OFFSET,
+    L2_COMPRESSED,
     L2_COPIED,
     L2_OFFSET,
     Kind,
@@ -37,7 +38,6 @@ from qcow2c.storage.zeros import fill_zeros
 
 L2_CACHE_BYTES = 64 << 20
 """Bound of the cached L2 tables of one reader: enough for 512 GiB of guest data with 64 KiB clusters."""
-
 
 SalvageLog = Callable[[Span, Exception], None]
 """Told each guest range that reads as zeros because it cannot be read, and why."""
@@ -89,6 +89,7 @@ class Reader:
         self.decompressed = DecompressedClusters(self.store, state.header)
         self._rules = l2_rules(geometry)
         self._words = geometry.l2_entry_words
+        self._file_end = 0
         self._cluster_bits = geometry.cluster_bits
         self._cluster_mask = geometry.cluster_size - 1
         self._l2_mask = geometry.l2_entries - 1
@@ -234,17 +235,29 @@ class Reader:
         return kind, equal_subclusters(bitmap, first, kind)
 
     def judge(self, table: Table, index: int, entry: int, bitmap: int, guest_offset: int) -> None:
-        """Raise the first rule that an entry breaks."""
+        """Raise the first rule that an entry breaks; or what it reserves past the end of the file, as no writer does.
+
+        Plain data is not judged here: a read of it fails by itself.
+        """
         geometry = self.geometry
         where = Span(table.host_offset + index * geometry.l2_entry_bytes, geometry.l2_entry_bytes)
         guest = Span(guest_offset & ~self._cluster_mask, geometry.cluster_size)
         for rule in broken_rules(self._rules, entry, bitmap, geometry):
             raise CorruptMetadata(f"L2 entry {entry:#018x}: {rule.message}", where=where, guest=guest, spec=rule.spec)
+        if not geometry.external_data and not entry & L2_COMPRESSED and self._is_past_end(entry & L2_OFFSET):
+            message = f"L2 entry {entry:#018x}: the host cluster is past the end of the file at {self.store.size():#x}"
+            raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
         if geometry.external_data and kind_of(entry, bitmap, 0, geometry) in HAS_HOST_CLUSTER:
             host = entry & L2_OFFSET
             if host != guest.offset:
                 message = f"L2 entry {entry:#018x}: offset {host:#x} in the external data file is not the guest's"
                 raise CorruptMetadata(message, where=where, guest=guest, spec="Header")
+
+    def _is_past_end(self, host_offset: int) -> bool:
+        """Return whether the file has nothing of a host cluster; its size is asked only behind the end known so far."""
+        if host_offset >= self._file_end:
+            self._file_end = self.store.size()
+        return host_offset >= self._file_end
 
     def table(self, guest_offset: int) -> Table | None:
         """Return the L2 table of a guest offset, from the cache or the file; None where there is none."""

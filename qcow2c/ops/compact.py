@@ -14,10 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qcow2c.builder.compaction import Compaction
-from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.errors import CorruptMetadata, UnsupportedFeature, UsageError
 from qcow2c.format import codecs
+from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import load_image
+from qcow2c.format.records import SnapshotTable, read_bitmaps
 from qcow2c.references.admission import admit
+from qcow2c.references.check_result import CheckResult
+from qcow2c.references.full_check import Failed, FullCheck
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
@@ -61,7 +65,8 @@ def compact(
     program may be writing to the image.
 
     Raises UnsupportedFeature for an image encrypted with LUKS, whose data is bound to its place in the file,
-    CorruptMetadata where `check` would find an error, UsageError, LimitExceeded, NotQcow2, StoreError, ImageLocked.
+    CorruptMetadata where `check` would find an error that the copy would keep, UsageError, LimitExceeded, NotQcow2,
+    StoreError, ImageLocked.
     """
     target = plain_path(target)
     if isinstance(target, str | os.PathLike) and os.path.lexists(target):
@@ -124,7 +129,23 @@ def _compaction(store: Store, level: int | None, progress: Progress | None, *, c
         compressor = codecs.compressor(header.compression_type, level)
     # What is moved need not be understood: no key is needed.
     admit(store, replace(header, crypt_method=CryptMethod.NONE), snapshots)
+    if header.external_data:
+        _require_no_corruption(store, header, snapshots)
     return Compaction(store, header, snapshots, compress=compressor, progress=progress)
+
+
+def _require_no_corruption(store: Store, header: Header, snapshots: SnapshotTable) -> None:
+    """Raise CorruptMetadata where check finds an error: entries that name an external data file are kept as they are.
+
+    All others are written anew, so that what an admission lets pass, a wrong copied bit, is right in the copy.
+    """
+    found = CheckResult(filename=store.name)
+    try:
+        FullCheck(store, header, found).run(snapshots, read_bitmaps(store, header))
+    except Failed as stop:
+        raise CorruptMetadata(f"the image cannot be checked: {stop}") from stop
+    if found.corruptions:
+        raise CorruptMetadata(f"check finds {found.corruptions} errors in the image: run check -r first")
 
 
 def _report(store: Store, made: Compaction, length: int) -> Compacted:

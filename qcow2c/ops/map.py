@@ -31,8 +31,5 @@ def map(
     other arguments are for that. Raises CorruptMetadata at the first table entry that breaks a rule, LimitExceeded,
     and as `open_disk`.
     """
-    if isinstance(source, Image):
-        yield from extents(source, start, max_length)
-        return
     with open_disk(source, image_format=image_format, gate=gate, share=share) as disk:
         yield from extents(disk.layer, start, max_length)

@@ -33,7 +33,7 @@ What = Literal["leaks", "all"]
 _DIRTY = layout.bits(INCOMPATIBLE_FEATURES)["dirty"].mask
 _CORRUPT = layout.bits(INCOMPATIBLE_FEATURES)["corrupt"].mask
 
-_NO_DOUBT = ("refcount_", "overflow", "copied", "header.", "snapshot.extra_data", "l1.", "l2.", "past_end")
+_NO_DOUBT = ("refcount_", "overflow", "overlap", "copied", "header.", "snapshot.extra_data", "l1.", "l2.", "past_end")
 """Rules of a check, by the start of their names, that say nothing of lost tables, or that are looked for once more."""
 
 

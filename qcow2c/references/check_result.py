@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qcow2c.errors import Span
+from qcow2c.format.findings import Finding, Severity
 
 if TYPE_CHECKING:
     from qcow2c.references.overlaps import Overlap
+
+
+LEAK = "refcount.leak"
+"""The rule that a refcount is no higher than the references."""
 
 
 class Fault(NamedTuple):
@@ -85,7 +90,7 @@ class CheckResult:
     @property
     def message_count(self) -> int:
         """How many messages there would be, with what was found and is not listed."""
-        listed = sum(fault.times for fault in self.faults)
+        listed = sum(fault.times for fault in self.faults) + self.broken.get("overlap", 0)
         unlisted = sum(self.broken.values()) - listed + self.wrong_refcounts - len(self.mismatches)
         return len(self.faults) + len(self.overlaps) + len(self.mismatches) + max(0, unlisted)
 
@@ -93,6 +98,20 @@ class CheckResult:
     def wrong_refcounts(self) -> int:
         """How many clusters have a wrong refcount; `mismatches` lists the first of them."""
         return self.leaks + self.corruptions - sum(self.broken.values())
+
+    def findings(self, cluster_size: int) -> Iterator[Finding]:
+        """Yield what is listed as findings of a dump: leaks are warnings, the rest are errors."""
+        spec = "Host cluster management"
+        for fault in self.faults:
+            times = 1 if fault.where is None else fault.times
+            yield Finding(fault.rule, Severity.ERROR, _bare(fault.message), fault.where, fault.spec, times=times)
+        for overlap in self.overlaps:
+            span = Span(overlap.cluster * cluster_size, cluster_size)
+            yield Finding("overlap", Severity.ERROR, _bare(str(overlap)), span, spec)
+        for mismatch in self.mismatches:
+            rule, severity = (LEAK, Severity.WARNING) if mismatch.is_leak else ("refcount.low", Severity.ERROR)
+            span = Span(mismatch.cluster * cluster_size, cluster_size)
+            yield Finding(rule, severity, _bare(str(mismatch)), span, spec)
 
     def facts(self) -> list[dict[str, Any]]:
         """Return what was found as plain values under the names of the JSON output, as far as it is listed."""
@@ -103,6 +122,11 @@ class CheckResult:
         for overlap in self.overlaps:
             found.append({"rule": "overlap", "message": str(overlap), "cluster": overlap.cluster})
         for mismatch in self.mismatches:
-            rule = "refcount.leak" if mismatch.is_leak else "refcount.low"
+            rule = LEAK if mismatch.is_leak else "refcount.low"
             found.append({"rule": rule, "message": str(mismatch)} | mismatch._asdict())
         return found
+
+
+def _bare(message: str) -> str:
+    """Return a message without the word for its severity, which a finding has by itself."""
+    return message.removeprefix("ERROR").removeprefix(":").strip()

@@ -39,14 +39,19 @@ def _whole_sectors(size: int) -> int:
     return -(-size // SECTOR_SIZE) * SECTOR_SIZE
 
 
-def leaves_file(walk: Walk, offsets: U64Array, lengths: U64Array, *, is_l1: bool = False) -> NDArray[np.bool_]:
-    """Return which spans leave the file; its last cluster may be cut short.
+def end_of_room(walk: Walk, *, is_l1: bool = False) -> int:
+    """Return up to where a structure may reach: the last cluster of a file may be cut short.
 
     An L1 table needs all of its clusters, because without one of them a disk would read as zeros. Anything else may
     reach into one more, as for QEMU.
     """
     size, end = walk.geometry.cluster_size, _whole_sectors(walk.size)
-    room = np.uint64(walk.geometry.clusters(end) * size if is_l1 else end + size - 1)
+    return walk.geometry.clusters(end) * size if is_l1 else end + size - 1
+
+
+def leaves_file(walk: Walk, offsets: U64Array, lengths: U64Array, *, is_l1: bool = False) -> NDArray[np.bool_]:
+    """Return which spans leave the file; see `end_of_room`."""
+    room = np.uint64(end_of_room(walk, is_l1=is_l1))
     past: NDArray[np.bool_] = (offsets > room) | (lengths > room - np.minimum(offsets, room))
     return past
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from qcow2c.errors import Span
 from qcow2c.format import rules, tables
-from qcow2c.format.findings import Finding
+from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header, field_span
 from qcow2c.format.refcounts import BLOCK_OFFSET
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qcow2c.format.array_types import U64Array
 
 COUNTED_SNAPSHOT_RULES = ("snapshot.extra_data", "snapshot.l1_table_offset", "snapshot.l1_size")
+"""Rules that QEMU's check counts; those of errors are counted in any case."""
 
 _PAST_END = (
     "ERROR: counting reference for region exceeding the end of the file by one cluster or more: "
@@ -89,7 +90,7 @@ def record_faults(header: Header, walk: Walk) -> Iterator[Fault]:
         if "snapshot.l1_table_offset" in found:
             found.pop("snapshot.l1_size", None)  # QEMU looks at the size only where the offset is aligned.
         for rule, finding in found.items():
-            if rule in COUNTED_SNAPSHOT_RULES:
+            if rule in COUNTED_SNAPSHOT_RULES or finding.severity >= Severity.ERROR:
                 yield of_finding(finding, f"snapshot table entry {index}: ")
     if header.external_data and header.nb_snapshots:
         message = f"ERROR {header.nb_snapshots} snapshots in image with data file"

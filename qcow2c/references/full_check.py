@@ -149,6 +149,7 @@ class FullCheck:
         self._found("past_end", tally.past_end)
         self._found("copied", tally.copied + self._l1_copied(accounting))
         self._locate(walk, accounting)
+        self._count_silent_overlaps()
         result.allocated_clusters = tally.allocated
         result.fragmented_clusters = tally.fragmented
         result.compressed_clusters = tally.compressed
@@ -284,6 +285,11 @@ class FullCheck:
             self._add(copied_faults(walk, accounting.refcounts))
 
     # --- beyond QEMU ---
+
+    def _count_silent_overlaps(self) -> None:
+        """Count overlapped clusters where QEMU, which knows no overlaps, would call the image clean."""
+        if not self._result.corruptions:
+            self._found("overlap", len({overlap.cluster for overlap in self._result.overlaps}))
 
     def _find_overlaps(self, metadata: list[References], window: Window) -> None:
         """List metadata clusters with more references than their own structure has."""

@@ -59,8 +59,11 @@ class DescriptorFile(OpenFile):
             self._file = None
 
     def _forget_read(self) -> None:
-        """Let a buffered file object of the caller read anew what may have been written here."""
-        if self._file is not None and self.writable:
+        """Let a buffered file object of the caller read anew what may have been written here.
+
+        Not in a child process, whose file object shares the position of its parent's.
+        """
+        if self._file is not None and self.writable and self._process == os.getpid():
             with suppress(OSError, ValueError):
                 self._file.seek(0, io.SEEK_END)
 

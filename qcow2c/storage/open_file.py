@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import warnings
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -56,6 +57,14 @@ class OpenFile(Store):
         self._process = os.getpid()
         self._starts_writeback = True
         self._locked: set[int] = set()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            try:
+                if self._process == os.getpid():
+                    warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:  # A warning may be an error.
+                self.close()
 
     def size(self) -> int:
         return self._status().st_size

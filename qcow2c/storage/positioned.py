@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 from operator import index
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 from qcow2c.errors import UsageError
+from qcow2c.storage.store import Store
 
 
 class PositionedFile(io.RawIOBase):
@@ -25,6 +26,10 @@ class PositionedFile(io.RawIOBase):
     def readinto_at(self, buffer: Any, offset: int) -> int:
         """Fill a writable buffer from `offset`; return the bytes read, fewer than its length only at the end."""
         raise NotImplementedError
+
+    def image_file(self) -> Store | None:
+        """Return the file of the image that this is a disk of, with all that was written; None for another thing."""
+        return None
 
     def readable(self) -> bool:
         return True
@@ -52,6 +57,10 @@ class PositionedFile(io.RawIOBase):
     def tell(self) -> int:
         self._check_open()
         return self._position
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
+        """Refuse `copy` and `pickle`: two objects would close one file."""
+        raise TypeError(f"cannot copy or pickle {self!r}: open it again")
 
     def _check_open(self) -> None:
         if self.closed:

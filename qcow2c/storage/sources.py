@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from qcow2c.errors import Span, StoreError, UsageError
 from qcow2c.storage.descriptors import DescriptorFile, is_regular
@@ -28,7 +28,7 @@ class BinaryFile(Protocol):
 
     def read(self, size: int, /) -> Buffer: ...
 
-    def seek(self, offset: int, whence: int, /) -> object: ...
+    def seek(self, offset: int, whence: Literal[0, 1, 2], /) -> object: ...
 
     def tell(self) -> int: ...
 
@@ -294,8 +294,13 @@ def opened(source: Source | Store, use: Use | None = None, *, writable: bool = F
     """Open a source for `use` and lock it for that; the context manager gives out the store, and closes it in the end.
 
     A store of the caller's stays open. Without a use nothing is locked, and `writable` says how to open: the lock comes
-    later where the format decides about it. Raises StoreError, UsageError, ImageLocked.
+    later where the format decides about it. An open image is its file, and that is what is locked already; nothing but
+    the image may write to it. Raises StoreError, UsageError, ImageLocked.
     """
+    if isinstance(source, PositionedFile) and (file := source.image_file()) is not None:
+        if writable or (use is not None and use.writes):
+            raise UsageError(f"{source!r} is open: change it by its own methods, or close it first")
+        return nullcontext(file)
     store = open_store(source, writable=writable if use is None else use.writes)
     held: AbstractContextManager[Store] = nullcontext(store) if store is source else closing(store)
     with ExitStack() as unlocked:

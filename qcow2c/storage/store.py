@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn, SupportsIndex
 
 from qcow2c.errors import Span, StoreError
 from qcow2c.storage.locks import Use
@@ -36,6 +37,13 @@ class Store(ABC):
     _flush_failure: StoreError | None = None
     _process: int | None = None
     """The one process that may write, where other processes would see it."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
+        """Refuse `copy` and `pickle`: two objects would close one file."""
+        raise TypeError(f"cannot copy or pickle {self!r}: open it again")
 
     @abstractmethod
     def size(self) -> int:

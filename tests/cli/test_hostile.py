@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 SECONDS = 10
 MEMORY_MIB = 256
 LONGEST_PARSED = 1 << 24
-STATUSES = {"info": {0, 1}, "map": {0, 1}, "check": {0, 1, 2, 3, 63}, "dump": {0, 1, 2}}
+STATUSES = {"info": {0, 1}, "map": {0, 1}, "check": {0, 1, 2, 3, 63}, "dump": {0, 1, 2, 3}}
 OUTPUTS = {
     "info": ("human", "json"),
     "map": ("human", "json"),

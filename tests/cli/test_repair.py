@@ -69,6 +69,7 @@ def test_a_repair_as_json(wrong: Path, capfd: Capture) -> None:
         "allocated-clusters",
         "filename",
         "format",
+        "findings",
     ]
     assert (found["leaks-fixed"], found["corruptions"]) == (1, 2)
 

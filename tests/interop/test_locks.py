@@ -126,6 +126,28 @@ def test_who_opens_second_is_refused_where_one_of_the_two_writes(folder: Path, o
     assert try_qemu_io(folder, "image.qcow2").status == 0
 
 
+@pytest.mark.parametrize("kind", ["file object", "descriptor"])
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+def test_a_file_that_is_open_already_is_locked_as_one_opened_by_name(
+    folder: Path, kind: str, ours: str, theirs: str
+) -> None:
+    with (folder / "image.qcow2").open("r+b") as file:
+        source = file if kind == "file object" else file.fileno()
+        with qemu_io(folder, "image.qcow2", *THEIRS[theirs]):
+            if (ours, theirs) in REFUSED:
+                with pytest.raises(ImageLocked, match='"write" lock'):
+                    qcow2c.open(source, **OURS[ours])
+            else:
+                qcow2c.open(source, **OURS[ours]).close()
+        with qcow2c.open(source, **OURS[ours]):
+            outcome = try_qemu_io(folder, "image.qcow2", *THEIRS[theirs])
+            if (ours, theirs) in REFUSED:
+                assert_refused(outcome)
+            else:
+                assert outcome.status == 0, outcome.err
+        assert try_qemu_io(folder, "image.qcow2").status == 0
+
+
 READING = {
     "info": ["info"],
     "map": ["map"],

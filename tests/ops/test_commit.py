@@ -353,7 +353,7 @@ def test_a_rate_is_kept(tmp_path: Path) -> None:
         opened.write_zeroes(MIB, MIB)
     started = time.monotonic()
     commit(image, drop=True, rate_limit=4 * MIB)
-    assert 0.25 <= time.monotonic() - started < 5
+    assert 0.25 <= time.monotonic() - started < 60  # A busy machine is no defect; a rate in the wrong unit would be.
     commit(image, rate_limit=0)
     with pytest.raises(UsageError, match="negative"):
         commit(image, rate_limit=-1)

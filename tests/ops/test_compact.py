@@ -392,6 +392,24 @@ def test_what_check_would_refuse_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_copied_bit_is_refused_where_the_copy_would_keep_it_and_else_set(tmp_path: Path) -> None:
+    outside = bytearray()
+    qcow2c.create(outside, 64 * SIZE, data_file=tmp_path / "data", preallocation="metadata")
+    own = bytearray()
+    qcow2c.create(own, 64 * SIZE, preallocation="metadata")
+    for data in (outside, own):
+        header = Header.load(Memory(bytes(data)))
+        table = int.from_bytes(data[header.l1_table_offset + 1 : header.l1_table_offset + 8])
+        data[table] &= 0x7F
+        data[table + 8] &= 0x7F
+        assert qcow2c.check(bytes(data)).exit_code == 2
+    with pytest.raises(CorruptMetadata, match="check finds 1 errors"):
+        compact(bytes(outside))
+    copy = BytesIO()
+    compact(bytes(own), copy)
+    assert qcow2c.check(copy.getvalue()).exit_code == 0
+
+
 def test_a_snapshot_table_that_ends_in_nowhere_is_refused() -> None:
     builder = Builder(64 * SIZE)
     builder.snapshot(b"one", extra_data=bytes(2000))

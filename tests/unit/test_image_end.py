@@ -44,6 +44,8 @@ LATER: dict[str, Callable[[qcow2c.Image], object]] = {
     "write_zeroes": lambda image: image.write_zeroes(0, 65536),
     "snapshot": lambda image: image.snapshots.create("later"),
     "discard": lambda image: image.discard(0, 65536),
+    "nothing": lambda image: image.pwrite(b"", 0),
+    "no zeros": lambda image: image.write_zeroes(0, 0),
 }
 WHOLE: dict[str, Callable[[qcow2c.Image], object]] = {
     "create": lambda image: image.snapshots.create("two"),

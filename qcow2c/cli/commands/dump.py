@@ -10,7 +10,8 @@ examples:
   qcow2c dump --guest 1G disk.qcow2            where this byte of the disk comes from, in each snapshot too
   qcow2c dump --output=json --verify disk.qcow2
 
-exit status: 0 nothing is wrong, 2 errors were found (they are in the output), 1 the image could not be read at all
+exit status: 0 nothing is wrong, 2 errors were found (they are in the output), 3 leaked clusters only, 1 the image could
+not be read at all
 """
 
 from __future__ import annotations

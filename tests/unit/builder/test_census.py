@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def test_a_file_of_too_many_clusters_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "huge"
     path.write_bytes(Builder(SIZE, cluster_bits=9).build())
     os.truncate(path, (census.MAX_CLUSTERS + 1) * 512)
-    with pytest.raises(LimitExceeded, match="beyond the limit"):
-        Census(walk(LocalFile(path)))
+    with closing(LocalFile(path)) as store, pytest.raises(LimitExceeded, match="beyond the limit"):
+        Census(walk(store))
 
 
 def test_the_census_itself_knows_where_the_file_ends() -> None:

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from qcow2c.cli import text
 
+words = st.text(max_size=10)
 values = st.recursive(
-    st.integers() | st.booleans() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    st.integers() | st.booleans() | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
 )
 
 

@@ -156,6 +156,8 @@ BROKEN_ENTRIES = {
     "reserved bits": 1 << 57 | 4096,
     "low reserved bit": 4096 | 1 << 3,
     "misaligned": 4096 + 512,
+    "a zero cluster past the end": 4096 * 1000 | L2_ZERO,
+    "refcounts in place of a table": 0x0001000100010001,
     "copied compressed": L2_COPIED | L2_COMPRESSED | 4096,
     "compressed beyond any offset": L2_COMPRESSED | 1 << 57,
 }
@@ -174,6 +176,23 @@ def test_a_broken_l2_entry_is_an_error_with_both_places(entry: int) -> None:
         assert caught.value.where == Span(table + 72, 8)
         assert caught.value.guest == Span(9 * 4096, 4096)
         assert f"{entry:#018x}" in str(caught.value)
+
+
+def test_zeros_at_an_impossible_place_are_salvaged_and_not_mapped() -> None:
+    builder = Builder(cluster_bits=12)
+    builder.entry(9, 0x0001000100010001)
+    with qcow2c.open(builder.build(), on_error="zero") as image:
+        assert image.pread(2 * 4096, 8 * 4096) == bytes(2 * 4096)
+        assert [lost.guest for lost in image.salvaged] == [Span(9 * 4096, 4096)]
+    with pytest.raises(CorruptMetadata, match="0x0001000100010001"):
+        list(qcow2c.map(builder.build()))
+
+
+def test_a_subcluster_entry_past_the_end_is_an_error_for_its_zeros_too() -> None:
+    builder = Builder(cluster_bits=14, incompatible=EXTENDED_L2)
+    builder.entry(0, 1 << 30 | L2_COPIED, 0xFFFFFFFF << 32)
+    with qcow2c.open(builder.build()) as image, pytest.raises(CorruptMetadata, match="past the end of the file"):
+        image.pread(1, 0)
 
 
 def test_the_zero_bit_is_an_error_in_version_2() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,8 +32,12 @@ def local_file(content: bytes, *, writable: bool) -> Iterator[Made]:
 @contextmanager
 def file_object(content: bytes, *, writable: bool, buffering: int = -1) -> Iterator[Made]:
     mode = "r+b" if writable else "rb"
-    with file_with(content) as path, path.open(mode, buffering=buffering) as file:
-        yield Made(open_store(file, writable=writable), path.read_bytes)
+    with (
+        file_with(content) as path,
+        path.open(mode, buffering=buffering) as file,
+        closing(open_store(file, writable=writable)) as store,
+    ):
+        yield Made(store, path.read_bytes)
 
 
 @contextmanager

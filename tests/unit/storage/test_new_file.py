@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -104,11 +104,12 @@ def test_a_file_that_another_one_has_replaced_is_an_error(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> LocalFile:
+def old(tmp_path: Path) -> Iterator[LocalFile]:
     path = tmp_path / "disk"
     path.write_bytes(b"old")
     path.chmod(0o604)
-    return LocalFile(path, writable=True)
+    with closing(LocalFile(path, writable=True)) as file:
+        yield file
 
 
 def test_a_replacement_takes_name_and_mode(old: LocalFile, tmp_path: Path) -> None:
@@ -145,6 +146,6 @@ def test_a_file_of_two_names_is_not_replaced(old: LocalFile, tmp_path: Path) -> 
 def test_a_name_of_the_greatest_length_has_room_for_another_beside_it(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 255)
     path.write_bytes(b"old")
-    with replacement(LocalFile(path, writable=True), Use.WRITABLE_IMAGE) as new:
+    with closing(LocalFile(path, writable=True)) as file, replacement(file, Use.WRITABLE_IMAGE) as new:
         new.pwrite(b"new", 0)
     assert path.read_bytes() == b"new"

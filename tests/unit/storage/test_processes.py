@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -174,6 +176,46 @@ def test_a_child_does_not_move_a_position_that_it_may_share_with_its_parent(path
         in_child(lambda: image.pread(1, 1 << 20))
     with qcow2c.open(io.BytesIO(path.read_bytes())) as image:
         in_child(lambda: image.pread(1, 1 << 20))
+
+
+def test_a_child_moves_no_position_and_ends_as_any_process_does(path: Path) -> None:
+    with path.open("r+b") as file, qcow2c.open(file, "r+") as image:
+        image.pwrite(b"parent", 0)
+        image.flush()
+        file.seek(5)
+        child = os.fork()
+        if not child:
+            image.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == file.seek(5)
+        assert image.pread(6, 0) == b"parent"
+
+
+PROGRAM = """
+import os, sys, qcow2c
+image = qcow2c.open(sys.argv[1], "r+")
+image.pwrite(b"early", 0)
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    for cluster in range(200):
+        image.pwrite(b"late", cluster << 16)
+    image.flush()
+    if os.fork():
+        os.wait()
+        image.close()
+"""
+
+
+def test_a_child_that_leaves_by_the_end_of_its_program_writes_nothing(path: Path) -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM, str(path)], capture_output=True, text=True, check=False
+    )
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    with qcow2c.open(path) as image:
+        assert all(image.pread(4, cluster << 16) == b"late" for cluster in range(200))
+    assert qcow2c.check(path).exit_code == 0
 
 
 def test_a_child_removes_no_file_that_its_parent_is_making(tmp_path: Path) -> None:
