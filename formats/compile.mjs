@@ -1,55 +1,76 @@
-// Compiles qcow2.ksy to the two Python modules in qcow2c/attest/_kaitai:
+// Compiles qcow2.ksy to three Python modules in qcow2c/attest/_kaitai:
 //
 //   qcow2.py            as the Kaitai Struct compiler makes it, with every check that `valid` asks for;
-//   qcow2_unchecked.py  the same without `valid`, so that the fields of a damaged image can be read and compared.
+//   qcow2_unchecked.py  the same without `valid`, so that the fields of a damaged image can be read and compared;
+//   names.py            what the specification calls the fields that have another name there (`-orig-id`).
 //
-// `node compile.mjs` writes them; `node compile.mjs --check` compares them with the files that are checked in, and
-// fails on any difference. Run `npm ci` in this directory first; `make ksy` and `make ksy-check` do both.
+// `node compile.mjs` writes them; `node compile.mjs --check` compares them with the files that are checked in, compiles
+// the description to every other target of the compiler as well, and fails on any difference and any target that cannot
+// be compiled to. Run `npm ci` in this directory first; `make ksy` and `make ksy-check` do both.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import compiler from "kaitai-struct-compiler";
-import { parse } from "yaml";
+import { compiled, described, unchecked } from "./description.mjs";
 
-const source = new URL("qcow2.ksy", import.meta.url);
 const target = new URL("../qcow2c/attest/_kaitai/", import.meta.url);
 
-const MODULES = { "qcow2.py": (model) => model, "qcow2_unchecked.py": unchecked };
-
-/** The same description, without checks and without documentation. */
-function unchecked(node) {
-  if (Array.isArray(node)) {
-    return node.map(unchecked);
-  }
-  if (node === null || typeof node !== "object") {
-    return node;
-  }
-  const kept = {};
-  for (const [key, value] of Object.entries(node)) {
-    if (key === "contents") {
-      kept.size = value.reduce((length, part) => length + (typeof part === "string" ? part.length : 1), 0);
-    } else if (!["doc", "doc-ref", "valid"].includes(key)) {
-      kept[key] = unchecked(value);
+/** The names that `-orig-id` gives, by the names that the description has instead. */
+function originalNames(model, found = new Map()) {
+  for (const [key, value] of Object.entries(model ?? {})) {
+    if (typeof value !== "object" || value === null) {
+      continue;
     }
+    const name = Array.isArray(model) || "id" in value ? value.id : key;
+    if ("-orig-id" in value && found.has(name) && found.get(name) !== value["-orig-id"]) {
+      throw new Error(`${name} stands for two names of the specification`);
+    }
+    if ("-orig-id" in value) {
+      found.set(name, value["-orig-id"]);
+    }
+    originalNames(value, found);
   }
-  return kept;
+  return found;
 }
 
-async function compile(model) {
-  const importer = { importYaml: (name) => Promise.reject(new Error(`qcow2.ksy imports nothing, yet asks for ${name}`)) };
-  const files = await compiler.compile("python", model, importer, false);
-  return files["qcow2.py"];
+function namesModule({ seq, instances, types }) {
+  const lines = [...originalNames({ seq, instances, types })].sort().map(([name, original]) => `    "${name}": "${original}",\n`);
+  return (
+    "# This is a generated file! Please edit source .ksy file and use `make ksy` to rebuild\n\n" +
+    `ORIGINAL_NAMES = {\n${lines.join("")}}\n`
+  );
+}
+
+async function modules(model) {
+  return {
+    "qcow2.py": (await compiled("python", model))["qcow2.py"],
+    "qcow2_unchecked.py": (await compiled("python", unchecked(model)))["qcow2.py"],
+    "names.py": namesModule(model),
+  };
+}
+
+/** Compile to each target; return how many cannot be compiled to. */
+async function failedTargets(model) {
+  let failed = 0;
+  for (const language of compiler.languages) {
+    try {
+      await compiled(language, model);
+    } catch (error) {
+      console.error(`formats/qcow2.ksy does not compile to ${language}: ${error.message ?? error}`);
+      failed += 1;
+    }
+  }
+  return failed;
 }
 
 async function main(check) {
-  const model = parse(readFileSync(source, "utf8"));
-  let differences = 0;
-  for (const [name, transformed] of Object.entries(MODULES)) {
-    const compiled = await compile(transformed(model));
+  const model = described();
+  let differences = check ? await failedTargets(model) : 0;
+  for (const [name, text] of Object.entries(await modules(model))) {
     const file = new URL(name, target);
     if (!check) {
-      writeFileSync(file, compiled);
-    } else if (compiled !== readFileSync(file, "utf8")) {
+      writeFileSync(file, text);
+    } else if (text !== readFileSync(file, "utf8")) {
       console.error(`${fileURLToPath(file)} is not what formats/qcow2.ksy compiles to: run \`make ksy\``);
       differences += 1;
     }

@@ -7,6 +7,7 @@ schemas built from generated values.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,17 @@ def kaitai_width(ksy: Description, type_name: str, entry: Description) -> int:
 
 
 def kaitai_fields(ksy: Description, type_name: str) -> list[tuple[str, int]]:
-    entries = [entry for entry in ksy["types"][type_name]["seq"] if entry["id"] != UNKNOWN_TAIL.get(type_name)]
-    # An offset without its lowest nine bits has the suffix there, and an instance that shifts it.
-    names = [entry["id"].replace("_offset_raw", "_offset") for entry in entries]
-    return [(name, kaitai_width(ksy, type_name, entry)) for name, entry in zip(names, entries, strict=True)]
+    """Return name and width of each field of a type, with the names of the specification."""
+    kind, found = ksy["types"][type_name], dict[str, int]()
+    for entry in kind["seq"]:
+        if entry["id"] == UNKNOWN_TAIL.get(type_name):
+            continue
+        # What is wider than 32 bits is two fields, and an instance that joins them.
+        whole = entry["id"].removesuffix("_upper").removesuffix("_lower")
+        named = entry if whole == entry["id"] else kind["instances"][whole]
+        name = named.get("-orig-id", whole)
+        found[name] = found.get(name, 0) + kaitai_width(ksy, type_name, entry)
+    return list(found.items())
 
 
 def schema_fields(schema: Any) -> list[tuple[str, int]]:
@@ -93,7 +101,7 @@ def test_names_order_and_widths_agree(ksy: Description, name: str) -> None:
 
 def test_extension_headers_agree(ksy: Description) -> None:
     head = ksy["types"]["header_extension"]["seq"][:2]
-    fields = [(entry["id"], kaitai_width(ksy, "header_extension", entry)) for entry in head]
+    fields = [(entry.get("-orig-id", entry["id"]), kaitai_width(ksy, "header_extension", entry)) for entry in head]
     assert fields == schema_fields(structs.EXTENSION_HEADER)
 
 
@@ -110,7 +118,7 @@ def test_refcounts_agree_on_their_order_in_a_byte(ksy: Description, order: int) 
 
 @pytest.mark.parametrize("name", ENUMS)
 def test_enumerations_agree(ksy: Description, name: str) -> None:
-    theirs = {value: entry["id"] for value, entry in ksy["enums"][name].items()}
+    theirs = {value: entry.get("-orig-id", entry["id"]) for value, entry in ksy["enums"][name].items()}
     assert theirs == {member.value: member.name.lower() for member in ENUMS[name]}
 
 
@@ -120,6 +128,49 @@ def test_every_field_of_the_description_is_documented(ksy: Description) -> None:
         assert kind.get("doc") or kind.get("doc-ref"), name
         for entry in kind["seq"]:
             assert entry.get("doc") or entry["id"].startswith(("reserved", "padding")), f"{name}.{entry['id']}"
+
+
+def every_field(node: Any) -> Iterator[tuple[str, Description]]:
+    """Yield each field and instance of a part of the description, with its name."""
+    for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if isinstance(value, dict | list):
+            if isinstance(value, dict) and {"type", "value", "size"} & value.keys():
+                yield str(value.get("id", name)), value
+            yield from every_field(value)
+
+
+def test_every_target_of_the_compiler_can_read_it(ksy: Description) -> None:
+    for name, field in every_field({part: ksy[part] for part in ("seq", "instances", "types")}):
+        kind = str(field.get("type", ""))
+        assert not (kind[0:1] == "b" and kind[1:].isdigit() and int(kind[1:]) > 32), f"{name}: JavaScript reads 32 bits"
+        assert "_index" not in str(field.get("repeat-until", "")), f"{name}: targets differ about it"
+        valid = field.get("valid")
+        assert not (isinstance(valid, dict) and "expr" in valid), f"{name}: Nim has no such check"
+        assert name not in {"auto", "end", "default", "register"}, f"{name}: a word of a target"
+        switched = field["type"].get("switch-on") if isinstance(field.get("type"), dict) else None
+        assert switched in (None, "type", "is_compressed", "_root.refcount_order"), (
+            f"{name}: is it 32 bits wide in Java?"
+        )
+
+
+def test_names_at_the_top_are_no_names_of_types(ksy: Description) -> None:
+    """C# has one space of names for both."""
+    assert not (ksy["instances"].keys() | {entry["id"] for entry in ksy["seq"]}) & ksy["types"].keys()
+
+
+def test_counts_and_offsets_are_named_as_in_the_published_gallery(ksy: Description) -> None:
+    for name, field in every_field({part: ksy[part] for part in ("seq", "instances", "types")}):
+        original = field.get("-orig-id", "")
+        assert original != name
+        assert not name.startswith("nb_"), name
+        if original.endswith("offset"):
+            assert name.startswith("ofs_"), name
+
+
+def test_lines_end_before_column_80(project_root: Path) -> None:
+    lines = (project_root / "formats" / "qcow2.ksy").read_text(encoding="utf-8").splitlines()
+    # An address that stands alone cannot be broken.
+    assert [line for line in lines if len(line) > 80 and not line.strip().startswith("https://")] == []
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ class Verification:
         geometry = Geometry(header["cluster_bits"], header["refcount_order"], bool(header["extended_l2"]))
         where = Span(header["backing_file_offset"], header["backing_file_size"])
         if where.offset:
-            self._fixed("backing_file_name", BACKING_FILE_NAME, where, lambda kaitai: kaitai.root.backing_file_name)
+            self._fixed("backing_file_name", BACKING_FILE_NAME, where, lambda kaitai: kaitai.root.backing_file)
         bitmaps: list[ComparedTable] = []
         for kind, data in self._extensions(header):
             if kind == ExtensionType.BITMAPS:
@@ -139,7 +139,7 @@ class Verification:
         header |= {"header_length": where.end, "refcount_order": V2_REFCOUNT_ORDER, "extended_l2": 0}
         if header["version"] != Version.V2:
             where = Span(where.end, HEADER_V3_TAIL.sizeof())
-            tail = self._fixed("header_v3_tail", HEADER_V3_TAIL, where, lambda kaitai: kaitai.root.header_v3_tail)
+            tail = self._fixed("header_v3_tail", HEADER_V3_TAIL, where, lambda kaitai: kaitai.root.header_v3)
             if tail is None:
                 return None
             header |= tail | {"extended_l2": tail["incompatible_features.extended_l2"]}
@@ -154,7 +154,7 @@ class Verification:
         where = Span(start, HEADER_ADDITIONAL.sizeof())
         if header_length > where.offset:
             path, schema = "header_additional", HEADER_ADDITIONAL
-            self._fixed(path, schema, where, lambda kaitai: kaitai.root.header_additional)
+            self._fixed(path, schema, where, lambda kaitai: kaitai.root.additional_fields)
         unknown = Span(where.end, header_length - where.end)
         if unknown.length > 0:
             self._agreement.structure(

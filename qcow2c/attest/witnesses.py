@@ -16,6 +16,7 @@ from typing import Any, Final
 from construct import Construct as Schema
 from kaitaistruct import KaitaiStream, KaitaiStruct, KaitaiStructError
 
+from qcow2c.attest._kaitai.names import ORIGINAL_NAMES
 from qcow2c.errors import Span
 from qcow2c.format import layout
 from qcow2c.format.layout import Value
@@ -28,14 +29,12 @@ READ_BYTES: Final = 1 << Limit.CLUSTER_BITS[-1]
 WINDOW_BYTES: Final = 8192
 """What is read ahead of the many small reads of the compiled parser."""
 
-DERIVED: Final = {
-    "l2_table_offset_raw": "l2_table_offset",
-    "host_cluster_offset_raw": "host_cluster_offset",
-    "refcount_block_offset_raw": "refcount_block_offset",
-    "length_and_offset": "additional_sectors",
-    "offset_lower": "host_offset",
-}
-"""Fields of the Kaitai description that hold a part of a value, and the attribute that computes the value."""
+UPPER: Final = "_upper"
+LOWER: Final = "_lower"
+"""The ends of the names of two fields that are one in the specification; an attribute without the end joins them."""
+
+DERIVED: Final = {"length_and_offset": "num_additional_sectors"}
+"""Fields of the Kaitai description that hold parts of several values, and the one that no other field leads to."""
 
 
 # --- by the schemas -------------------------------------------------------------------------------------------------
@@ -154,7 +153,10 @@ class Kaitai:
 
 
 def kaitai_values(node: Any) -> dict[str, Value]:
-    """Return the fields of a compiled structure by dotted name; lists are left out. Plain bytes have an empty name."""
+    """Return the fields of a compiled structure by the dotted names of the specification, without lists.
+
+    Plain bytes have an empty name.
+    """
     return {"": node} if isinstance(node, bytes) else dict(_values(node, ""))
 
 
@@ -164,7 +166,7 @@ def _values(node: Any, prefix: str) -> Iterator[tuple[str, Value]]:
             continue
         if isinstance(value, KaitaiStruct):
             yield from _values(value, f"{prefix}{name}.")
-        elif name in DERIVED:
-            yield prefix + DERIVED[name], getattr(node, DERIVED[name])
-        else:
-            yield prefix + name, value if isinstance(value, bytes) else int(value)
+        elif not name.endswith(LOWER):
+            whole = DERIVED.get(name, name.removesuffix(UPPER))
+            found = value if whole == name else getattr(node, whole)
+            yield prefix + ORIGINAL_NAMES.get(whole, whole), found if isinstance(found, bytes) else int(found)

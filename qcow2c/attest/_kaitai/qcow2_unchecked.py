@@ -24,7 +24,7 @@ class Qcow2(KaitaiStruct):
         luks = 2
 
     class ExtensionType(IntEnum):
-        end = 0
+        end_of_extensions = 0
         encryption_header = 87539319
         bitmaps = 595929205
         data_file = 1145132097
@@ -56,35 +56,35 @@ class Qcow2(KaitaiStruct):
     def _fetch_instances(self):
         pass
         self.header._fetch_instances()
-        _ = self.backing_file_name
-        if hasattr(self, '_m_backing_file_name'):
+        _ = self.active_l1_table
+        if hasattr(self, '_m_active_l1_table'):
             pass
-            self._m_backing_file_name._fetch_instances()
+            self._m_active_l1_table._fetch_instances()
 
-        _ = self.header_additional
-        if hasattr(self, '_m_header_additional'):
+        _ = self.additional_fields
+        if hasattr(self, '_m_additional_fields'):
             pass
-            self._m_header_additional._fetch_instances()
+            self._m_additional_fields._fetch_instances()
+
+        _ = self.backing_file
+        if hasattr(self, '_m_backing_file'):
+            pass
+            self._m_backing_file._fetch_instances()
 
         _ = self.header_extensions
         if hasattr(self, '_m_header_extensions'):
             pass
             self._m_header_extensions._fetch_instances()
 
-        _ = self.header_v3_tail
-        if hasattr(self, '_m_header_v3_tail'):
+        _ = self.header_v3
+        if hasattr(self, '_m_header_v3'):
             pass
-            self._m_header_v3_tail._fetch_instances()
+            self._m_header_v3._fetch_instances()
 
-        _ = self.l1_table
-        if hasattr(self, '_m_l1_table'):
+        _ = self.refcounts
+        if hasattr(self, '_m_refcounts'):
             pass
-            self._m_l1_table._fetch_instances()
-
-        _ = self.refcount_table
-        if hasattr(self, '_m_refcount_table'):
-            pass
-            self._m_refcount_table._fetch_instances()
+            self._m_refcounts._fetch_instances()
 
         _ = self.snapshots
         if hasattr(self, '_m_snapshots'):
@@ -107,13 +107,22 @@ class Qcow2(KaitaiStruct):
             self._read()
 
         def _read(self):
-            self.reserved = self._io.read_bits_int_be(62)
+            self.reserved_upper = self._io.read_bits_int_be(32)
+            self.reserved_lower = self._io.read_bits_int_be(30)
             self.data_file_raw = self._io.read_bits_int_be(1) != 0
             self.bitmaps = self._io.read_bits_int_be(1) != 0
 
 
         def _fetch_instances(self):
             pass
+
+        @property
+        def reserved(self):
+            if hasattr(self, '_m_reserved'):
+                return self._m_reserved
+
+            self._m_reserved = (self.reserved_upper * 1073741824 + self.reserved_lower)
+            return getattr(self, '_m_reserved', None)
 
 
     class BackingFileName(KaitaiStruct):
@@ -162,6 +171,29 @@ class Qcow2(KaitaiStruct):
             return getattr(self, '_m_name_str', None)
 
 
+    class BitmapDirectory(KaitaiStruct):
+        def __init__(self, num_records, _io, _parent=None, _root=None):
+            super(Qcow2.BitmapDirectory, self).__init__(_io)
+            self._parent = _parent
+            self._root = _root
+            self.num_records = num_records
+            self._read()
+
+        def _read(self):
+            self.records = []
+            for i in range(self.num_records):
+                self.records.append(Qcow2.BitmapDirectoryRecord(self._io, self, self._root))
+
+
+
+        def _fetch_instances(self):
+            pass
+            for i in range(len(self.records)):
+                pass
+                self.records[i]._fetch_instances()
+
+
+
     class BitmapDirectoryHeader(KaitaiStruct):
         def __init__(self, _io, _parent=None, _root=None):
             super(Qcow2.BitmapDirectoryHeader, self).__init__(_io)
@@ -170,13 +202,13 @@ class Qcow2(KaitaiStruct):
             self._read()
 
         def _read(self):
-            self.bitmap_table_offset = self._io.read_u8be()
-            self.bitmap_table_size = self._io.read_u4be()
+            self.ofs_bitmap_table = self._io.read_u8be()
+            self.num_bitmap_table_entries = self._io.read_u4be()
             self.flags = Qcow2.BitmapFlags(self._io, self, self._root)
             self.type = KaitaiStream.resolve_enum(Qcow2.BitmapType, self._io.read_u1())
             self.granularity_bits = self._io.read_u1()
-            self.name_size = self._io.read_u2be()
-            self.extra_data_size = self._io.read_u4be()
+            self.len_name = self._io.read_u2be()
+            self.len_extra_data = self._io.read_u4be()
 
 
         def _fetch_instances(self):
@@ -193,9 +225,9 @@ class Qcow2(KaitaiStruct):
 
         def _read(self):
             self.header = Qcow2.BitmapDirectoryHeader(self._io, self, self._root)
-            self.extra_data = self._io.read_bytes(self.header.extra_data_size)
-            self.name = self._io.read_bytes(self.header.name_size)
-            self._raw_padding = self._io.read_bytes((self.padding_length if self.padding_length < self._io.size() - self._io.pos() else self._io.size() - self._io.pos()))
+            self.extra_data = self._io.read_bytes(self.header.len_extra_data)
+            self.name = self._io.read_bytes(self.header.len_name)
+            self._raw_padding = self._io.read_bytes((self.len_padding if self.len_padding < self._io.size() - self._io.pos() else self._io.size() - self._io.pos()))
             _io__raw_padding = KaitaiStream(BytesIO(self._raw_padding))
             self.padding = Qcow2.ZeroPadding(_io__raw_padding, self, self._root)
 
@@ -215,11 +247,20 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_bitmap_table'):
                 return self._m_bitmap_table
 
-            _pos = self._io.pos()
-            self._io.seek(self.header.bitmap_table_offset)
-            self._m_bitmap_table = Qcow2.BitmapTable(self.header.bitmap_table_offset, self.header.bitmap_table_size, self._io, self, self._root)
-            self._io.seek(_pos)
+            io = self._root._io
+            _pos = io.pos()
+            io.seek(self.header.ofs_bitmap_table)
+            self._m_bitmap_table = Qcow2.BitmapTable(self.header.ofs_bitmap_table, self.header.num_bitmap_table_entries, io, self, self._root)
+            io.seek(_pos)
             return getattr(self, '_m_bitmap_table', None)
+
+        @property
+        def len_padding(self):
+            if hasattr(self, '_m_len_padding'):
+                return self._m_len_padding
+
+            self._m_len_padding = (8 - (self.header.len_extra_data + self.header.len_name) % 8) % 8
+            return getattr(self, '_m_len_padding', None)
 
         @property
         def name_str(self):
@@ -228,14 +269,6 @@ class Qcow2(KaitaiStruct):
 
             self._m_name_str = (self.name).decode(u"UTF-8")
             return getattr(self, '_m_name_str', None)
-
-        @property
-        def padding_length(self):
-            if hasattr(self, '_m_padding_length'):
-                return self._m_padding_length
-
-            self._m_padding_length = (8 - (self.header.extra_data_size + self.header.name_size) % 8) % 8
-            return getattr(self, '_m_padding_length', None)
 
 
     class BitmapFlags(KaitaiStruct):
@@ -248,7 +281,7 @@ class Qcow2(KaitaiStruct):
         def _read(self):
             self.reserved = self._io.read_bits_int_be(29)
             self.extra_data_compatible = self._io.read_bits_int_be(1) != 0
-            self.auto = self._io.read_bits_int_be(1) != 0
+            self.is_auto = self._io.read_bits_int_be(1) != 0
             self.in_use = self._io.read_bits_int_be(1) != 0
 
 
@@ -257,11 +290,11 @@ class Qcow2(KaitaiStruct):
 
 
     class BitmapTable(KaitaiStruct):
-        def __init__(self, table_offset, num_entries, _io, _parent=None, _root=None):
+        def __init__(self, ofs_table, num_entries, _io, _parent=None, _root=None):
             super(Qcow2.BitmapTable, self).__init__(_io)
             self._parent = _parent
             self._root = _root
-            self.table_offset = table_offset
+            self.ofs_table = ofs_table
             self.num_entries = num_entries
             self._read()
 
@@ -286,10 +319,10 @@ class Qcow2(KaitaiStruct):
                 return self._m_pages
 
             _pos = self._io.pos()
-            self._io.seek(self.table_offset)
+            self._io.seek(self.ofs_table)
             self._m_pages = []
             for i in range(((self.num_entries + self._root.entries_per_page) - 1) // self._root.entries_per_page):
-                self._m_pages.append(Qcow2.BitmapTablePage(self.table_offset, self.num_entries, i, self._io, self, self._root))
+                self._m_pages.append(Qcow2.BitmapTablePage(self.ofs_table, self.num_entries, i, self._io, self, self._root))
 
             self._io.seek(_pos)
             return getattr(self, '_m_pages', None)
@@ -304,7 +337,8 @@ class Qcow2(KaitaiStruct):
 
         def _read(self):
             self.reserved_56 = self._io.read_bits_int_be(8)
-            self.host_cluster_offset_raw = self._io.read_bits_int_be(47)
+            self.ofs_host_cluster_upper = self._io.read_bits_int_be(24)
+            self.ofs_host_cluster_lower = self._io.read_bits_int_be(23)
             self.reserved_1 = self._io.read_bits_int_be(8)
             self.all_ones = self._io.read_bits_int_be(1) != 0
 
@@ -321,31 +355,31 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_data'):
                 return self._m_data
 
-            if self.host_cluster_offset != 0:
+            if self.ofs_host_cluster != 0:
                 pass
                 _pos = self._io.pos()
-                self._io.seek(self.host_cluster_offset)
+                self._io.seek(self.ofs_host_cluster)
                 self._m_data = self._io.read_bytes(self._root.cluster_size)
                 self._io.seek(_pos)
 
             return getattr(self, '_m_data', None)
 
         @property
-        def host_cluster_offset(self):
-            if hasattr(self, '_m_host_cluster_offset'):
-                return self._m_host_cluster_offset
+        def ofs_host_cluster(self):
+            if hasattr(self, '_m_ofs_host_cluster'):
+                return self._m_ofs_host_cluster
 
-            self._m_host_cluster_offset = self.host_cluster_offset_raw * 512
-            return getattr(self, '_m_host_cluster_offset', None)
+            self._m_ofs_host_cluster = (self.ofs_host_cluster_upper * 4294967296 + self.ofs_host_cluster_lower * 512)
+            return getattr(self, '_m_ofs_host_cluster', None)
 
 
     class BitmapTablePage(KaitaiStruct):
-        def __init__(self, table_offset, table_entries, page, _io, _parent=None, _root=None):
+        def __init__(self, ofs_table, num_table_entries, page, _io, _parent=None, _root=None):
             super(Qcow2.BitmapTablePage, self).__init__(_io)
             self._parent = _parent
             self._root = _root
-            self.table_offset = table_offset
-            self.table_entries = table_entries
+            self.ofs_table = ofs_table
+            self.num_table_entries = num_table_entries
             self.page = page
             self._read()
 
@@ -370,7 +404,7 @@ class Qcow2(KaitaiStruct):
                 return self._m_entries
 
             _pos = self._io.pos()
-            self._io.seek(self.table_offset + self.first * 8)
+            self._io.seek(self.ofs_table + self.first * 8)
             self._m_entries = []
             for i in range(self.num_entries):
                 self._m_entries.append(Qcow2.BitmapTableEntry(self._io, self, self._root))
@@ -391,7 +425,7 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_num_entries'):
                 return self._m_num_entries
 
-            self._m_num_entries = (self.table_entries - self.first if self.table_entries - self.first < self._root.entries_per_page else self._root.entries_per_page)
+            self._m_num_entries = (self.num_table_entries - self.first if self.num_table_entries - self.first < self._root.entries_per_page else self._root.entries_per_page)
             return getattr(self, '_m_num_entries', None)
 
 
@@ -403,10 +437,10 @@ class Qcow2(KaitaiStruct):
             self._read()
 
         def _read(self):
-            self.nb_bitmaps = self._io.read_u4be()
+            self.num_bitmaps = self._io.read_u4be()
             self.reserved = self._io.read_u4be()
-            self.bitmap_directory_size = self._io.read_u8be()
-            self.bitmap_directory_offset = self._io.read_u8be()
+            self.len_bitmap_directory = self._io.read_u8be()
+            self.ofs_bitmap_directory = self._io.read_u8be()
 
 
         def _fetch_instances(self):
@@ -414,10 +448,7 @@ class Qcow2(KaitaiStruct):
             _ = self.bitmap_directory
             if hasattr(self, '_m_bitmap_directory'):
                 pass
-                for i in range(len(self._m_bitmap_directory)):
-                    pass
-                    self._m_bitmap_directory[i]._fetch_instances()
-
+                self._m_bitmap_directory._fetch_instances()
 
 
         @property
@@ -425,21 +456,13 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_bitmap_directory'):
                 return self._m_bitmap_directory
 
-            if self.nb_bitmaps > 0:
-                pass
-                io = self._root._io
-                _pos = io.pos()
-                io.seek(self.bitmap_directory_offset)
-                self._m_bitmap_directory = []
-                i = 0
-                while True:
-                    _ = Qcow2.BitmapDirectoryRecord(io, self, self._root)
-                    self._m_bitmap_directory.append(_)
-                    if  ((i + 1 >= self.nb_bitmaps) or (self._root._io.pos() - self.bitmap_directory_offset >= self.bitmap_directory_size)) :
-                        break
-                    i += 1
-                io.seek(_pos)
-
+            io = self._root._io
+            _pos = io.pos()
+            io.seek(self.ofs_bitmap_directory)
+            self._raw__m_bitmap_directory = io.read_bytes(self.len_bitmap_directory)
+            _io__raw__m_bitmap_directory = KaitaiStream(BytesIO(self._raw__m_bitmap_directory))
+            self._m_bitmap_directory = Qcow2.BitmapDirectory(self.num_bitmaps, _io__raw__m_bitmap_directory, self, self._root)
+            io.seek(_pos)
             return getattr(self, '_m_bitmap_directory', None)
 
 
@@ -451,12 +474,21 @@ class Qcow2(KaitaiStruct):
             self._read()
 
         def _read(self):
-            self.reserved = self._io.read_bits_int_be(63)
+            self.reserved_upper = self._io.read_bits_int_be(32)
+            self.reserved_lower = self._io.read_bits_int_be(31)
             self.lazy_refcounts = self._io.read_bits_int_be(1) != 0
 
 
         def _fetch_instances(self):
             pass
+
+        @property
+        def reserved(self):
+            if hasattr(self, '_m_reserved'):
+                return self._m_reserved
+
+            self._m_reserved = (self.reserved_upper * 2147483648 + self.reserved_lower)
+            return getattr(self, '_m_reserved', None)
 
 
     class CompressedDescriptor(KaitaiStruct):
@@ -470,7 +502,8 @@ class Qcow2(KaitaiStruct):
             self.copied = self._io.read_bits_int_be(1) != 0
             self.compressed = self._io.read_bits_int_be(1) != 0
             self.length_and_offset = self._io.read_bits_int_be(13)
-            self.offset_lower = self._io.read_bits_int_be(49)
+            self.ofs_data_upper = self._io.read_bits_int_be(17)
+            self.ofs_data_lower = self._io.read_bits_int_be(32)
 
 
         def _fetch_instances(self):
@@ -481,40 +514,56 @@ class Qcow2(KaitaiStruct):
 
 
         @property
-        def additional_sectors(self):
-            if hasattr(self, '_m_additional_sectors'):
-                return self._m_additional_sectors
-
-            self._m_additional_sectors = self.length_and_offset >> self.offset_upper_bits
-            return getattr(self, '_m_additional_sectors', None)
-
-        @property
         def data(self):
             if hasattr(self, '_m_data'):
                 return self._m_data
 
             io = self._root._io
             _pos = io.pos()
-            io.seek(self.host_offset)
-            self._m_data = io.read_bytes(((self.additional_sectors + 1) * 512 - self.host_offset % 512 if (self.additional_sectors + 1) * 512 - self.host_offset % 512 < self._root._io.size() - self.host_offset else self._root._io.size() - self.host_offset))
+            io.seek(self.ofs_data)
+            self._m_data = io.read_bytes((self.data_room if self.data_room < self.data_left else self.data_left))
             io.seek(_pos)
             return getattr(self, '_m_data', None)
 
         @property
-        def host_offset(self):
-            if hasattr(self, '_m_host_offset'):
-                return self._m_host_offset
+        def data_left(self):
+            if hasattr(self, '_m_data_left'):
+                return self._m_data_left
 
-            self._m_host_offset = (self.length_and_offset % (1 << self.offset_upper_bits)) * 562949953421312 + self.offset_lower
-            return getattr(self, '_m_host_offset', None)
+            self._m_data_left = (self._root._io.size() - self.ofs_data)
+            return getattr(self, '_m_data_left', None)
 
         @property
-        def offset_upper_bits(self):
-            if hasattr(self, '_m_offset_upper_bits'):
-                return self._m_offset_upper_bits
+        def data_room(self):
+            if hasattr(self, '_m_data_room'):
+                return self._m_data_room
 
-            self._m_offset_upper_bits = 21 - self._root.header.cluster_bits
-            return getattr(self, '_m_offset_upper_bits', None)
+            self._m_data_room = (self.num_additional_sectors + 1) * 512 - self.ofs_data % 512
+            return getattr(self, '_m_data_room', None)
+
+        @property
+        def num_additional_sectors(self):
+            if hasattr(self, '_m_num_additional_sectors'):
+                return self._m_num_additional_sectors
+
+            self._m_num_additional_sectors = self.length_and_offset >> self.num_offset_bits
+            return getattr(self, '_m_num_additional_sectors', None)
+
+        @property
+        def num_offset_bits(self):
+            if hasattr(self, '_m_num_offset_bits'):
+                return self._m_num_offset_bits
+
+            self._m_num_offset_bits = 21 - self._root.header.cluster_bits
+            return getattr(self, '_m_num_offset_bits', None)
+
+        @property
+        def ofs_data(self):
+            if hasattr(self, '_m_ofs_data'):
+                return self._m_ofs_data
+
+            self._m_ofs_data = (((self.length_and_offset % (1 << self.num_offset_bits)) * 562949953421312 + self.ofs_data_upper * 4294967296) + self.ofs_data_lower)
+            return getattr(self, '_m_ofs_data', None)
 
 
     class DataFileName(KaitaiStruct):
@@ -548,8 +597,8 @@ class Qcow2(KaitaiStruct):
             self._read()
 
         def _read(self):
-            self.offset = self._io.read_u8be()
-            self.length = self._io.read_u8be()
+            self.ofs_encryption_header = self._io.read_u8be()
+            self.len_encryption_header = self._io.read_u8be()
 
 
         def _fetch_instances(self):
@@ -569,7 +618,7 @@ class Qcow2(KaitaiStruct):
                 pass
                 io = self._root._io
                 _pos = io.pos()
-                io.seek(self.offset)
+                io.seek(self.ofs_encryption_header)
                 self._m_luks_header = Qcow2.LuksHeader(io, self, self._root)
                 io.seek(_pos)
 
@@ -653,10 +702,10 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_l1_entry'):
                 return self._m_l1_entry
 
-            if self.l1_index < self._root.header.l1_size:
+            if self.l1_index < self._root.header.num_l1_entries:
                 pass
                 _pos = self._io.pos()
-                self._io.seek(self._root.header.l1_table_offset + self.l1_index * 8)
+                self._io.seek(self._root.header.ofs_l1_table + self.l1_index * 8)
                 self._m_l1_entry = Qcow2.L1Entry(self._io, self, self._root)
                 self._io.seek(_pos)
 
@@ -667,7 +716,7 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_l1_index'):
                 return self._m_l1_index
 
-            self._m_l1_index = (self.guest_offset // self._root.cluster_size) // self._root.l2_entries
+            self._m_l1_index = (self.guest_offset // self._root.cluster_size) // self._root.num_l2_entries
             return getattr(self, '_m_l1_index', None)
 
         @property
@@ -675,10 +724,10 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_l2_entry'):
                 return self._m_l2_entry
 
-            if  ((self.l1_index < self._root.header.l1_size) and (self.l1_entry.l2_table_offset != 0)) :
+            if  ((self.l1_index < self._root.header.num_l1_entries) and (self.l1_entry.ofs_l2_table != 0)) :
                 pass
                 _pos = self._io.pos()
-                self._io.seek(self.l1_entry.l2_table_offset + self.l2_index * self._root.l2_entry_size)
+                self._io.seek(self.l1_entry.ofs_l2_table + self.l2_index * self._root.len_l2_entry)
                 self._m_l2_entry = Qcow2.L2Entry(self._io, self, self._root)
                 self._io.seek(_pos)
 
@@ -689,7 +738,7 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_l2_index'):
                 return self._m_l2_index
 
-            self._m_l2_index = (self.guest_offset // self._root.cluster_size) % self._root.l2_entries
+            self._m_l2_index = (self.guest_offset // self._root.cluster_size) % self._root.num_l2_entries
             return getattr(self, '_m_l2_index', None)
 
 
@@ -718,48 +767,48 @@ class Qcow2(KaitaiStruct):
 
         def _read(self):
             self.type = KaitaiStream.resolve_enum(Qcow2.ExtensionType, self._io.read_u4be())
-            self.length = self._io.read_u4be()
-            if self.type != Qcow2.ExtensionType.end:
+            self.len_data = self._io.read_u4be()
+            if self.type != Qcow2.ExtensionType.end_of_extensions:
                 pass
                 _on = self.type
                 if _on == Qcow2.ExtensionType.backing_format:
                     pass
-                    self._raw_data = self._io.read_bytes(self.length)
+                    self._raw_data = self._io.read_bytes(self.len_data)
                     _io__raw_data = KaitaiStream(BytesIO(self._raw_data))
                     self.data = Qcow2.BackingFormat(_io__raw_data, self, self._root)
                 elif _on == Qcow2.ExtensionType.bitmaps:
                     pass
-                    self._raw_data = self._io.read_bytes(self.length)
+                    self._raw_data = self._io.read_bytes(self.len_data)
                     _io__raw_data = KaitaiStream(BytesIO(self._raw_data))
                     self.data = Qcow2.BitmapsExtension(_io__raw_data, self, self._root)
                 elif _on == Qcow2.ExtensionType.data_file:
                     pass
-                    self._raw_data = self._io.read_bytes(self.length)
+                    self._raw_data = self._io.read_bytes(self.len_data)
                     _io__raw_data = KaitaiStream(BytesIO(self._raw_data))
                     self.data = Qcow2.DataFileName(_io__raw_data, self, self._root)
                 elif _on == Qcow2.ExtensionType.encryption_header:
                     pass
-                    self._raw_data = self._io.read_bytes(self.length)
+                    self._raw_data = self._io.read_bytes(self.len_data)
                     _io__raw_data = KaitaiStream(BytesIO(self._raw_data))
                     self.data = Qcow2.EncryptionHeaderPointer(_io__raw_data, self, self._root)
                 elif _on == Qcow2.ExtensionType.feature_name_table:
                     pass
-                    self._raw_data = self._io.read_bytes(self.length)
+                    self._raw_data = self._io.read_bytes(self.len_data)
                     _io__raw_data = KaitaiStream(BytesIO(self._raw_data))
                     self.data = Qcow2.FeatureNameTable(_io__raw_data, self, self._root)
                 else:
                     pass
-                    self.data = self._io.read_bytes(self.length)
+                    self.data = self._io.read_bytes(self.len_data)
 
-            if self.type != Qcow2.ExtensionType.end:
+            if self.type != Qcow2.ExtensionType.end_of_extensions:
                 pass
-                self.padding = self._io.read_bytes((self.padding_length if self.padding_length < self._io.size() - self._io.pos() else self._io.size() - self._io.pos()))
+                self.padding = self._io.read_bytes((self.len_padding if self.len_padding < self._io.size() - self._io.pos() else self._io.size() - self._io.pos()))
 
 
 
         def _fetch_instances(self):
             pass
-            if self.type != Qcow2.ExtensionType.end:
+            if self.type != Qcow2.ExtensionType.end_of_extensions:
                 pass
                 _on = self.type
                 if _on == Qcow2.ExtensionType.backing_format:
@@ -780,17 +829,17 @@ class Qcow2(KaitaiStruct):
                 else:
                     pass
 
-            if self.type != Qcow2.ExtensionType.end:
+            if self.type != Qcow2.ExtensionType.end_of_extensions:
                 pass
 
 
         @property
-        def padding_length(self):
-            if hasattr(self, '_m_padding_length'):
-                return self._m_padding_length
+        def len_padding(self):
+            if hasattr(self, '_m_len_padding'):
+                return self._m_len_padding
 
-            self._m_padding_length = (8 - self.length % 8) % 8
-            return getattr(self, '_m_padding_length', None)
+            self._m_len_padding = (8 - self.len_data % 8) % 8
+            return getattr(self, '_m_len_padding', None)
 
 
     class HeaderExtensionArea(KaitaiStruct):
@@ -808,7 +857,7 @@ class Qcow2(KaitaiStruct):
                 while True:
                     _ = Qcow2.HeaderExtension(self._io, self, self._root)
                     self.extensions.append(_)
-                    if  ((_.type == Qcow2.ExtensionType.end) or (self._io.size() - self._io.pos() < 8)) :
+                    if  ((_.type == Qcow2.ExtensionType.end_of_extensions) or (self._io.size() - self._io.pos() < 8)) :
                         break
                     i += 1
 
@@ -835,17 +884,17 @@ class Qcow2(KaitaiStruct):
         def _read(self):
             self.magic = self._io.read_bytes(4)
             self.version = KaitaiStream.resolve_enum(Qcow2.Version, self._io.read_u4be())
-            self.backing_file_offset = self._io.read_u8be()
-            self.backing_file_size = self._io.read_u4be()
+            self.ofs_backing_file = self._io.read_u8be()
+            self.len_backing_file = self._io.read_u4be()
             self.cluster_bits = self._io.read_u4be()
             self.size = self._io.read_u8be()
             self.crypt_method = KaitaiStream.resolve_enum(Qcow2.CryptMethod, self._io.read_u4be())
-            self.l1_size = self._io.read_u4be()
-            self.l1_table_offset = self._io.read_u8be()
-            self.refcount_table_offset = self._io.read_u8be()
-            self.refcount_table_clusters = self._io.read_u4be()
-            self.nb_snapshots = self._io.read_u4be()
-            self.snapshots_offset = self._io.read_u8be()
+            self.num_l1_entries = self._io.read_u4be()
+            self.ofs_l1_table = self._io.read_u8be()
+            self.ofs_refcount_table = self._io.read_u8be()
+            self.num_refcount_table_clusters = self._io.read_u4be()
+            self.num_snapshots = self._io.read_u4be()
+            self.ofs_snapshots = self._io.read_u8be()
 
 
         def _fetch_instances(self):
@@ -864,7 +913,7 @@ class Qcow2(KaitaiStruct):
             self.compatible_features = Qcow2.CompatibleFeatures(self._io, self, self._root)
             self.autoclear_features = Qcow2.AutoclearFeatures(self._io, self, self._root)
             self.refcount_order = self._io.read_u4be()
-            self.header_length = self._io.read_u4be()
+            self.len_header = self._io.read_u4be()
 
 
         def _fetch_instances(self):
@@ -888,18 +937,21 @@ class Qcow2(KaitaiStruct):
 
         def _fetch_instances(self):
             pass
-            _ = self.group
-            if hasattr(self, '_m_group'):
+            _ = self.refcount_1
+            if hasattr(self, '_m_refcount_1'):
                 pass
-                _on = self._root.refcount_order
-                if _on == 4:
-                    pass
-                elif _on == 5:
-                    pass
-                elif _on == 6:
-                    pass
-                else:
-                    pass
+
+            _ = self.refcount_2
+            if hasattr(self, '_m_refcount_2'):
+                pass
+
+            _ = self.refcount_4
+            if hasattr(self, '_m_refcount_4'):
+                pass
+
+            _ = self.refcount_8
+            if hasattr(self, '_m_refcount_8'):
+                pass
 
             _ = self.table_entry
             if hasattr(self, '_m_table_entry'):
@@ -908,46 +960,111 @@ class Qcow2(KaitaiStruct):
 
 
         @property
-        def group(self):
-            if hasattr(self, '_m_group'):
-                return self._m_group
-
-            if self.has_block:
-                pass
-                _pos = self._io.pos()
-                self._io.seek(self.table_entry.refcount_block_offset + (self.refcount_block_index * self.refcount_bits) // 8)
-                _on = self._root.refcount_order
-                if _on == 4:
-                    pass
-                    self._m_group = self._io.read_u2be()
-                elif _on == 5:
-                    pass
-                    self._m_group = self._io.read_u4be()
-                elif _on == 6:
-                    pass
-                    self._m_group = self._io.read_u8be()
-                else:
-                    pass
-                    self._m_group = self._io.read_u1()
-                self._io.seek(_pos)
-
-            return getattr(self, '_m_group', None)
-
-        @property
         def has_block(self):
             if hasattr(self, '_m_has_block'):
                 return self._m_has_block
 
-            self._m_has_block =  ((self.refcount_table_index < self._root.header.refcount_table_clusters * (self._root.cluster_size // 8)) and (self.table_entry.refcount_block_offset != 0)) 
+            self._m_has_block =  ((self.refcount_table_index < self.num_refcount_table_entries) and (self.table_entry.ofs_refcount_block != 0)) 
             return getattr(self, '_m_has_block', None)
+
+        @property
+        def num_refcount_block_entries(self):
+            if hasattr(self, '_m_num_refcount_block_entries'):
+                return self._m_num_refcount_block_entries
+
+            self._m_num_refcount_block_entries = (self._root.cluster_size * 8) // self.refcount_bits
+            return getattr(self, '_m_num_refcount_block_entries', None)
+
+        @property
+        def num_refcount_table_entries(self):
+            if hasattr(self, '_m_num_refcount_table_entries'):
+                return self._m_num_refcount_table_entries
+
+            self._m_num_refcount_table_entries = self._root.header.num_refcount_table_clusters * (self._root.cluster_size // 8)
+            return getattr(self, '_m_num_refcount_table_entries', None)
+
+        @property
+        def ofs_refcount(self):
+            if hasattr(self, '_m_ofs_refcount'):
+                return self._m_ofs_refcount
+
+            if self.has_block:
+                pass
+                self._m_ofs_refcount = (self.table_entry.ofs_refcount_block + (self.refcount_block_index * self.refcount_bits) // 8)
+
+            return getattr(self, '_m_ofs_refcount', None)
 
         @property
         def refcount(self):
             if hasattr(self, '_m_refcount'):
                 return self._m_refcount
 
-            self._m_refcount = ((self.group if self._root.refcount_order >= 3 else self.group >> (self.refcount_block_index * self.refcount_bits) % 8 & (1 << self.refcount_bits) - 1) if self.has_block else 0)
+            self._m_refcount = (0 if (not (self.has_block)) else (self.refcount_8 if self._root.refcount_order == 6 else (self.refcount_4 if self._root.refcount_order == 5 else (self.refcount_2 if self._root.refcount_order == 4 else self.refcount_in_byte))))
             return getattr(self, '_m_refcount', None)
+
+        @property
+        def refcount_1(self):
+            if hasattr(self, '_m_refcount_1'):
+                return self._m_refcount_1
+
+            if  ((self.has_block) and (self._root.refcount_order <= 3)) :
+                pass
+                _pos = self._io.pos()
+                self._io.seek(self.ofs_refcount)
+                self._m_refcount_1 = self._io.read_u1()
+                self._io.seek(_pos)
+
+            return getattr(self, '_m_refcount_1', None)
+
+        @property
+        def refcount_2(self):
+            if hasattr(self, '_m_refcount_2'):
+                return self._m_refcount_2
+
+            if  ((self.has_block) and (self._root.refcount_order == 4)) :
+                pass
+                _pos = self._io.pos()
+                self._io.seek(self.ofs_refcount)
+                self._m_refcount_2 = self._io.read_u2be()
+                self._io.seek(_pos)
+
+            return getattr(self, '_m_refcount_2', None)
+
+        @property
+        def refcount_4(self):
+            if hasattr(self, '_m_refcount_4'):
+                return self._m_refcount_4
+
+            if  ((self.has_block) and (self._root.refcount_order == 5)) :
+                pass
+                _pos = self._io.pos()
+                self._io.seek(self.ofs_refcount)
+                self._m_refcount_4 = self._io.read_u4be()
+                self._io.seek(_pos)
+
+            return getattr(self, '_m_refcount_4', None)
+
+        @property
+        def refcount_8(self):
+            if hasattr(self, '_m_refcount_8'):
+                return self._m_refcount_8
+
+            if  ((self.has_block) and (self._root.refcount_order == 6)) :
+                pass
+                _pos = self._io.pos()
+                self._io.seek(self.ofs_refcount)
+                self._m_refcount_8 = self._io.read_u8be()
+                self._io.seek(_pos)
+
+            return getattr(self, '_m_refcount_8', None)
+
+        @property
+        def refcount_bit(self):
+            if hasattr(self, '_m_refcount_bit'):
+                return self._m_refcount_bit
+
+            self._m_refcount_bit = (self.refcount_block_index * self.refcount_bits) % 8
+            return getattr(self, '_m_refcount_bit', None)
 
         @property
         def refcount_bits(self):
@@ -958,27 +1075,30 @@ class Qcow2(KaitaiStruct):
             return getattr(self, '_m_refcount_bits', None)
 
         @property
-        def refcount_block_entries(self):
-            if hasattr(self, '_m_refcount_block_entries'):
-                return self._m_refcount_block_entries
-
-            self._m_refcount_block_entries = (self._root.cluster_size * 8) // self.refcount_bits
-            return getattr(self, '_m_refcount_block_entries', None)
-
-        @property
         def refcount_block_index(self):
             if hasattr(self, '_m_refcount_block_index'):
                 return self._m_refcount_block_index
 
-            self._m_refcount_block_index = self.index % self.refcount_block_entries
+            self._m_refcount_block_index = self.index % self.num_refcount_block_entries
             return getattr(self, '_m_refcount_block_index', None)
+
+        @property
+        def refcount_in_byte(self):
+            if hasattr(self, '_m_refcount_in_byte'):
+                return self._m_refcount_in_byte
+
+            if  ((self.has_block) and (self._root.refcount_order <= 3)) :
+                pass
+                self._m_refcount_in_byte = self.refcount_1 >> self.refcount_bit & (1 << self.refcount_bits) - 1
+
+            return getattr(self, '_m_refcount_in_byte', None)
 
         @property
         def refcount_table_index(self):
             if hasattr(self, '_m_refcount_table_index'):
                 return self._m_refcount_table_index
 
-            self._m_refcount_table_index = self.index // self.refcount_block_entries
+            self._m_refcount_table_index = self.index // self.num_refcount_block_entries
             return getattr(self, '_m_refcount_table_index', None)
 
         @property
@@ -986,10 +1106,10 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_table_entry'):
                 return self._m_table_entry
 
-            if self.refcount_table_index < self._root.header.refcount_table_clusters * (self._root.cluster_size // 8):
+            if self.refcount_table_index < self.num_refcount_table_entries:
                 pass
                 _pos = self._io.pos()
-                self._io.seek(self._root.header.refcount_table_offset + self.refcount_table_index * 8)
+                self._io.seek(self._root.header.ofs_refcount_table + self.refcount_table_index * 8)
                 self._m_table_entry = Qcow2.RefcountTableEntry(self._io, self, self._root)
                 self._io.seek(_pos)
 
@@ -1004,7 +1124,8 @@ class Qcow2(KaitaiStruct):
             self._read()
 
         def _read(self):
-            self.reserved = self._io.read_bits_int_be(59)
+            self.reserved_upper = self._io.read_bits_int_be(32)
+            self.reserved_lower = self._io.read_bits_int_be(27)
             self.extended_l2 = self._io.read_bits_int_be(1) != 0
             self.compression_type = self._io.read_bits_int_be(1) != 0
             self.data_file = self._io.read_bits_int_be(1) != 0
@@ -1014,6 +1135,14 @@ class Qcow2(KaitaiStruct):
 
         def _fetch_instances(self):
             pass
+
+        @property
+        def reserved(self):
+            if hasattr(self, '_m_reserved'):
+                return self._m_reserved
+
+            self._m_reserved = (self.reserved_upper * 134217728 + self.reserved_lower)
+            return getattr(self, '_m_reserved', None)
 
 
     class L1Entry(KaitaiStruct):
@@ -1026,7 +1155,8 @@ class Qcow2(KaitaiStruct):
         def _read(self):
             self.copied = self._io.read_bits_int_be(1) != 0
             self.reserved_56 = self._io.read_bits_int_be(7)
-            self.l2_table_offset_raw = self._io.read_bits_int_be(47)
+            self.ofs_l2_table_upper = self._io.read_bits_int_be(24)
+            self.ofs_l2_table_lower = self._io.read_bits_int_be(23)
             self.reserved_0 = self._io.read_bits_int_be(9)
 
 
@@ -1043,30 +1173,30 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_l2_table'):
                 return self._m_l2_table
 
-            if self.l2_table_offset != 0:
+            if self.ofs_l2_table != 0:
                 pass
                 _pos = self._io.pos()
-                self._io.seek(self.l2_table_offset)
-                self._m_l2_table = Qcow2.L2Table(self.l2_table_offset, self._io, self, self._root)
+                self._io.seek(self.ofs_l2_table)
+                self._m_l2_table = Qcow2.L2Table(self.ofs_l2_table, self._io, self, self._root)
                 self._io.seek(_pos)
 
             return getattr(self, '_m_l2_table', None)
 
         @property
-        def l2_table_offset(self):
-            if hasattr(self, '_m_l2_table_offset'):
-                return self._m_l2_table_offset
+        def ofs_l2_table(self):
+            if hasattr(self, '_m_ofs_l2_table'):
+                return self._m_ofs_l2_table
 
-            self._m_l2_table_offset = self.l2_table_offset_raw * 512
-            return getattr(self, '_m_l2_table_offset', None)
+            self._m_ofs_l2_table = (self.ofs_l2_table_upper * 4294967296 + self.ofs_l2_table_lower * 512)
+            return getattr(self, '_m_ofs_l2_table', None)
 
 
     class L1Table(KaitaiStruct):
-        def __init__(self, table_offset, num_entries, _io, _parent=None, _root=None):
+        def __init__(self, ofs_table, num_entries, _io, _parent=None, _root=None):
             super(Qcow2.L1Table, self).__init__(_io)
             self._parent = _parent
             self._root = _root
-            self.table_offset = table_offset
+            self.ofs_table = ofs_table
             self.num_entries = num_entries
             self._read()
 
@@ -1091,22 +1221,22 @@ class Qcow2(KaitaiStruct):
                 return self._m_pages
 
             _pos = self._io.pos()
-            self._io.seek(self.table_offset)
+            self._io.seek(self.ofs_table)
             self._m_pages = []
             for i in range(((self.num_entries + self._root.entries_per_page) - 1) // self._root.entries_per_page):
-                self._m_pages.append(Qcow2.L1TablePage(self.table_offset, self.num_entries, i, self._io, self, self._root))
+                self._m_pages.append(Qcow2.L1TablePage(self.ofs_table, self.num_entries, i, self._io, self, self._root))
 
             self._io.seek(_pos)
             return getattr(self, '_m_pages', None)
 
 
     class L1TablePage(KaitaiStruct):
-        def __init__(self, table_offset, table_entries, page, _io, _parent=None, _root=None):
+        def __init__(self, ofs_table, num_table_entries, page, _io, _parent=None, _root=None):
             super(Qcow2.L1TablePage, self).__init__(_io)
             self._parent = _parent
             self._root = _root
-            self.table_offset = table_offset
-            self.table_entries = table_entries
+            self.ofs_table = ofs_table
+            self.num_table_entries = num_table_entries
             self.page = page
             self._read()
 
@@ -1131,7 +1261,7 @@ class Qcow2(KaitaiStruct):
                 return self._m_entries
 
             _pos = self._io.pos()
-            self._io.seek(self.table_offset + self.first * 8)
+            self._io.seek(self.ofs_table + self.first * 8)
             self._m_entries = []
             for i in range(self.num_entries):
                 self._m_entries.append(Qcow2.L1Entry(self._io, self, self._root))
@@ -1152,7 +1282,7 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_num_entries'):
                 return self._m_num_entries
 
-            self._m_num_entries = (self.table_entries - self.first if self.table_entries - self.first < self._root.entries_per_page else self._root.entries_per_page)
+            self._m_num_entries = (self.num_table_entries - self.first if self.num_table_entries - self.first < self._root.entries_per_page else self._root.entries_per_page)
             return getattr(self, '_m_num_entries', None)
 
 
@@ -1216,11 +1346,11 @@ class Qcow2(KaitaiStruct):
 
 
     class L2Table(KaitaiStruct):
-        def __init__(self, table_offset, _io, _parent=None, _root=None):
+        def __init__(self, ofs_table, _io, _parent=None, _root=None):
             super(Qcow2.L2Table, self).__init__(_io)
             self._parent = _parent
             self._root = _root
-            self.table_offset = table_offset
+            self.ofs_table = ofs_table
             self._read()
 
         def _read(self):
@@ -1244,21 +1374,21 @@ class Qcow2(KaitaiStruct):
                 return self._m_pages
 
             _pos = self._io.pos()
-            self._io.seek(self.table_offset)
+            self._io.seek(self.ofs_table)
             self._m_pages = []
-            for i in range(((self._root.l2_entries + self._root.entries_per_page) - 1) // self._root.entries_per_page):
-                self._m_pages.append(Qcow2.L2TablePage(self.table_offset, i, self._io, self, self._root))
+            for i in range(((self._root.num_l2_entries + self._root.entries_per_page) - 1) // self._root.entries_per_page):
+                self._m_pages.append(Qcow2.L2TablePage(self.ofs_table, i, self._io, self, self._root))
 
             self._io.seek(_pos)
             return getattr(self, '_m_pages', None)
 
 
     class L2TablePage(KaitaiStruct):
-        def __init__(self, table_offset, page, _io, _parent=None, _root=None):
+        def __init__(self, ofs_table, page, _io, _parent=None, _root=None):
             super(Qcow2.L2TablePage, self).__init__(_io)
             self._parent = _parent
             self._root = _root
-            self.table_offset = table_offset
+            self.ofs_table = ofs_table
             self.page = page
             self._read()
 
@@ -1283,7 +1413,7 @@ class Qcow2(KaitaiStruct):
                 return self._m_entries
 
             _pos = self._io.pos()
-            self._io.seek(self.table_offset + self.first * self._root.l2_entry_size)
+            self._io.seek(self.ofs_table + self.first * self._root.len_l2_entry)
             self._m_entries = []
             for i in range(self.num_entries):
                 self._m_entries.append(Qcow2.L2Entry(self._io, self, self._root))
@@ -1304,7 +1434,7 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_num_entries'):
                 return self._m_num_entries
 
-            self._m_num_entries = (self._root.l2_entries - self.first if self._root.l2_entries - self.first < self._root.entries_per_page else self._root.entries_per_page)
+            self._m_num_entries = (self._root.num_l2_entries - self.first if self._root.num_l2_entries - self.first < self._root.entries_per_page else self._root.entries_per_page)
             return getattr(self, '_m_num_entries', None)
 
 
@@ -1321,11 +1451,11 @@ class Qcow2(KaitaiStruct):
             self.cipher_name = self._io.read_bytes(32)
             self.cipher_mode = self._io.read_bytes(32)
             self.hash_spec = self._io.read_bytes(32)
-            self.payload_offset = self._io.read_u4be()
-            self.key_bytes = self._io.read_u4be()
+            self.ofs_payload = self._io.read_u4be()
+            self.len_key = self._io.read_u4be()
             self.mk_digest = self._io.read_bytes(20)
             self.mk_digest_salt = self._io.read_bytes(32)
-            self.mk_digest_iter = self._io.read_u4be()
+            self.num_mk_digest_iterations = self._io.read_u4be()
             self.uuid = self._io.read_bytes(40)
             self.key_slots = []
             for i in range(8):
@@ -1350,10 +1480,10 @@ class Qcow2(KaitaiStruct):
 
         def _read(self):
             self.active = KaitaiStream.resolve_enum(Qcow2.LuksKeySlotState, self._io.read_u4be())
-            self.iterations = self._io.read_u4be()
+            self.num_iterations = self._io.read_u4be()
             self.salt = self._io.read_bytes(32)
-            self.key_material_offset = self._io.read_u4be()
-            self.stripes = self._io.read_u4be()
+            self.ofs_key_material = self._io.read_u4be()
+            self.num_stripes = self._io.read_u4be()
 
 
         def _fetch_instances(self):
@@ -1372,19 +1502,19 @@ class Qcow2(KaitaiStruct):
                 pass
                 io = self._root._io
                 _pos = io.pos()
-                io.seek(self._parent._parent.offset + self.key_material_offset * 512)
-                self._m_key_material = io.read_bytes(self._parent.key_bytes * self.stripes)
+                io.seek(self._parent._parent.ofs_encryption_header + self.ofs_key_material * 512)
+                self._m_key_material = io.read_bytes(self._parent.len_key * self.num_stripes)
                 io.seek(_pos)
 
             return getattr(self, '_m_key_material', None)
 
 
     class RefcountBlock(KaitaiStruct):
-        def __init__(self, block_offset, _io, _parent=None, _root=None):
+        def __init__(self, ofs_block, _io, _parent=None, _root=None):
             super(Qcow2.RefcountBlock, self).__init__(_io)
             self._parent = _parent
             self._root = _root
-            self.block_offset = block_offset
+            self.ofs_block = ofs_block
             self._read()
 
         def _read(self):
@@ -1403,19 +1533,19 @@ class Qcow2(KaitaiStruct):
 
 
         @property
-        def group_size(self):
-            if hasattr(self, '_m_group_size'):
-                return self._m_group_size
+        def len_group(self):
+            if hasattr(self, '_m_len_group'):
+                return self._m_len_group
 
-            self._m_group_size = (1 if self._root.refcount_order <= 3 else 1 << self._root.refcount_order - 3)
-            return getattr(self, '_m_group_size', None)
+            self._m_len_group = (1 if self._root.refcount_order <= 3 else 1 << self._root.refcount_order - 3)
+            return getattr(self, '_m_len_group', None)
 
         @property
         def num_groups(self):
             if hasattr(self, '_m_num_groups'):
                 return self._m_num_groups
 
-            self._m_num_groups = self._root.cluster_size // self.group_size
+            self._m_num_groups = self._root.cluster_size // self.len_group
             return getattr(self, '_m_num_groups', None)
 
         @property
@@ -1424,23 +1554,23 @@ class Qcow2(KaitaiStruct):
                 return self._m_pages
 
             _pos = self._io.pos()
-            self._io.seek(self.block_offset)
+            self._io.seek(self.ofs_block)
             self._m_pages = []
             for i in range(((self.num_groups + self._root.entries_per_page) - 1) // self._root.entries_per_page):
-                self._m_pages.append(Qcow2.RefcountBlockPage(self.block_offset, self.group_size, self.num_groups, i, self._io, self, self._root))
+                self._m_pages.append(Qcow2.RefcountBlockPage(self.ofs_block, self.len_group, self.num_groups, i, self._io, self, self._root))
 
             self._io.seek(_pos)
             return getattr(self, '_m_pages', None)
 
 
     class RefcountBlockPage(KaitaiStruct):
-        def __init__(self, block_offset, group_size, block_groups, page, _io, _parent=None, _root=None):
+        def __init__(self, ofs_block, len_group, num_block_groups, page, _io, _parent=None, _root=None):
             super(Qcow2.RefcountBlockPage, self).__init__(_io)
             self._parent = _parent
             self._root = _root
-            self.block_offset = block_offset
-            self.group_size = group_size
-            self.block_groups = block_groups
+            self.ofs_block = ofs_block
+            self.len_group = len_group
+            self.num_block_groups = num_block_groups
             self.page = page
             self._read()
 
@@ -1486,7 +1616,7 @@ class Qcow2(KaitaiStruct):
                 return self._m_entries
 
             _pos = self._io.pos()
-            self._io.seek(self.block_offset + self.first * self.group_size)
+            self._io.seek(self.ofs_block + self.first * self.len_group)
             self._m_entries = []
             for i in range(self.num_entries):
                 _on = self._root.refcount_order
@@ -1528,7 +1658,7 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_num_entries'):
                 return self._m_num_entries
 
-            self._m_num_entries = (self.block_groups - self.first if self.block_groups - self.first < self._root.entries_per_page else self._root.entries_per_page)
+            self._m_num_entries = (self.num_block_groups - self.first if self.num_block_groups - self.first < self._root.entries_per_page else self._root.entries_per_page)
             return getattr(self, '_m_num_entries', None)
 
 
@@ -1649,11 +1779,11 @@ class Qcow2(KaitaiStruct):
 
 
     class RefcountTable(KaitaiStruct):
-        def __init__(self, table_offset, num_entries, _io, _parent=None, _root=None):
+        def __init__(self, ofs_table, num_entries, _io, _parent=None, _root=None):
             super(Qcow2.RefcountTable, self).__init__(_io)
             self._parent = _parent
             self._root = _root
-            self.table_offset = table_offset
+            self.ofs_table = ofs_table
             self.num_entries = num_entries
             self._read()
 
@@ -1686,10 +1816,10 @@ class Qcow2(KaitaiStruct):
                 return self._m_pages
 
             _pos = self._io.pos()
-            self._io.seek(self.table_offset)
+            self._io.seek(self.ofs_table)
             self._m_pages = []
             for i in range(self.num_pages):
-                self._m_pages.append(Qcow2.RefcountTablePage(self.table_offset, self.num_entries, i, self._io, self, self._root))
+                self._m_pages.append(Qcow2.RefcountTablePage(self.ofs_table, self.num_entries, i, self._io, self, self._root))
 
             self._io.seek(_pos)
             return getattr(self, '_m_pages', None)
@@ -1703,7 +1833,8 @@ class Qcow2(KaitaiStruct):
             self._read()
 
         def _read(self):
-            self.refcount_block_offset_raw = self._io.read_bits_int_be(55)
+            self.ofs_refcount_block_upper = self._io.read_bits_int_be(32)
+            self.ofs_refcount_block_lower = self._io.read_bits_int_be(23)
             self.reserved_0 = self._io.read_bits_int_be(9)
 
 
@@ -1716,35 +1847,35 @@ class Qcow2(KaitaiStruct):
 
 
         @property
+        def ofs_refcount_block(self):
+            if hasattr(self, '_m_ofs_refcount_block'):
+                return self._m_ofs_refcount_block
+
+            self._m_ofs_refcount_block = (self.ofs_refcount_block_upper * 4294967296 + self.ofs_refcount_block_lower * 512)
+            return getattr(self, '_m_ofs_refcount_block', None)
+
+        @property
         def refcount_block(self):
             if hasattr(self, '_m_refcount_block'):
                 return self._m_refcount_block
 
-            if self.refcount_block_offset != 0:
+            if self.ofs_refcount_block != 0:
                 pass
                 _pos = self._io.pos()
-                self._io.seek(self.refcount_block_offset)
-                self._m_refcount_block = Qcow2.RefcountBlock(self.refcount_block_offset, self._io, self, self._root)
+                self._io.seek(self.ofs_refcount_block)
+                self._m_refcount_block = Qcow2.RefcountBlock(self.ofs_refcount_block, self._io, self, self._root)
                 self._io.seek(_pos)
 
             return getattr(self, '_m_refcount_block', None)
 
-        @property
-        def refcount_block_offset(self):
-            if hasattr(self, '_m_refcount_block_offset'):
-                return self._m_refcount_block_offset
-
-            self._m_refcount_block_offset = self.refcount_block_offset_raw * 512
-            return getattr(self, '_m_refcount_block_offset', None)
-
 
     class RefcountTablePage(KaitaiStruct):
-        def __init__(self, table_offset, table_entries, page, _io, _parent=None, _root=None):
+        def __init__(self, ofs_table, num_table_entries, page, _io, _parent=None, _root=None):
             super(Qcow2.RefcountTablePage, self).__init__(_io)
             self._parent = _parent
             self._root = _root
-            self.table_offset = table_offset
-            self.table_entries = table_entries
+            self.ofs_table = ofs_table
+            self.num_table_entries = num_table_entries
             self.page = page
             self._read()
 
@@ -1769,7 +1900,7 @@ class Qcow2(KaitaiStruct):
                 return self._m_entries
 
             _pos = self._io.pos()
-            self._io.seek(self.table_offset + self.first * 8)
+            self._io.seek(self.ofs_table + self.first * 8)
             self._m_entries = []
             for i in range(self.num_entries):
                 self._m_entries.append(Qcow2.RefcountTableEntry(self._io, self, self._root))
@@ -1790,7 +1921,7 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_num_entries'):
                 return self._m_num_entries
 
-            self._m_num_entries = (self.table_entries - self.first if self.table_entries - self.first < self._root.entries_per_page else self._root.entries_per_page)
+            self._m_num_entries = (self.num_table_entries - self.first if self.num_table_entries - self.first < self._root.entries_per_page else self._root.entries_per_page)
             return getattr(self, '_m_num_entries', None)
 
 
@@ -1838,15 +1969,15 @@ class Qcow2(KaitaiStruct):
             self._read()
 
         def _read(self):
-            self.l1_table_offset = self._io.read_u8be()
-            self.l1_size = self._io.read_u4be()
-            self.id_str_size = self._io.read_u2be()
-            self.name_size = self._io.read_u2be()
+            self.ofs_l1_table = self._io.read_u8be()
+            self.num_l1_entries = self._io.read_u4be()
+            self.len_id_str = self._io.read_u2be()
+            self.len_name = self._io.read_u2be()
             self.date_sec = self._io.read_u4be()
             self.date_nsec = self._io.read_u4be()
             self.vm_clock_nsec = self._io.read_u8be()
             self.vm_state_size = self._io.read_u4be()
-            self.extra_data_size = self._io.read_u4be()
+            self.len_extra_data = self._io.read_u4be()
 
 
         def _fetch_instances(self):
@@ -1862,12 +1993,12 @@ class Qcow2(KaitaiStruct):
 
         def _read(self):
             self.header = Qcow2.SnapshotHeader(self._io, self, self._root)
-            self._raw_extra_data = self._io.read_bytes(self.header.extra_data_size)
+            self._raw_extra_data = self._io.read_bytes(self.header.len_extra_data)
             _io__raw_extra_data = KaitaiStream(BytesIO(self._raw_extra_data))
             self.extra_data = Qcow2.SnapshotExtraData(_io__raw_extra_data, self, self._root)
-            self.id_str = self._io.read_bytes(self.header.id_str_size)
-            self.name = self._io.read_bytes(self.header.name_size)
-            self.padding = self._io.read_bytes((self.padding_length if self.padding_length < self._io.size() - self._io.pos() else self._io.size() - self._io.pos()))
+            self.id_str = self._io.read_bytes(self.header.len_id_str)
+            self.name = self._io.read_bytes(self.header.len_name)
+            self.padding = self._io.read_bytes((self.len_padding if self.len_padding < self._io.size() - self._io.pos() else self._io.size() - self._io.pos()))
 
 
         def _fetch_instances(self):
@@ -1886,10 +2017,18 @@ class Qcow2(KaitaiStruct):
                 return self._m_l1_table
 
             _pos = self._io.pos()
-            self._io.seek(self.header.l1_table_offset)
-            self._m_l1_table = Qcow2.L1Table(self.header.l1_table_offset, self.header.l1_size, self._io, self, self._root)
+            self._io.seek(self.header.ofs_l1_table)
+            self._m_l1_table = Qcow2.L1Table(self.header.ofs_l1_table, self.header.num_l1_entries, self._io, self, self._root)
             self._io.seek(_pos)
             return getattr(self, '_m_l1_table', None)
+
+        @property
+        def len_padding(self):
+            if hasattr(self, '_m_len_padding'):
+                return self._m_len_padding
+
+            self._m_len_padding = (8 - ((self.header.len_extra_data + self.header.len_id_str) + self.header.len_name) % 8) % 8
+            return getattr(self, '_m_len_padding', None)
 
         @property
         def name_str(self):
@@ -1898,14 +2037,6 @@ class Qcow2(KaitaiStruct):
 
             self._m_name_str = (self.name).decode(u"UTF-8")
             return getattr(self, '_m_name_str', None)
-
-        @property
-        def padding_length(self):
-            if hasattr(self, '_m_padding_length'):
-                return self._m_padding_length
-
-            self._m_padding_length = (8 - ((self.header.extra_data_size + self.header.id_str_size) + self.header.name_size) % 8) % 8
-            return getattr(self, '_m_padding_length', None)
 
 
     class StandardL2Entry(KaitaiStruct):
@@ -1919,7 +2050,8 @@ class Qcow2(KaitaiStruct):
             self.copied = self._io.read_bits_int_be(1) != 0
             self.compressed = self._io.read_bits_int_be(1) != 0
             self.reserved_56 = self._io.read_bits_int_be(6)
-            self.host_cluster_offset_raw = self._io.read_bits_int_be(47)
+            self.ofs_host_cluster_upper = self._io.read_bits_int_be(24)
+            self.ofs_host_cluster_lower = self._io.read_bits_int_be(23)
             self.reserved_1 = self._io.read_bits_int_be(8)
             self.zero = self._io.read_bits_int_be(1) != 0
 
@@ -1936,23 +2068,23 @@ class Qcow2(KaitaiStruct):
             if hasattr(self, '_m_data'):
                 return self._m_data
 
-            if  ((self.host_cluster_offset != 0) and ((not (self._root.has_data_file)))) :
+            if  ((self.ofs_host_cluster != 0) and ((not (self._root.has_data_file)))) :
                 pass
                 io = self._root._io
                 _pos = io.pos()
-                io.seek(self.host_cluster_offset)
+                io.seek(self.ofs_host_cluster)
                 self._m_data = io.read_bytes(self._root.cluster_size)
                 io.seek(_pos)
 
             return getattr(self, '_m_data', None)
 
         @property
-        def host_cluster_offset(self):
-            if hasattr(self, '_m_host_cluster_offset'):
-                return self._m_host_cluster_offset
+        def ofs_host_cluster(self):
+            if hasattr(self, '_m_ofs_host_cluster'):
+                return self._m_ofs_host_cluster
 
-            self._m_host_cluster_offset = self.host_cluster_offset_raw * 512
-            return getattr(self, '_m_host_cluster_offset', None)
+            self._m_ofs_host_cluster = (self.ofs_host_cluster_upper * 4294967296 + self.ofs_host_cluster_lower * 512)
+            return getattr(self, '_m_ofs_host_cluster', None)
 
 
     class SubclusterBitmap(KaitaiStruct):
@@ -1995,20 +2127,45 @@ class Qcow2(KaitaiStruct):
 
 
     @property
-    def backing_file_name(self):
-        if hasattr(self, '_m_backing_file_name'):
-            return self._m_backing_file_name
+    def active_l1_table(self):
+        if hasattr(self, '_m_active_l1_table'):
+            return self._m_active_l1_table
 
-        if self.header.backing_file_offset != 0:
+        _pos = self._io.pos()
+        self._io.seek(self.header.ofs_l1_table)
+        self._m_active_l1_table = Qcow2.L1Table(self.header.ofs_l1_table, self.header.num_l1_entries, self._io, self, self._root)
+        self._io.seek(_pos)
+        return getattr(self, '_m_active_l1_table', None)
+
+    @property
+    def additional_fields(self):
+        if hasattr(self, '_m_additional_fields'):
+            return self._m_additional_fields
+
+        if self.len_header > 104:
             pass
             _pos = self._io.pos()
-            self._io.seek(self.header.backing_file_offset)
-            self._raw__m_backing_file_name = self._io.read_bytes(self.header.backing_file_size)
-            _io__raw__m_backing_file_name = KaitaiStream(BytesIO(self._raw__m_backing_file_name))
-            self._m_backing_file_name = Qcow2.BackingFileName(_io__raw__m_backing_file_name, self, self._root)
+            self._io.seek(104)
+            self._m_additional_fields = Qcow2.HeaderAdditional(self._io, self, self._root)
             self._io.seek(_pos)
 
-        return getattr(self, '_m_backing_file_name', None)
+        return getattr(self, '_m_additional_fields', None)
+
+    @property
+    def backing_file(self):
+        if hasattr(self, '_m_backing_file'):
+            return self._m_backing_file
+
+        if self.header.ofs_backing_file != 0:
+            pass
+            _pos = self._io.pos()
+            self._io.seek(self.header.ofs_backing_file)
+            self._raw__m_backing_file = self._io.read_bytes(self.header.len_backing_file)
+            _io__raw__m_backing_file = KaitaiStream(BytesIO(self._raw__m_backing_file))
+            self._m_backing_file = Qcow2.BackingFileName(_io__raw__m_backing_file, self, self._root)
+            self._io.seek(_pos)
+
+        return getattr(self, '_m_backing_file', None)
 
     @property
     def cluster_size(self):
@@ -2031,7 +2188,7 @@ class Qcow2(KaitaiStruct):
         if hasattr(self, '_m_has_data_file'):
             return self._m_has_data_file
 
-        self._m_has_data_file =  ((self.header.version != Qcow2.Version.v2) and (self.header_v3_tail.incompatible_features.data_file)) 
+        self._m_has_data_file =  ((self.header.version != Qcow2.Version.v2) and (self.header_v3.incompatible_features.data_file)) 
         return getattr(self, '_m_has_data_file', None)
 
     @property
@@ -2039,33 +2196,19 @@ class Qcow2(KaitaiStruct):
         if hasattr(self, '_m_has_extended_l2'):
             return self._m_has_extended_l2
 
-        self._m_has_extended_l2 =  ((self.header.version != Qcow2.Version.v2) and (self.header_v3_tail.incompatible_features.extended_l2)) 
+        self._m_has_extended_l2 =  ((self.header.version != Qcow2.Version.v2) and (self.header_v3.incompatible_features.extended_l2)) 
         return getattr(self, '_m_has_extended_l2', None)
-
-    @property
-    def header_additional(self):
-        if hasattr(self, '_m_header_additional'):
-            return self._m_header_additional
-
-        if self.header_length > 104:
-            pass
-            _pos = self._io.pos()
-            self._io.seek(104)
-            self._m_header_additional = Qcow2.HeaderAdditional(self._io, self, self._root)
-            self._io.seek(_pos)
-
-        return getattr(self, '_m_header_additional', None)
 
     @property
     def header_extensions(self):
         if hasattr(self, '_m_header_extensions'):
             return self._m_header_extensions
 
-        if  ((self.header_length < self.header_extensions_end) and (self.header_length < self._io.size())) :
+        if  ((self.len_header < self.header_extensions_end) and (self.len_header < self._io.size())) :
             pass
             _pos = self._io.pos()
-            self._io.seek(self.header_length)
-            self._raw__m_header_extensions = self._io.read_bytes((self._io.size() if self._io.size() < self.header_extensions_end else self.header_extensions_end) - self.header_length)
+            self._io.seek(self.len_header)
+            self._raw__m_header_extensions = self._io.read_bytes((self._io.size() if self._io.size() < self.header_extensions_end else self.header_extensions_end) - self.len_header)
             _io__raw__m_header_extensions = KaitaiStream(BytesIO(self._raw__m_header_extensions))
             self._m_header_extensions = Qcow2.HeaderExtensionArea(_io__raw__m_header_extensions, self, self._root)
             self._io.seek(_pos)
@@ -2077,94 +2220,79 @@ class Qcow2(KaitaiStruct):
         if hasattr(self, '_m_header_extensions_end'):
             return self._m_header_extensions_end
 
-        self._m_header_extensions_end = (self.header.backing_file_offset if  ((self.header.backing_file_offset != 0) and (self.header.backing_file_offset < self.cluster_size))  else self.cluster_size)
+        self._m_header_extensions_end = (self.header.ofs_backing_file if  ((self.header.ofs_backing_file != 0) and (self.header.ofs_backing_file < self.cluster_size))  else self.cluster_size)
         return getattr(self, '_m_header_extensions_end', None)
 
     @property
-    def header_length(self):
-        if hasattr(self, '_m_header_length'):
-            return self._m_header_length
-
-        self._m_header_length = (72 if self.header.version == Qcow2.Version.v2 else self.header_v3_tail.header_length)
-        return getattr(self, '_m_header_length', None)
-
-    @property
-    def header_v3_tail(self):
-        if hasattr(self, '_m_header_v3_tail'):
-            return self._m_header_v3_tail
+    def header_v3(self):
+        if hasattr(self, '_m_header_v3'):
+            return self._m_header_v3
 
         if self.header.version != Qcow2.Version.v2:
             pass
             _pos = self._io.pos()
             self._io.seek(72)
-            self._m_header_v3_tail = Qcow2.HeaderV3Tail(self._io, self, self._root)
+            self._m_header_v3 = Qcow2.HeaderV3Tail(self._io, self, self._root)
             self._io.seek(_pos)
 
-        return getattr(self, '_m_header_v3_tail', None)
+        return getattr(self, '_m_header_v3', None)
 
     @property
-    def l1_table(self):
-        if hasattr(self, '_m_l1_table'):
-            return self._m_l1_table
+    def len_header(self):
+        if hasattr(self, '_m_len_header'):
+            return self._m_len_header
 
-        _pos = self._io.pos()
-        self._io.seek(self.header.l1_table_offset)
-        self._m_l1_table = Qcow2.L1Table(self.header.l1_table_offset, self.header.l1_size, self._io, self, self._root)
-        self._io.seek(_pos)
-        return getattr(self, '_m_l1_table', None)
+        self._m_len_header = (72 if self.header.version == Qcow2.Version.v2 else self.header_v3.len_header)
+        return getattr(self, '_m_len_header', None)
 
     @property
-    def l2_entries(self):
-        if hasattr(self, '_m_l2_entries'):
-            return self._m_l2_entries
+    def len_l2_entry(self):
+        if hasattr(self, '_m_len_l2_entry'):
+            return self._m_len_l2_entry
 
-        self._m_l2_entries = self.cluster_size // self.l2_entry_size
-        return getattr(self, '_m_l2_entries', None)
+        self._m_len_l2_entry = (16 if self.has_extended_l2 else 8)
+        return getattr(self, '_m_len_l2_entry', None)
 
     @property
-    def l2_entry_size(self):
-        if hasattr(self, '_m_l2_entry_size'):
-            return self._m_l2_entry_size
+    def num_l2_entries(self):
+        if hasattr(self, '_m_num_l2_entries'):
+            return self._m_num_l2_entries
 
-        self._m_l2_entry_size = (16 if self.has_extended_l2 else 8)
-        return getattr(self, '_m_l2_entry_size', None)
+        self._m_num_l2_entries = self.cluster_size // self.len_l2_entry
+        return getattr(self, '_m_num_l2_entries', None)
 
     @property
     def refcount_order(self):
         if hasattr(self, '_m_refcount_order'):
             return self._m_refcount_order
 
-        self._m_refcount_order = (4 if self.header.version == Qcow2.Version.v2 else self.header_v3_tail.refcount_order)
+        self._m_refcount_order = (4 if self.header.version == Qcow2.Version.v2 else self.header_v3.refcount_order)
         return getattr(self, '_m_refcount_order', None)
 
     @property
-    def refcount_table(self):
-        if hasattr(self, '_m_refcount_table'):
-            return self._m_refcount_table
+    def refcounts(self):
+        if hasattr(self, '_m_refcounts'):
+            return self._m_refcounts
 
         _pos = self._io.pos()
-        self._io.seek(self.header.refcount_table_offset)
-        self._m_refcount_table = Qcow2.RefcountTable(self.header.refcount_table_offset, self.header.refcount_table_clusters * (self.cluster_size // 8), self._io, self, self._root)
+        self._io.seek(self.header.ofs_refcount_table)
+        self._m_refcounts = Qcow2.RefcountTable(self.header.ofs_refcount_table, self.header.num_refcount_table_clusters * (self.cluster_size // 8), self._io, self, self._root)
         self._io.seek(_pos)
-        return getattr(self, '_m_refcount_table', None)
+        return getattr(self, '_m_refcounts', None)
 
     @property
     def snapshots(self):
         if hasattr(self, '_m_snapshots'):
             return self._m_snapshots
 
-        if self.header.nb_snapshots > 0:
+        if self.header.num_snapshots > 0:
             pass
             _pos = self._io.pos()
-            self._io.seek(self.header.snapshots_offset)
+            self._io.seek(self.header.ofs_snapshots)
             self._m_snapshots = []
-            i = 0
-            while True:
-                _ = Qcow2.SnapshotRecord(self._io, self, self._root)
-                self._m_snapshots.append(_)
-                if  ((i + 1 >= self.header.nb_snapshots) or (self._io.pos() - self.header.snapshots_offset >= 67108864)) :
-                    break
-                i += 1
+            for i in range(self.header.num_snapshots):
+                self._m_snapshots.append(Qcow2.SnapshotRecord(self._io, self, self._root))
+
             self._io.seek(_pos)
 
         return getattr(self, '_m_snapshots', None)
@@ -2174,11 +2302,11 @@ class Qcow2(KaitaiStruct):
         if hasattr(self, '_m_unknown_header_fields'):
             return self._m_unknown_header_fields
 
-        if self.header_length > 112:
+        if self.len_header > 112:
             pass
             _pos = self._io.pos()
             self._io.seek(112)
-            self._m_unknown_header_fields = self._io.read_bytes(self.header_length - 112)
+            self._m_unknown_header_fields = self._io.read_bytes(self.len_header - 112)
             self._io.seek(_pos)
 
         return getattr(self, '_m_unknown_header_fields', None)

@@ -84,23 +84,27 @@ class Word(KaitaiStruct):  # type: ignore[misc]
         super().__init__(arguments[-3] if len(arguments) >= 3 else arguments[0])
         self._parent, self._root = None, None
         self.extra = arguments[0] if len(arguments) > 3 else 0
-        self.host_cluster_offset_raw = self._io.read_u4be()
+        self.ofs_host_cluster_upper = self._io.read_u2be()
+        self.ofs_host_cluster_lower = self._io.read_u2be()
         self.entries = [1, 2]
-        self.host_cluster_offset = self.host_cluster_offset_raw << 9
+
+    @property
+    def ofs_host_cluster(self) -> int:
+        return int(self.ofs_host_cluster_upper * 65536 + self.ofs_host_cluster_lower)
 
 
 def test_the_compiled_parser_reads_where_it_is_told_and_says_where_it_ended() -> None:
     Word.Word = Word
     kaitai = Kaitai(SimpleNamespace(Qcow2=Word), Memory(CONTENT))
     made = kaitai.at("Word", 16, 7)
-    assert (made.extra, made.host_cluster_offset_raw, kaitai.position) == (7, 0x10111213, 20)
+    assert (made.extra, made.ofs_host_cluster, kaitai.position) == (7, 0x10111213, 20)
     inside = kaitai.within("Word", Span(32, 8), 34)
-    assert (inside.host_cluster_offset_raw, kaitai.position) == (0x22232425, 38)
+    assert (inside.ofs_host_cluster, kaitai.position) == (0x22232425, 38)
     with pytest.raises(EOFError):
         kaitai.within("Word", Span(32, 4), 34)
 
 
-def test_parts_of_a_value_are_replaced_by_the_value_and_lists_are_left_out() -> None:
-    word = Word(KaitaiStream(io.BytesIO(b"\0\0\0\1")))
-    assert kaitai_values(word) == {"extra": 0, "host_cluster_offset": 512}
+def test_parts_of_a_value_are_replaced_by_the_value_with_its_original_name_and_lists_are_left_out() -> None:
+    word = Word(KaitaiStream(io.BytesIO(b"\0\1\0\1")))
+    assert kaitai_values(word) == {"extra": 0, "host_cluster_offset": 65537}
     assert kaitai_values(b"plain") == {"": b"plain"}
