@@ -152,24 +152,26 @@ def _feature_names(extension: Extension) -> Iterator[Node]:
     size = FEATURE_NAME.sizeof()
     for start in range(0, len(extension.data), size):
         data, base = extension.data[start : start + size], extension.data_offset + start
-        if len(data) < size:
-            yield Node("torn entry", Span(base, len(data)), None, f"{len(data)} of {size} bytes")
-            return
-        entry = layout.values(FEATURE_NAME, data)
-        text, exact = text_of(entry["name"].rstrip(b"\0"))
+        entry = layout.values(FEATURE_NAME, data.ljust(size, b"\0"))
+        text, exact = text_of(entry["name"].split(b"\0")[0])
         kinds = {int(kind): kind.name.lower() for kind in FeatureType}
         kind = kinds.get(entry["type"], f"unknown type {entry['type']}")
         words = f"{kind} feature, bit {entry['bit']}"
+        if len(data) < size:
+            words += f", cut short: {len(data)} of {size} bytes"
 
         def fields(data: bytes = data, base: int = base) -> Iterator[Node]:
             return field_nodes(FEATURE_NAME, data, base)
 
-        yield Node("feature", Span(base, size), text, words, hex=exact, spec="Feature name table", make_children=fields)
+        yield Node(
+            "feature", Span(base, len(data)), text, words, hex=exact, spec="Feature name table", make_children=fields
+        )
 
 
 def feature_nodes(header: Header) -> Iterator[Node]:
     """Yield each feature bit that is set, called by the schema or by the image's own feature name table."""
-    own = {(entry.type, entry.bit): entry.name for entry in header.feature_names}
+    # Of two names for one bit the first counts, as for QEMU.
+    own = {(entry.type, entry.bit): entry.name for entry in reversed(header.feature_names)}
     for kind, (field_name, schema) in FEATURE_FIELDS.items():
         value, flags = getattr(header, field_name), layout.bits(schema)
         known = {bit.shift: bit for bit in flags.members if not bit.doc.reserved}

@@ -222,14 +222,22 @@ class Header:
 
     @cached_property
     def feature_names(self) -> tuple[FeatureName, ...]:
-        """The feature name table; a torn last entry is left out."""
+        """The feature name table, up to the first entry without a name, as QEMU reads it.
+
+        A name ends with its first zero byte; the last entry may be short, with as much of its name as there is.
+        """
         found = self.extension(ExtensionType.FEATURE_NAME_TABLE)
         if found is None:
             return ()
         size = FEATURE_NAME.sizeof()
-        whole = range(0, len(found.data) - size + 1, size)
-        entries = [layout.values(FEATURE_NAME, found.data, start) for start in whole]
-        return tuple(FeatureName(entry["type"], entry["bit"], entry["name"].rstrip(b"\0")) for entry in entries)
+        names = []
+        for start in range(0, len(found.data), size):
+            entry = layout.values(FEATURE_NAME, found.data[start : start + size].ljust(size, b"\0"))
+            name = entry["name"].split(b"\0")[0]
+            if not name:
+                break
+            names.append(FeatureName(entry["type"], entry["bit"], name))
+        return tuple(names)
 
     @cached_property
     def bitmaps(self) -> BitmapsExtension | None:

@@ -174,17 +174,22 @@ def _features(header: Header) -> Iterator[Finding]:
         unknown = getattr(header, name) & layout.bits(schema).reserved
         if not unknown:
             continue
-        known = {entry.bit: entry.name for entry in header.feature_names if entry.type == kind}
-        labels = [
-            known[bit].decode("utf-8", "backslashreplace") if bit in known else f"bit {bit}"
-            for bit in range(unknown.bit_length())
-            if unknown >> bit & 1
-        ]
-        message = f"unknown {kind.name.lower()} feature: {', '.join(map(repr, labels))} ({unknown:#x})"
+        message = f"Unsupported qcow2 feature(s): {', '.join(_unknown_names(header, kind, unknown))}"
         if kind is FeatureType.INCOMPATIBLE:
             yield _at(f"header.{name}", name, message, error=UnsupportedFeature)
         else:
             yield _at(f"header.{name}", name, message, Severity.NOTE)
+
+
+def _unknown_names(header: Header, kind: FeatureType, unknown: int) -> Iterator[str]:
+    """Yield the names of unknown bits that the image itself has for them, and the rest of the bits as QEMU does."""
+    for entry in header.feature_names:
+        mask = 1 << entry.bit
+        if entry.type == kind and unknown & mask:
+            unknown &= ~mask
+            yield entry.name.decode("utf-8", "backslashreplace")
+    if unknown:
+        yield f"Unknown {kind.name.lower()} feature: {unknown:x}"
 
 
 def _tables(header: Header) -> Iterator[Finding]:

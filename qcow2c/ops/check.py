@@ -12,6 +12,9 @@ from qcow2c.references.image_check import check_image
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 
+_DOUBTED_BYTES = 64 << 30
+"""A larger file is not looked through for lost tables: a repair does that."""
+
 
 def check(source: Source | Store, *, share: bool = False) -> CheckResult:
     """Check an image. Spec: "Host cluster management".
@@ -32,6 +35,8 @@ def _doubts(store: Store) -> tuple[str, ...]:
     from qcow2c.recovery.doubt import Doubt  # Late: it imports numpy.
     from qcow2c.recovery.survey import Survey
 
+    if store.size() > _DOUBTED_BYTES:
+        return ()
     try:
         survey = Survey(store, Header.load(store))
         return tuple(Doubt(survey, rebuild=False, damaged=[], lost=[]).reasons)

@@ -39,6 +39,9 @@ _PAST_END = (
     "offset {offset:#x} size {length:#x}"
 )
 
+_CHUNK = 1 << 16
+"""Entries of an L1 table that are looked at together: the largest have millions."""
+
 FaultWords = Callable[[int, int, Geometry], str]
 """Says what is wrong with an entry, given its word and its index in the table."""
 
@@ -124,10 +127,11 @@ def of_finding(finding: Finding, prefix: str = "") -> Fault:
 
 def l1_faults(walk: Walk) -> Iterator[Fault]:
     """Yield the entries of L1 tables that break a rule, once for each table, however many states have it."""
-    for at, words, times in _l1_tables(walk):
+    for at, first, words, times in _l1_parts(walk):
         for rule in L1_RULES:
-            for index in np.flatnonzero(rule.broken(words, 0, walk.geometry)).tolist():
-                span, word = Span(at + index * ENTRY_BYTES, ENTRY_BYTES), int(words[index])
+            for row in np.flatnonzero(rule.broken(words, 0, walk.geometry)).tolist():
+                index, word = first + row, int(words[row])
+                span = Span(at + index * ENTRY_BYTES, ENTRY_BYTES)
                 message = _WORDS[rule.rule](word, index, walk.geometry)
                 yield Fault(rule.rule, f"{message} (L1 entry {index} at {span.offset:#x})", span, times, rule.spec)
 
@@ -145,11 +149,12 @@ def past_end_faults(walk: Walk, metadata: list[References]) -> Iterator[Fault]:
             message = f"{_PAST_END.format(offset=offset, length=length)} ({name})"
             yield Fault("past_end", message, Span(offset, length), int(part.weights[row]), "Host cluster management")
     size = walk.geometry.cluster_size
-    for at, words, times in _l1_tables(walk):
+    for at, first, words, times in _l1_parts(walk):
         named = np.flatnonzero(words)
         offsets = words[named] & np.uint64(tables.L1_OFFSET)
         for row in np.flatnonzero(leaves_file(walk, offsets, np.full(len(offsets), size, np.uint64))).tolist():
-            index, span = int(named[row]), Span(at + int(named[row]) * ENTRY_BYTES, ENTRY_BYTES)
+            index = first + int(named[row])
+            span = Span(at + index * ENTRY_BYTES, ENTRY_BYTES)
             message = _PAST_END.format(offset=int(offsets[row]), length=size)
             message = f"{message} (L1 entry {index} at {span.offset:#x})"
             yield Fault("past_end", message, span, times, "Cluster mapping")
@@ -157,15 +162,23 @@ def past_end_faults(walk: Walk, metadata: list[References]) -> Iterator[Fault]:
         yield from _data_past_end(walk)
 
 
-def _l1_tables(walk: Walk) -> Iterator[tuple[int, U64Array, int]]:
-    """Yield the place, the words and the number of states of each distinct L1 table."""
+def _l1_parts(walk: Walk) -> Iterator[tuple[int, int, U64Array, int]]:
+    """Yield parts of each distinct L1 table: its place, the index of the first word, the words, how many states."""
     times: dict[tuple[int, int], int] = {}
     for state in walk.states():
         if state.walkable:
             key = state.l1_offset, state.l1_entries
             times[key] = times.get(key, 0) + 1
     for (at, entries), count in times.items():
-        yield at, walk.words(at, entries), count
+        for first, words in _parts(walk, at, entries):
+            yield at, first, words, count
+
+
+def _parts(walk: Walk, at: int, entries: int) -> Iterator[tuple[int, U64Array]]:
+    """Yield parts of a table as far as the file holds it, for what it lacks is zeros: the first index, the words."""
+    held = min(entries, max(0, walk.size - at) // ENTRY_BYTES + 1)
+    for first in range(0, held, _CHUNK):
+        yield first, walk.words(at + first * ENTRY_BYTES, min(_CHUNK, held - first))
 
 
 def _batches(walk: Walk) -> Iterator[L2Batch]:
@@ -243,15 +256,18 @@ def overflow_fault(geometry: Geometry, cluster: int, times: int) -> Fault:
 
 def copied_faults(walk: Walk, refcounts: StoredRefcounts) -> Iterator[Fault]:
     """Yield the entries of the active state whose copied bit contradicts the refcount of what they name."""
-    active = next(state for state in walk.states() if state.index == ACTIVE)
-    words, bits = walk.l1_table(active), np.uint64(walk.geometry.cluster_bits)
-    named = np.flatnonzero(words & np.uint64(tables.L1_OFFSET))
-    counts = refcounts.whole_at((words[named] & np.uint64(tables.L1_OFFSET)) >> bits)
-    for index, count in zip(*_wrong_copied(words, named, counts), strict=True):
-        span = Span(active.l1_offset + index * ENTRY_BYTES, ENTRY_BYTES)
-        word = int(words[index])
-        message = f"ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={word:x} refcount={count}"
-        yield Fault("copied", message, span, 1, "Cluster mapping")
+    active, bits = (
+        next(state for state in walk.states() if state.index == ACTIVE),
+        np.uint64(walk.geometry.cluster_bits),
+    )
+    for first, words in _parts(walk, active.l1_offset, active.l1_entries):
+        named = np.flatnonzero(words & np.uint64(tables.L1_OFFSET))
+        counts = refcounts.whole_at((words[named] & np.uint64(tables.L1_OFFSET)) >> bits)
+        for row, count in zip(*_wrong_copied(words, named, counts), strict=True):
+            index, word = first + row, int(words[row])
+            span = Span(active.l1_offset + index * ENTRY_BYTES, ENTRY_BYTES)
+            message = f"ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={word:x} refcount={count}"
+            yield Fault("copied", message, span, 1, "Cluster mapping")
     for batch in _batches(walk):
         yield from _copied_in(batch, walk, refcounts)
 

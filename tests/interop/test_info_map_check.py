@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from qcow2c import structs
 from qcow2c.format.rules import LOST_OWNERS
+from qcow2c.structs import ExtensionType
+from tests.building import Builder, extension
 from tests.corpus.case import HostileCase
 from tests.corpus.hostile import BY_NAME, CASES, make_case
 
@@ -150,3 +153,29 @@ def test_what_is_no_image_is_probed_as_raw(name: str, command: str, tmp_path: Pa
         theirs = run_qemu_img(path.parent, command, f"--output={output}", path.name)
         ours = run_ours(path.parent, command, f"--output={output}", path.name)
         assert (ours.out, ours.status) == (theirs.out, theirs.status)
+
+
+def feature_name(kind: int, bit: int, name: bytes, length: int = 48) -> bytes:
+    record: bytes = structs.FEATURE_NAME.build({"type": kind, "bit": bit, "name": name.ljust(46, b"\0")})
+    return record[:length]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b"",
+        feature_name(0, 40, b"time travel"),
+        feature_name(0, 40, b"ends\0here"),
+        feature_name(0, 40, b"short", length=7),
+        feature_name(0, 40, b"first") + feature_name(0, 40, b"second") + feature_name(0, 41, b"x" * 46),
+        feature_name(0, 40, b"") + feature_name(0, 41, b"behind the end"),
+    ],
+)
+def test_unknown_features_have_the_names_that_qemu_img_gives_them(table: bytes, tmp_path: Path, run_ours: Run) -> None:
+    builder = Builder(incompatible_features=3 << 40)
+    builder.extensions.append(extension(ExtensionType.FEATURE_NAME_TABLE, table))
+    (tmp_path / IMAGE).write_bytes(builder.build())
+    ours, theirs = (run(tmp_path, "info", "-f", "qcow2", IMAGE) for run in (run_ours, run_qemu_img))
+    named = theirs.err.strip()[theirs.err.index("Unsupported qcow2 feature(s)") :]
+    assert ours.status == theirs.status == 1
+    assert named in ours.err

@@ -109,7 +109,7 @@ def test_extensions_show_their_data_and_padding() -> None:
     nodes = section(rich().build(), "extensions")
     assert named(nodes, "backing_format").value == "raw"
     assert named(nodes, "feature").value == "future"
-    assert named(nodes, "torn entry").text == "4 of 48 bytes"
+    assert any(node.text.endswith("cut short: 4 of 48 bytes") for node in nodes if node.name == "feature")
     assert named(nodes, "unknown").value == "unknown data"
     assert named(nodes, "bitmap_directory_size").value == 32
     name = named(nodes, "backing_file_name")

@@ -62,10 +62,10 @@ def test_feature_names_and_the_other_extensions_are_decoded() -> None:
     builder = Builder()
     table = b"".join(
         structs.FEATURE_NAME.build({"type": kind, "bit": bit, "name": name.ljust(46, b"\0")})
-        for kind, bit, name in ((0, 63, b"new"), (2, 5, b"x" * 46))
+        for kind, bit, name in ((0, 63, b"new"), (2, 5, b"x" * 46), (1, 7, b"end\0more"))
     )
     builder.extensions += [
-        extension(ExtensionType.FEATURE_NAME_TABLE, table + b"torn"),
+        extension(ExtensionType.FEATURE_NAME_TABLE, table + b"\0\x07short"),
         extension(ExtensionType.DATA_FILE, b"data.raw"),
         extension(
             ExtensionType.BITMAPS,
@@ -81,6 +81,8 @@ def test_feature_names_and_the_other_extensions_are_decoded() -> None:
     assert [(found.type, found.bit, found.name) for found in header.feature_names] == [
         (0, 63, b"new"),
         (2, 5, b"x" * 46),
+        (1, 7, b"end"),
+        (0, 7, b"short"),
     ]
     assert header.data_file == b"data.raw"
     assert header.bitmaps is not None and header.bitmaps.bitmap_directory_offset == 4096
