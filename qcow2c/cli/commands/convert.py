@@ -1,7 +1,8 @@
 """Copy an image, or several one behind the other, into a new file; formats qcow2 and raw.
 
 Options, messages and progress are those of qemu-img convert. A source "-" is raw data from standard input, a target
-"-" goes to standard output. The copy has its name, or its magic value, only when it is complete.
+"-" goes to standard output. The copy has its name, or its magic value, only when it is complete; until then a target
+that is there stays as it is, unless hard links, a mount point or another owner make it be written in place.
 
 examples:
   qcow2c convert -p -O raw disk.qcow2 disk.raw
@@ -55,7 +56,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("-m", dest="threads", metavar="N", help="requests at a time, 1 to 16")
     parser.add_argument("-W", dest="out_of_order", action="store_true", help="write out of order where that is faster")
-    parser.add_argument("-t", dest="cache", metavar="MODE", default="unsafe", help="cache mode of the target")
+    parser.add_argument(
+        "-t",
+        dest="cache",
+        metavar="MODE",
+        default="unsafe",
+        help="cache mode of the target; the default, unsafe, makes no sync: a crash of the machine can lose the copy",
+    )
     parser.add_argument("-T", dest="source_cache", metavar="MODE", default="writeback", help="... of the sources")
     parser.add_argument("-r", dest="rate", metavar="RATE", help="(only QEMU can limit the rate)")
     arguments.add_share(parser)
