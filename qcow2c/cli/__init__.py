@@ -117,13 +117,27 @@ def _run(words: list[str]) -> int:
         text.write(f"qcow2c {__version__}\n")
         return 0
     if command not in COMMANDS:
-        text.complain(f"unknown command {command!r}" if command else "no command given", hint="qcow2c --help")
+        _complain_of_command(command)
         return 1
     try:
         arguments = _arguments(command, words[1:])
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return _answer(arguments)
+
+
+def _complain_of_command(command: str) -> None:
+    """Say that a command is none, with the one that may have been meant; without any command, list them."""
+    if not command:
+        text.complain("no command given")
+        for line in _usage().splitlines():
+            text.note(line)
+        return
+    from difflib import get_close_matches
+
+    close = get_close_matches(command, COMMANDS, n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    text.complain(f"unknown command {command!r}{meant}", hint="qcow2c --help")
 
 
 def _arguments(command: str, words: list[str]) -> Namespace:
