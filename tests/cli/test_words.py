@@ -46,3 +46,25 @@ def test_any_driver_of_qemu_may_be_the_format_of_a_backing_file(driver: str, tmp
     assert main(["rebase", "-u", "-b", "base", "-F", driver, str(path)]) == 0
     assert qcow2c.info(path)["backing-filename-format"] == driver
     assert main(["rebase", "-u", "-b", "base", "-F", "nosuch", str(path)]) == 1
+
+
+def test_a_value_may_begin_with_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    qcow2c.create("disk.qcow2", 1 << 20)
+    for words in (["-c", "-x"], ["-c", "--force-share"], ["-d", "-x"]):
+        assert main(["snapshot", *words, "disk.qcow2"]) == 0
+    with qcow2c.open("disk.qcow2") as image:
+        assert list(image.snapshots) == ["--force-share"]
+    assert main(["create", "-q", "-f", "qcow2", "-b", "-base", "-u", "-F", "raw", "over.qcow2", "1M"]) == 0
+    assert qcow2c.info("over.qcow2")["backing-filename"] == "-base"
+    assert main(["rebase", "-u", "-F", "raw", "-b", "-other", "over.qcow2"]) == 0
+    assert qcow2c.info("over.qcow2")["backing-filename"] == "-other"
+
+
+def test_an_overlay_is_made_over_a_disk_that_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    qcow2c.create("disk.qcow2", 1 << 20)
+    with qcow2c.open("disk.qcow2", "r+"):
+        assert main(["create", "-q", "-f", "qcow2", "-b", "disk.qcow2", "-F", "qcow2", "over.qcow2"]) == 0
+        qcow2c.create("again.qcow2", backing_file="disk.qcow2", backing_fmt="qcow2")
+    assert qcow2c.compare("over.qcow2", "disk.qcow2").identical
