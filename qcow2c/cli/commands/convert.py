@@ -20,7 +20,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, interrupts, option_list, output, progress, sizes, text
+from qcow2c.cli import arguments, interrupts, option_list, output, pipes, progress, sizes, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, named_image, open_named, snapshot_key
 from qcow2c.cli.option_list import Option
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from qcow2c.disk.disk import Disk, SnapshotKey
 
 _LEVEL = Option("compression_level", "num", "Compression level: 1 to 9 for zlib, 1 to 22 for zstd")
-_STREAM = "-"
-"""Standard input or output."""
+_STREAM = pipes.STREAM
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -92,6 +91,7 @@ def run(chosen: Namespace) -> int:
             text.complain(line)
         return 1
     *sources, target = chosen.images
+    sources, target = [pipes.as_stream(word, "in") for word in sources], pipes.as_stream(target, "out")
     chosen.image = target
     if target == _STREAM:
         chosen.quiet = True  # Standard output is taken.
@@ -186,6 +186,8 @@ def _copy(
     place: Any
     if target == _STREAM:
         place = Pipe(output.unbuffered(sys.stdout, "output"), "standard output")
+    elif pipes.is_pipe(target):
+        place = Pipe(pipes.opened(target, "wb"), target)
     else:
         named = named_image(target, image_opts=chosen.target_image_opts)
         if named.options:
@@ -193,6 +195,10 @@ def _copy(
         place = named.filename
         if chosen.target_image_opts:
             output_format = named.format or format_of(place)
+    if len(sources) == 1 and pipes.is_pipe(sources[0]) and snapshot is None and not chosen.image_opts:
+        piped = pipes.opened(sources[0], "rb")
+        copy_stream(piped, place, output_format, made, image_format=chosen.format, gate=chosen.gate, **create)
+        return
     if _STREAM in sources:
         if sources != [_STREAM] or snapshot is not None or chosen.image_opts:
             raise UsageError("standard input can only be the one source, without snapshots and --image-opts")
