@@ -2,7 +2,11 @@
 
 import sys
 
-from qcow2c.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from qcow2c.cli import main
+
+        status = main()
+    except KeyboardInterrupt:  # While modules were imported: the command itself answers in its own way.
+        status = 130
+    sys.exit(status)

@@ -14,13 +14,13 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import output, text
 from qcow2c.errors import Qcow2Error
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from argparse import ArgumentParser, Namespace
 
 COMMANDS = {
     "convert": "copy an image into another format, or another image",
@@ -117,13 +117,27 @@ def _run(words: list[str]) -> int:
         text.write(f"qcow2c {__version__}\n")
         return 0
     if command not in COMMANDS:
-        text.complain(f"unknown command {command!r}" if command else "no command given", hint="qcow2c --help")
+        _complain_of_command(command)
         return 1
     try:
         arguments = _arguments(command, words[1:])
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return _answer(arguments)
+
+
+def _complain_of_command(command: str) -> None:
+    """Say that a command is none, with the one that may have been meant; without any command, list them."""
+    if not command:
+        text.complain("no command given")
+        for line in _usage().splitlines():
+            text.note(line)
+        return
+    from difflib import get_close_matches
+
+    close = get_close_matches(command, COMMANDS, n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    text.complain(f"unknown command {command!r}{meant}", hint="qcow2c --help")
 
 
 def _arguments(command: str, words: list[str]) -> Namespace:
@@ -147,13 +161,33 @@ def _arguments(command: str, words: list[str]) -> Namespace:
     parser.set_defaults(run=module.run)
     if getattr(module, "LAST_WORD_IS_NO_OPTION", False) and words[1:] and words[-1] not in ("-h", "--help"):
         words = [*words[:-1], _NO_OPTION + words[-1]]
-    arguments = parser.parse_intermixed_args(_with_end_of_options(words))
-    for name, value in vars(arguments).items():
-        if isinstance(value, str):
-            setattr(arguments, name, value.removeprefix(_NO_OPTION))
-        elif isinstance(value, list):
-            value[:] = [one.removeprefix(_NO_OPTION) if isinstance(one, str) else one for one in value]
+    arguments = parser.parse_intermixed_args(_with_values(parser, _with_end_of_options(words)))
+    for name, value in list(vars(arguments).items()):
+        setattr(arguments, name, _unmarked(value))
     return arguments
+
+
+def _unmarked(value: Any) -> Any:
+    """Return a value, or several, without what marks words that are no options."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_unmarked, value))
+    return value.removeprefix(_NO_OPTION) if isinstance(value, str) else value
+
+
+def _with_values(parser: ArgumentParser, words: list[str]) -> list[str]:
+    """Return words where the one behind an option that takes a value is its value, whatever it begins with."""
+    takes_value = {
+        name
+        for action in parser._actions  # noqa: SLF001 - argparse says it nowhere else
+        if action.nargs is None
+        for name in action.option_strings
+    }
+    marked: list[str] = []
+    is_value = False
+    for word in words:
+        marked.append(_NO_OPTION + word if is_value and word.startswith("-") and word != "-" else word)
+        is_value = not is_value and word in takes_value
+    return marked
 
 
 def _with_end_of_options(words: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from qcow2c.copy.transfer import Copying
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import UsageError
 from qcow2c.format import codecs
+from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.gate import Gate, GateFunction, any_file, gate_for
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, new_file
@@ -46,6 +47,8 @@ def send(
     bitmaps: Sequence[Bitmap] | None = None,
 ) -> None:
     """Copy to a target of any sort, which is complete then. Raises as `convert`."""
+    if _is_there(target) and not how.over_backing and create.get("backing_file") is None:
+        copy.try_first()
     if isinstance(target, Pipe):
         _to_pipe(copy, target, output_format, how, create, bitmaps)
     elif output_format == "raw":
@@ -54,7 +57,7 @@ def send(
         _into_image(copy, target, how, gate, bitmaps=bitmaps)
     elif is_built(how, create):
         options, compress = _options(copy.size, create), _compressor(how, create)
-        with new_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow, durable=how.durable) as store:
+        with _built_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow, durable=how.durable) as store:
             _to_new_image(copy, store, how, options, compress, bitmaps)
     else:
         options, _ = _options(copy.size, create), _compressor(how, create)
@@ -65,6 +68,15 @@ def send(
             write_image(store, options)
             _into_image(copy, store, how, gate, options, bitmaps)
             made.pop_all()  # A data file without its image is of no use, but for this one.
+
+
+def _built_file(target: Any, use: Use, *, nocow: bool, durable: bool) -> AbstractContextManager[Store]:
+    """Open the file of an image that is built: a new one under its own name, as it has no magic value until the end."""
+    return (complete_file if _is_there(target) else new_file)(target, use, nocow=nocow, durable=durable)
+
+
+def _is_there(target: object) -> bool:
+    return isinstance(target, str | os.PathLike) and os.path.exists(plain_path(target))
 
 
 def is_built(how: How, create: NewImageOptions) -> bool:

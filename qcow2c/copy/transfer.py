@@ -42,6 +42,9 @@ class Copying(ABC):
         self._workers = threads or min(16, os.cpu_count() or 1)
         self._progress = progress
 
+    def try_first(self) -> None:  # noqa: B027 - a stream can be read but once
+        """Read the first slab before a target is touched: a source that cannot be read then costs none."""
+
     @abstractmethod
     def slabs(self, scope: Scope, buffers: Buffers, /) -> Iterator[tuple[Slab, memoryview | None]]:
         """Yield the slabs in order; one that was read already comes with its buffer."""
@@ -165,6 +168,13 @@ class DiskCopy(Copying):
     def slabs(self, scope: Scope, _buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
         plan = slabs.plan(self._disks, with_zeros=scope.with_zeros, top_only=scope.top_only, blind=self._blind)
         return ((slab, None) for slab in plan)
+
+    def try_first(self) -> None:
+        if self._blind:
+            return  # What cannot be read is zeros.
+        first = next((slab for slab, _ in self.slabs(_DATA, Buffers(0)) if slab.pieces), None)
+        if first is not None:
+            slabs.read(first, memoryview(bytearray(SLAB_BYTES)), below=False)
 
     def read(self, slab: Slab, scope: Scope, buffer: memoryview) -> None:
         slabs.read(slab, buffer, below=scope.below)

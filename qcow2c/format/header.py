@@ -125,10 +125,8 @@ class Header:
         """Return the header of an image. Raises NotQcow2, UnsupportedFeature (version), StoreError."""
         start = store.pread(KNOWN_LENGTH, 0)
         if len(start) < V2_LENGTH or start[: len(MAGIC)] != MAGIC:
-            where = Span(0, min(len(start), len(MAGIC)))
-            raise NotQcow2(
-                f"not a qcow2 image: it starts with {start[: len(MAGIC)]!r}, {len(start)} bytes", where=where
-            )
+            where = Span(0, min(len(start), len(MAGIC))) if start else None
+            raise NotQcow2(f"not a qcow2 image: {_beginning(start)}", where=where)
         known: dict[str, Any] = layout.values(HEADER_V2, start)
         del known["magic"]
         if known["version"] not in tuple(Version):
@@ -315,3 +313,7 @@ def _backing_file(store: Store, header: Header) -> bytes | None:
     room = max(0, header.cluster_size - header.backing_file_offset)
     length = min(header.backing_file_size, room, Limit.BACKING_FILE_NAME_BYTES)
     return store.pread(length, header.backing_file_offset)
+
+
+def _beginning(start: bytes) -> str:
+    return f"it starts with {start[: len(MAGIC)]!r}, {len(start)} bytes" if start else "it is an empty file, 0 bytes"

@@ -89,7 +89,8 @@ def backing_size(image: str | None, backing_file: str, backing_format: str | Non
             raise UsageError(f"Unknown driver {backing_format!r}: the backing file can be qcow2 or raw")
         if detected != "qcow2":
             raise NotQcow2(f"Image is not in qcow2 format: backing file {full!r}")
-        with open_image(full, gate="any") as image_below:
+        # A running machine may have it: what is being made is the snapshot that it will go on with.
+        with open_image(full, gate="any", share=True) as image_below:
             return image_below.size()
 
 

@@ -35,8 +35,17 @@ if TYPE_CHECKING:
 
 # What opens and copies images is imported late: the header alone is changed without it.
 
-FORMATS = ("bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc")
-"""What an image may call the format of its backing file: the formats of images that QEMU knows."""
+FORMATS = frozenset(
+    {
+        "blkdebug", "blklogwrites", "blkreplay", "blkverify", "bochs", "cloop", "compress", "copy-before-write",
+        "copy-on-read", "dmg", "file", "ftp", "ftps", "gluster", "host_cdrom", "host_device", "http", "https",
+        "io_uring", "iscsi", "luks", "nbd", "nfs", "null-aio", "null-co", "nvme", "nvme-io_uring", "parallels",
+        "preallocate", "qcow", "qcow2", "qed", "quorum", "raw", "rbd", "replication", "snapshot-access", "ssh",
+        "throttle", "vdi", "vhdx", "virtio-blk-vfio-pci", "virtio-blk-vhost-user", "virtio-blk-vhost-vdpa", "vmdk",
+        "vpc", "vvfat",
+    }
+)  # fmt: skip
+"""What an image may call the format of its backing file: all drivers of QEMU, as there."""
 
 _UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 from qcow2c.errors import StoreError, UsageError
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
+from qcow2c.storage.partial_file import partial_file, partial_name
 from qcow2c.storage.sources import Store, opened
-
-_NAME_BYTES = 200
-"""Bytes of a file's name that go into the name of the new one: names have a limit."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -33,9 +31,7 @@ def replacement(old: LocalFile, use: Use) -> Iterator[LocalFile]:
     if status.st_nlink > 1:
         message = f"{old.name!r} has {status.st_nlink} names (hard links): the others would keep the old file"
         raise UsageError(message)
-    directory, name = os.path.split(old.path)
-    short = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
-    place = os.path.join(directory, f".{short}.{os.getpid()}.partial")
+    place = partial_name(old.path)
     new = LocalFile(place, writable=True, create=True, name=old.name)
     try:
         new.lock(use)
@@ -50,13 +46,15 @@ def replacement(old: LocalFile, use: Use) -> Iterator[LocalFile]:
         except BaseException as exc:
             new.remove()
             if isinstance(exc, StoreError) and exc.errno in _NO_ROOM:
-                hint = "in place there must be room for the new file beside the old one, which is unchanged"
-                raise StoreError(
-                    f"{exc.message}; {hint}", where=exc.where, errno=exc.errno, filename=exc.filename
-                ) from exc
+                raise _no_room_beside(exc) from exc
             raise
     finally:
         new.close()
+
+
+def _no_room_beside(error: StoreError) -> StoreError:
+    hint = "there must be room for the new file beside the old one, which is unchanged"
+    return StoreError(f"{error.message}; {hint}", where=error.where, errno=error.errno, filename=error.filename)
 
 
 def _take_on(old: LocalFile, new: LocalFile, status: os.stat_result) -> None:
@@ -113,40 +111,52 @@ def complete_file(
 ) -> Iterator[Store]:
     """Open a new file that takes its name only when it is complete: what has no magic value always looks complete.
 
-    A file that is there is locked and removed at once, so that there is room; its mode stays. Where no other file can
-    be made beside it, it is written itself. Raises StoreError, ImageLocked.
+    A file that is there is locked, and stays until then; the new one takes on its owner, group, mode, ACL and extended
+    attributes. Where it cannot (hard links, a mount point, a directory or an owner that is another's), the file itself
+    is emptied and written: a crash then leaves the beginning of the new content. Durable order: the file, its name.
+    Raises StoreError, ImageLocked.
     """
     path = plain_path(path)
-    final = os.path.realpath(path) if isinstance(path, str | os.PathLike) else ""
-    directory, name = os.path.split(os.fsdecode(final))
-    if not final or (os.path.exists(final) and not os.access(directory, os.W_OK)):
+    if not isinstance(path, str | os.PathLike):
         with new_file(path, use, nocow=nocow, durable=durable) as store:
             yield store
         return
+    final, shown = os.fsdecode(os.path.realpath(path)), os.fsdecode(path)
     with ExitStack() as stack:
-        mode = None
+        old = None
         if os.path.exists(final):
-            old = LocalFile(final, writable=True)
-            stack.callback(old.close)
+            old = stack.enter_context(closing(LocalFile(final, writable=True, name=shown)))
             old.lock(use)
-            mode = os.stat(final).st_mode
-            old.remove()
-        short = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
-        place = os.path.join(directory, f".{short}.{os.getpid()}.partial")
-        partial = LocalFile(place, writable=True, create=True, name=os.fsdecode(path))
-        stack.callback(partial.close)
-        partial.lock(use)  # Another process that has it goes on working on it.
-        try:
-            if partial.size():  # Left behind by a process of the same number, which was killed.
-                partial.truncate(0)
-            if nocow:
-                partial.set_no_copy_on_write()
-            if not durable:
-                partial.expect_no_flush()
-            yield partial
-            partial.rename(os.fsdecode(final), mode)
-            if durable:
-                partial.flush_name()
-        except BaseException:
+        partial = partial_file(final, shown, use, old)
+        if partial is not None:
+            stack.enter_context(_named_in_the_end(partial, final, old, durable=durable))
+        file = partial or old
+        assert file is not None, "only a file that is there can have no partial one"
+        if partial is None and file.size():
+            file.truncate(0)
+        if nocow:
+            file.set_no_copy_on_write()
+        if not durable:
+            file.expect_no_flush()
+        yield file
+        file.require_name()
+
+
+@contextmanager
+def _named_in_the_end(partial: LocalFile, final: str, old: LocalFile | None, *, durable: bool) -> Iterator[None]:
+    """Give a partial file its name once it is complete; what fails removes it. Raises StoreError."""
+    try:
+        yield
+        if old is not None:
+            old.require_name()
+        partial.rename(final)
+        if durable:
+            partial.flush_name()
+    except BaseException as exc:
+        if old is None or partial.path != final:  # Once it has replaced the old file, it is all there is.
             partial.remove()
-            raise
+        if old is not None and isinstance(exc, StoreError) and exc.errno in _NO_ROOM:
+            raise _no_room_beside(exc) from exc
+        raise
+    finally:
+        partial.close()

@@ -203,3 +203,22 @@ def begun(target: Path, old: bytes) -> bool:
     if list(Path().glob(".copy.*")):
         return True
     return target.exists() and target.stat().st_size != len(old)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cat disk.raw | $Q convert -f raw -O raw /dev/stdin copy.raw",
+        "$Q convert -f raw -O raw disk.raw /dev/stdout | cat > copy.raw",
+        "$Q convert -p -f raw -O raw disk.raw /dev/fd/1 | cat > copy.raw",
+        "$Q convert -f raw -O raw <(cat disk.raw) copy.raw",
+        "$Q convert -f raw -O raw disk.raw >(cat > x && mv x copy.raw); until [ -e copy.raw ]; do sleep .1; done",
+    ],
+)
+def test_names_of_pipes_are_streams(line: str, tmp_path: Path, project_root: Path) -> None:
+    data = os.urandom(300_000 // 512 * 512)
+    (tmp_path / "disk.raw").write_bytes(data)
+    script = line.replace("$Q", f'"{sys.executable}" -m qcow2c')
+    environment = {**os.environ, "PYTHONPATH": str(project_root)}
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=True, timeout=60)
+    assert (tmp_path / "copy.raw").read_bytes() == data

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -194,12 +196,73 @@ def test_an_interrupt_leaves_nothing_that_looks_complete(kind: str, folder: Path
 
     options = KINDS[kind]
     target = target_in(folder, options)
-    for there in (False, True):
-        if there:
-            create(target, MIB)
-        with pytest.raises(KeyboardInterrupt):
-            convert(DISK, target, progress=progress, **options)
-        assert not looks_complete(target)
+    with pytest.raises(KeyboardInterrupt):
+        convert(DISK, target, progress=progress, **options)
+    assert not looks_complete(target)
+    create(target, MIB)
+    old = target.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        convert(DISK, target, progress=progress, **options)
+    assert target.read_bytes() == old, "the old file stays until the new one is complete"
+
+
+OVER = ({}, {"output_format": "qcow2"}, {"output_format": "qcow2", "preallocation": "metadata"})
+
+
+@pytest.mark.parametrize("options", OVER, ids=str)
+@pytest.mark.parametrize("bad", [0, 9 * MIB])
+def test_a_source_that_cannot_be_read_does_not_cost_the_old_target(
+    options: dict[str, Any], bad: int, folder: Path
+) -> None:
+    class Broken(Memory):
+        def readinto_at(self, buffer: memoryview, offset: int) -> int:
+            if offset <= bad < offset + len(buffer):
+                raise StoreError("unreadable sector")
+            return super().readinto_at(buffer, offset)
+
+    target = target_in(folder, options)
+    target.write_bytes(b"old" * 1000)
+    with pytest.raises(StoreError, match="unreadable sector"):
+        convert(Broken(DISK), target, **options)
+    assert target.read_bytes() == b"old" * 1000
+    assert sorted(os.listdir(folder)) == ["base", target.name]
+    os.link(target, folder / "second name")
+    with pytest.raises(StoreError, match="unreadable sector"):
+        convert(Broken(DISK), target, **options)
+    # Written in place: only what fails in the beginning is found before that.
+    assert (target.read_bytes() == b"old" * 1000) is (bad == 0)
+
+
+@pytest.mark.parametrize("options", OVER, ids=str)
+def test_a_target_that_is_there_stays_what_it_is(options: dict[str, Any], folder: Path) -> None:
+    target = target_in(folder, options)
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(target, 1234, 2345)
+    with suppress(OSError):
+        os.setxattr(target, "user.note", b"mine")
+    before, attributes = target.stat(), set(os.listxattr(target))
+    convert(DISK, target, **options)
+    after = target.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert set(os.listxattr(target)) == attributes
+    os.link(target, folder / "second name")
+    convert(DISK + bytes(512), target, **options)
+    assert (folder / "second name").samefile(target)
+    assert qcow2c.compare(folder / "second name", DISK + bytes(512)).identical
+
+
+def test_what_killed_runs_have_left_is_removed_by_the_next(folder: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = folder / f".target.{dead.pid}.partial"
+    others = [folder / f".target.{os.getppid()}.partial", folder / f".target2.{dead.pid}.partial"]
+    for path in (left, *others):
+        path.write_bytes(b"half")
+    convert(DISK, folder / "target")
+    assert not left.exists()
+    assert all(path.read_bytes() == b"half" for path in others)
 
 
 def test_a_target_that_vanishes_is_an_error(folder: Path) -> None:

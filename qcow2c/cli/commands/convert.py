@@ -1,7 +1,8 @@
 """Copy an image, or several consecutively, into a new file; formats qcow2 and raw.
 
 Options, messages and progress are those of qemu-img convert. A source "-" is raw data from standard input, a target
-"-" goes to standard output. The copy has its name, or its magic value, only when it is complete.
+"-" goes to standard output. The copy has its name, or its magic value, only when it is complete; until then a target
+that is there stays as it is, unless hard links, a mount point or another owner make it be written in place.
 
 examples:
   qcow2c convert -p -O raw disk.qcow2 disk.raw
@@ -19,7 +20,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, interrupts, option_list, output, progress, sizes, text
+from qcow2c.cli import arguments, interrupts, option_list, output, pipes, progress, sizes, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, named_image, open_named, snapshot_key
 from qcow2c.cli.option_list import Option
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     from qcow2c.disk.disk import Disk, SnapshotKey
 
 _LEVEL = Option("compression_level", "num", "Compression level: 1 to 9 for zlib, 1 to 22 for zstd")
-_STREAM = "-"
-"""Standard input or output."""
+_STREAM = pipes.STREAM
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -55,7 +55,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("-m", dest="threads", metavar="N", help="requests at a time, 1 to 16")
     parser.add_argument("-W", dest="out_of_order", action="store_true", help="write out of order where that is faster")
-    parser.add_argument("-t", dest="cache", metavar="MODE", default="unsafe", help="cache mode of the target")
+    parser.add_argument(
+        "-t",
+        dest="cache",
+        metavar="MODE",
+        default="unsafe",
+        help="cache mode of the target; the default, unsafe, makes no sync: a crash of the machine can lose the copy",
+    )
     parser.add_argument("-T", dest="source_cache", metavar="MODE", default="writeback", help="... of the sources")
     parser.add_argument("-r", dest="rate", metavar="RATE", help="(only QEMU can limit the rate)")
     arguments.add_share(parser)
@@ -85,6 +91,7 @@ def run(chosen: Namespace) -> int:
             text.complain(line)
         return 1
     *sources, target = chosen.images
+    sources, target = [pipes.as_stream(word, "in") for word in sources], pipes.as_stream(target, "out")
     chosen.image = target
     if target == _STREAM:
         chosen.quiet = True  # Standard output is taken.
@@ -179,6 +186,8 @@ def _copy(
     place: Any
     if target == _STREAM:
         place = Pipe(output.unbuffered(sys.stdout, "output"), "standard output")
+    elif pipes.is_pipe(target):
+        place = Pipe(pipes.opened(target, "wb"), target)
     else:
         named = named_image(target, image_opts=chosen.target_image_opts)
         if named.options:
@@ -186,6 +195,10 @@ def _copy(
         place = named.filename
         if chosen.target_image_opts:
             output_format = named.format or format_of(place)
+    if len(sources) == 1 and pipes.is_pipe(sources[0]) and snapshot is None and not chosen.image_opts:
+        piped = pipes.opened(sources[0], "rb")
+        copy_stream(piped, place, output_format, made, image_format=chosen.format, gate=chosen.gate, **create)
+        return
     if _STREAM in sources:
         if sources != [_STREAM] or snapshot is not None or chosen.image_opts:
             raise UsageError("standard input can only be the one source, without snapshots and --image-opts")

@@ -1,0 +1,70 @@
+"""What the program says to those who mistype, or type nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import qcow2c
+from qcow2c.cli import COMMANDS, main
+
+Capture = pytest.CaptureFixture[bytes]
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("inof", "info"), ("covert", "convert"), ("snapshots", "snapshot")])
+def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(
+    typed: str, meant: str, capfdbinary: Capture
+) -> None:
+    assert main([typed]) == 1
+    err = capfdbinary.readouterr().err.decode()
+    assert err.startswith(f"qcow2c: unknown command '{typed}'; did you mean '{meant}'?\n")
+
+
+def test_what_is_like_no_command_gets_no_guess(capfdbinary: Capture) -> None:
+    assert main(["zzzz"]) == 1
+    assert capfdbinary.readouterr().err.decode().startswith("qcow2c: unknown command 'zzzz'\n")
+
+
+def test_no_command_lists_all_of_them(capfdbinary: Capture) -> None:
+    assert main([]) == 1
+    out, err = capfdbinary.readouterr()
+    assert out == b"" and err.startswith(b"qcow2c: no command given\n")
+    assert all(f"\n  {command}" in err.decode() for command in COMMANDS)
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    with pytest.raises(qcow2c.NotQcow2, match="not a qcow2 image: it is an empty file"):
+        qcow2c.open(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("driver", ["vmdk", "nbd", "copy-on-read", "file"])
+def test_any_driver_of_qemu_may_be_the_format_of_a_backing_file(driver: str, tmp_path: Path) -> None:
+    path = tmp_path / "top.qcow2"
+    qcow2c.create(path, 1 << 20)
+    assert main(["rebase", "-u", "-b", "base", "-F", driver, str(path)]) == 0
+    assert qcow2c.info(path)["backing-filename-format"] == driver
+    assert main(["rebase", "-u", "-b", "base", "-F", "nosuch", str(path)]) == 1
+
+
+def test_a_value_may_begin_with_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    qcow2c.create("disk.qcow2", 1 << 20)
+    for words in (["-c", "-x"], ["-c", "--force-share"], ["-d", "-x"]):
+        assert main(["snapshot", *words, "disk.qcow2"]) == 0
+    with qcow2c.open("disk.qcow2") as image:
+        assert list(image.snapshots) == ["--force-share"]
+    assert main(["create", "-q", "-f", "qcow2", "-b", "-base", "-u", "-F", "raw", "over.qcow2", "1M"]) == 0
+    assert qcow2c.info("over.qcow2")["backing-filename"] == "-base"
+    assert main(["rebase", "-u", "-F", "raw", "-b", "-other", "over.qcow2"]) == 0
+    assert qcow2c.info("over.qcow2")["backing-filename"] == "-other"
+
+
+def test_an_overlay_is_made_over_a_disk_that_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    qcow2c.create("disk.qcow2", 1 << 20)
+    with qcow2c.open("disk.qcow2", "r+"):
+        assert main(["create", "-q", "-f", "qcow2", "-b", "disk.qcow2", "-F", "qcow2", "over.qcow2"]) == 0
+        qcow2c.create("again.qcow2", backing_file="disk.qcow2", backing_fmt="qcow2")
+    assert qcow2c.compare("over.qcow2", "disk.qcow2").identical
