@@ -30,10 +30,11 @@ from dataclasses import replace
 
 from qcow2c.bitmaps.edit import BitmapEdit
 from qcow2c.errors import CorruptMetadata, MissingKey, Qcow2Error, Span, UsageError
-from qcow2c.format import codecs, rules
+from qcow2c.format import codecs
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange
+from qcow2c.format.metadata_spans import metadata_spans
 from qcow2c.format.records import SnapshotTable, read_snapshots
 from qcow2c.format.tables import L2_COMPRESSED, Table
 from qcow2c.layers.layer import Layer
@@ -378,7 +379,7 @@ class Engine:
                 admission = trusted(store, header, snapshots)
             if not header.dirty:  # Then the change has counted anew.
                 admission = replace(admission, undercounted=[])
-            self.reader.show(active_state(store, header), tuple(rules.metadata_spans(header)))
+            self.reader.show(active_state(store, header), tuple(metadata_spans(header)))
             self._compose(admission)
             return snapshots
 

@@ -30,7 +30,7 @@ from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import zeros
 
 _DATA_ALIGNMENT = 2 << 20
-"""Where guest data begins in an image that holds much of it; tables have room before it."""
+"""Where guest data begins in an image that holds much of it, and has so many tables; they have room before it."""
 
 
 class _GrowingRefcounts:
@@ -97,8 +97,7 @@ class ImageBuilder:
         self._store = store
         self._durable = durable
         self._size = self.geometry.cluster_size
-        start = max(self._size, _DATA_ALIGNMENT) if aligned else self._size
-        self._clusters = start >> self.geometry.cluster_bits
+        self._clusters = self._first_data() if aligned else 1
         """Clusters up to the end of what was appended."""
         self._gap = (1, self._clusters)
         """Clusters before the data that are still free."""
@@ -106,7 +105,7 @@ class ImageBuilder:
         self._refcounts.set_ones(0, 1)
         self._blocks: list[int | bytes] = []
         """Of each complete refcount block after the first ones its host offset, or what is yet to be placed."""
-        self._out = Appender(store, start)
+        self._out = Appender(store, self._clusters * self._size)
         self._room = 0
         """Bytes behind compressed data in its last cluster."""
         self._l1 = layout.zero_words(l1_entries_of(self.geometry, options.disk_size))
@@ -116,6 +115,14 @@ class ImageBuilder:
         self._waiting: list[int] = []
         """Which of the blocks are yet to be placed."""
         self._bitmaps: bytes | None = None
+
+    def _first_data(self) -> int:
+        """Return the cluster where much data begins: a power of two that header and L2 tables of the disk would fill.
+
+        Where they turn out to be fewer, what stays free is no more than they would have taken, as `measure` counts.
+        """
+        l2_tables = -(-self.geometry.clusters(self.options.disk_size) >> self.geometry.l2_bits)
+        return 1 << min(1 + l2_tables, max(1, _DATA_ALIGNMENT // self._size)).bit_length() - 1
 
     # --- the disk, in order ---
 
@@ -234,10 +241,13 @@ class ImageBuilder:
         return self._l1[:entries] + layout.zero_words(max(0, entries - len(self._l1)))
 
     def _place_tables(self) -> None:
-        offset = self.place(b"".join(data for _, data in self._tables))
         self._l1 = self._l1_of(max(len(self._l1), self._tables[-1][0] + 1))
-        for number, (index, _) in enumerate(self._tables):
-            self._l1[index] = offset + number * self._size | L1_COPIED
+        first, gap_end = self._gap
+        before_data = gap_end - first  # They fill the gap to its end, and only the others follow the data.
+        for tables in (self._tables[:before_data], self._tables[before_data:]):
+            offset = self.place(b"".join(data for _, data in tables)) if tables else 0
+            for number, (index, _) in enumerate(tables):
+                self._l1[index] = offset + number * self._size | L1_COPIED
         self._tables.clear()
 
     def _place_blocks(self) -> None:

@@ -13,11 +13,11 @@ from threading import RLock
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from qcow2c.errors import ChainError, UsageError, doing
-from qcow2c.format import rules
 from qcow2c.format.detection import Format, known_format
 from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import LoadedImage, load_image
+from qcow2c.format.metadata_spans import metadata_spans
 from qcow2c.image import Image
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
@@ -162,7 +162,7 @@ class _Opener:
             active_state(store, header),
             data_store=data_store,
             backing=below,
-            metadata=tuple(rules.metadata_spans(header)),
+            metadata=tuple(metadata_spans(header)),
             salvage=self._salvage,
             turn=ForkSafeLock(RLock) if writable else AT_ONCE,
         )

@@ -117,6 +117,8 @@ class Header:
     backing_file: bytes | None = field(default=None)
     """The backing file name, as far as it lies in the first cluster."""
     file_size: int = 0
+    after_v2: bytes = b""
+    """What version 2 has where version 3 has more fields: extensions, or the backing file name, or nothing."""
 
     @classmethod
     def load(cls, store: Store) -> Header:
@@ -135,6 +137,8 @@ class Header:
         if known["version"] >= Version.V3:
             known |= _v3_fields(start)
             known["unknown_fields"] = _unknown_fields(store, known)
+        else:
+            known["after_v2"] = start[V2_LENGTH:V3_LENGTH]
         bare = cls(**known, file_size=store.size())
         if not bare.has_valid_cluster_bits:
             return bare

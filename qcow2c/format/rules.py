@@ -5,14 +5,14 @@ read no file. The rules of table entries are in `table_rules.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, Span, UnsupportedFeature
 from qcow2c.format import layout
 from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.header import FEATURE_FIELDS, V3_LENGTH, Extension, Header, field_span
+from qcow2c.format.metadata_spans import metadata_spans, overlap
 from qcow2c.structs import (
     BITMAP_DIRECTORY_HEADER,
     BITMAPS_EXTENSION,
@@ -32,6 +32,25 @@ from qcow2c.structs import (
 if TYPE_CHECKING:
     from qcow2c.format.records import BitmapRecord, SnapshotRecord
 
+LOST_OWNERS = frozenset(
+    (
+        "header.looks_like_v3",
+        "header.lost_snapshots",
+        "header.bitmaps_bit",
+        "header.no_encryption_header",
+        "encryption.broken",
+        "snapshot.l1_table_offset",
+        "snapshot.l1_size",
+        "snapshot.l1_too_small",
+        "snapshot.id",
+        "snapshot.name",
+    )
+)
+"""Rules that no sound writer breaks, and where a record that owns clusters may not be read for what it is.
+
+What then looks like a leak may belong to it: a check calls the image corrupt, and a repair frees nothing.
+"""
+
 # --- header ---------------------------------------------------------------------------------------------------------
 
 
@@ -44,7 +63,7 @@ def header_findings(header: Header) -> Iterator[Finding]:
             fatal = fatal or finding.severity is Severity.FATAL
     if fatal:
         return  # What follows computes with the fields that were just refused.
-    for rule in (_tables, _extensions, _encryption, _overlaps, _state):
+    for rule in (_version, _tables, _extensions, _encryption, _overlaps, _state):
         yield from rule(header)
 
 
@@ -130,6 +149,26 @@ def _compression(header: Header) -> Iterator[Finding]:
         yield _at("header.compression_bit", "incompatible_features", message)
 
 
+def _version(header: Header) -> Iterator[Finding]:
+    """A version 2 header that goes on as one of version 3: a flipped bit hides all features, and their extensions."""
+    tail = header.after_v2
+    if len(tail) < HEADER_V3_TAIL.sizeof() or 0 < header.backing_file_offset < V3_LENGTH:
+        return
+    later = layout.values(HEADER_V3_TAIL, tail)
+    length = later["header_length"]
+    is_header = V3_LENGTH <= length <= header.cluster_size and length % 8 == 0
+    if is_header and later["refcount_order"] in Limit.REFCOUNT_ORDER and not _unknown_bits(later):
+        message = f"version {header.version}, but the fields of version 3 follow, with a header length of {length}"
+        yield _at("header.looks_like_v3", "version", message, Severity.WARNING)
+
+
+def _unknown_bits(fields: dict[str, int]) -> int:
+    unknown = 0
+    for name, schema in FEATURE_FIELDS.values():
+        unknown |= fields[name] & layout.bits(schema).reserved
+    return unknown
+
+
 def _features(header: Header) -> Iterator[Finding]:
     for kind, (name, schema) in FEATURE_FIELDS.items():
         unknown = getattr(header, name) & layout.bits(schema).reserved
@@ -173,6 +212,9 @@ def _tables(header: Header) -> Iterator[Finding]:
         offset = getattr(header, name)
         if offset % header.cluster_size or offset + length >= Limit.SIGNED_OFFSET_END:
             yield _at(f"header.{name}", name, f"{name} {offset:#x} is not cluster-aligned or too large")
+    if header.snapshots_offset and not header.nb_snapshots:
+        message = f"no snapshots, but a snapshot table at {header.snapshots_offset:#x}"
+        yield _at("header.lost_snapshots", "nb_snapshots", message, Severity.WARNING)
     if header.external_data and header.nb_snapshots:
         message = f"{header.nb_snapshots} snapshots in an image with an external data file"
         yield _at("header.snapshots_with_data_file", "nb_snapshots", message, Severity.WARNING)
@@ -266,32 +308,6 @@ def _encryption(header: Header) -> Iterator[Finding]:
         yield _at("header.no_encryption_header", "crypt_method", message, Severity.WARNING)
 
 
-def metadata_spans(header: Header) -> Iterator[tuple[str, Span]]:
-    """Yield the places that the header itself names: what no other structure may overlap."""
-    yield "header", Span(0, header.cluster_size)
-    sized = [
-        ("active L1 table", header.l1_table_offset, header.l1_size * ENTRY_BYTES),
-        ("refcount table", header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size),
-        ("snapshot table", header.snapshots_offset, header.nb_snapshots * SNAPSHOT_HEADER.sizeof()),
-    ]
-    if header.bitmaps is not None and header.bitmaps_consistent:
-        directory = header.bitmaps
-        sized.append(("bitmap directory", directory.bitmap_directory_offset, directory.bitmap_directory_size))
-    if header.encryption_header is not None:
-        sized.append(("encryption header", header.encryption_header.offset, header.encryption_header.length))
-    for name, offset, length in sized:
-        if length:
-            yield name, Span(offset, length)
-
-
-def overlap(spans: Sequence[tuple[str, Span]]) -> Iterator[tuple[str, str, Span]]:
-    """Yield each two neighbours, in order of offset, that share bytes, with the bytes that they share."""
-    ordered = sorted(spans, key=lambda named: (named[1].offset, named[1].end))
-    for (name, span), (other, later) in pairwise(ordered):
-        if later.offset < span.end:
-            yield name, other, Span(later.offset, min(span.end, later.end) - later.offset)
-
-
 def _overlaps(header: Header) -> Iterator[Finding]:
     for name, other, shared in overlap(list(metadata_spans(header))):
         yield Finding("header.overlap", Severity.ERROR, f"{name} and {other} overlap", shared, "Header")
@@ -331,10 +347,23 @@ def snapshot_findings(header: Header, record: SnapshotRecord) -> Iterator[Findin
             f"{label}: {len(record.extra_data)} bytes of extra data, version 3 has {Limit.V3_SNAPSHOT_EXTRA_BYTES}"
         )
         yield Finding("snapshot.extra_data", Severity.WARNING, message, record.span, "Snapshots")
+    yield from _snapshot_names(label, record)
     needed = header.geometry.l1_entries(record.disk_size)
     if record.l1_size < needed:
         message = f"{label}: L1 table of {record.l1_size} entries, its disk size {record.disk_size} needs {needed}"
         yield Finding("snapshot.l1_too_small", Severity.ERROR, message, record.span, "Snapshots")
+
+
+def _snapshot_names(label: str, record: SnapshotRecord) -> Iterator[Finding]:
+    """Every writer gives a record an ID and ends names where they end: other lengths read the next record elsewhere."""
+    spec = "Snapshots"
+    if not record.id_str or (record.l1_size and not record.l1_table_offset):
+        what = "no ID" if not record.id_str else "an L1 table at 0, where the header is"
+        yield Finding("snapshot.id", Severity.ERROR, f"{label}: the record has {what}", record.span, spec)
+    for name, value in (("ID", record.id_str), ("name", record.name)):
+        if b"\0" in value:
+            message = f"{label}: its {name} of {len(value)} bytes holds a zero byte"
+            yield Finding("snapshot.name", Severity.ERROR, message, record.span, spec)
 
 
 def bitmap_findings(header: Header, record: BitmapRecord) -> Iterator[Finding]:

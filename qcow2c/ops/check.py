@@ -5,6 +5,8 @@ The image is opened read-only and nothing is repaired. What is counted is in `re
 
 from __future__ import annotations
 
+from qcow2c.errors import LimitExceeded
+from qcow2c.format.header import Header
 from qcow2c.references.check_result import CheckResult
 from qcow2c.references.image_check import check_image
 from qcow2c.storage.locks import Use
@@ -19,4 +21,19 @@ def check(source: Source | Store, *, share: bool = False) -> CheckResult:
     ImageLocked.
     """
     with opened(source, Use.of_reader(share=share)) as store:
-        return check_image(store)
+        result = check_image(store)
+        if result.leaks and result.failed is None and not result.check_errors:
+            result.doubts = _doubts(store)
+        return result
+
+
+def _doubts(store: Store) -> tuple[str, ...]:
+    """Return why what looks leaked may be data of tables that are lost; nothing where that takes too much."""
+    from qcow2c.recovery.doubt import Doubt  # Late: it imports numpy.
+    from qcow2c.recovery.survey import Survey
+
+    try:
+        survey = Survey(store, Header.load(store))
+        return tuple(Doubt(survey, rebuild=False, damaged=[], lost=[]).reasons)
+    except LimitExceeded:
+        return ()

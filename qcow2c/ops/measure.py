@@ -1,6 +1,7 @@
 """How large a file would become: what a new image, or a copy of an image, needs. It reads tables, and writes nothing.
 
-The numbers are those of qemu-img measure: metadata is counted as if each cluster of the disk were allocated.
+The numbers are those of qemu-img measure: metadata is counted as if each cluster of the disk were allocated. No copy of
+`convert` is longer than `required` and `bitmaps` together, or `fully_allocated` and these where all of it is allocated.
 """
 
 from __future__ import annotations
@@ -135,10 +136,13 @@ def _copy(disk: Disk, target: CreateOptions) -> Measurement:
     clusters = geometry.clusters(disk.size)
     # It is unknown how much of the new backing file is the same.
     data = clusters if target.backing_file is not None else _data_clusters(disk.map.columns(), geometry.cluster_bits)
+    data = clusters if _is_filled(target) else data
     bitmaps = None
     if disk.image is not None and min(target.version, disk.image.header.version) >= Version.V3:
         bitmaps = _bitmaps_size(disk.image, disk.size, geometry)
-    return _measured(geometry, clusters, clusters if _is_filled(target) else data, bitmaps)
+        more = _more_refcounts(geometry, clusters, data + geometry.clusters(bitmaps))
+        bitmaps += more * geometry.cluster_size
+    return _measured(geometry, clusters, data, bitmaps)
 
 
 def _data_clusters(batches: Iterable[Columns], cluster_bits: int) -> int:
@@ -156,11 +160,23 @@ def _data_clusters(batches: Iterable[Columns], cluster_bits: int) -> int:
 
 def _measured(geometry: Geometry, clusters: int, data_clusters: int, bitmaps: int | None = None) -> Measurement:
     """Return the sizes for a disk of so many clusters, some of which hold data."""
-    l2_tables = -(-clusters >> geometry.l2_bits)
-    metadata = 1 + l2_tables + -(-l2_tables // geometry.words_per_cluster)
+    metadata = _head_and_tables(geometry, clusters)
     metadata += refcount_room(geometry, metadata + clusters).clusters
     size = geometry.cluster_size
     return Measurement((metadata + data_clusters) * size, (metadata + clusters) * size, bitmaps)
+
+
+def _head_and_tables(geometry: Geometry, clusters: int) -> int:
+    """Return the clusters of header, L1 and L2 tables of a disk of so many clusters."""
+    l2_tables = -(-clusters >> geometry.l2_bits)
+    return 1 + l2_tables + -(-l2_tables // geometry.words_per_cluster)
+
+
+def _more_refcounts(geometry: Geometry, clusters: int, used: int) -> int:
+    """Return the clusters of refcounts that used clusters need beyond those of a full disk; qemu-img forgets them."""
+    before = _head_and_tables(geometry, clusters)
+    needed, counted = (refcount_room(geometry, before + one).clusters for one in (used, clusters))
+    return max(0, needed - counted)
 
 
 def _bitmaps_size(image: Image, disk_size: int, geometry: Geometry) -> int:

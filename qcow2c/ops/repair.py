@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
+from qcow2c.format.rules import LOST_OWNERS
 from qcow2c.ops.check import check
 from qcow2c.references.check_result import CheckResult
 from qcow2c.storage.locks import Use
@@ -154,7 +155,7 @@ class _Repair:
         before = self._before
         survey = Survey(self._store, self._header)
         damage = survey.damage() or survey.overlap()
-        doubt = Doubt(survey, rebuild=bool(damage), damaged=[*self._damaged()])
+        doubt = Doubt(survey, rebuild=bool(damage), damaged=[*self._damaged()], lost=[*self._lost_owners()])
         is_kept = bool(doubt.reasons) and not self._allow_data_loss
         if damage == TABLE_OVERLAP and (is_kept or not self._is_all):
             damage = ""  # Blocks can be written all the same; what overlaps stays, as a sign of what was lost.
@@ -194,10 +195,16 @@ class _Repair:
         changes.drop_lone_mark()
         return plan, after
 
+    def _lost_owners(self) -> Iterator[str]:
+        """Say which records that own clusters may not be read for what they are."""
+        for fault in self._before.faults:
+            if fault.rule in LOST_OWNERS:
+                yield fault.message.removeprefix("ERROR ")
+
     def _damaged(self) -> Iterator[str]:
         """Say what a check has found of lost tables."""
         for rule, count in self._before.broken.items():
-            if not rule.startswith(_NO_DOUBT):
+            if not rule.startswith(_NO_DOUBT) and rule not in LOST_OWNERS:
                 yield f"{count} times {rule}"
         if self._before.overlaps:
             yield f"{len(self._before.overlaps)} clusters of metadata are also something else"

@@ -6,9 +6,11 @@ the clusters with a refcount and with contents that nothing refers to, together 
     an entry breaks a rule, or leads past the end of the file; a structure overlaps another one
     one host cluster is named for several guest clusters, or one L2 table by several L1 entries
     an L1 table, or an L2 table that is named, holds nothing but zeros
+    a structure is said to be where the refcount is 0; a bitmap that was stored whole has entries that name nothing
     a cluster that nothing refers to is itself an L2 table, and names others of its kind
     there is a gap in a table into which the clusters fit: between two neighbours, or a sector of the table long
 
+A record that owns clusters and cannot be read for what it is (`LOST_OWNERS` of `format/rules.py`) is doubt by itself.
 Each of them is still there after a repair, so that a second one comes to the same result. What no sign speaks for is
 a leak as programs leave it that were killed.
 """
@@ -41,8 +43,12 @@ class Doubt:
     and no reference; `reasons` are empty where all of that can be freed.
     """
 
-    def __init__(self, survey: Survey, *, rebuild: bool, damaged: list[str]) -> None:
-        """`damaged` says what a check has found broken, other than refcounts. Raises LimitExceeded, StoreError."""
+    def __init__(self, survey: Survey, *, rebuild: bool, damaged: list[str], lost: list[str]) -> None:
+        """`damaged` says what a check has found broken, other than refcounts; it counts where clusters are held.
+
+        `lost` says which records that own clusters cannot be read for what they are: doubt in any case. Raises
+        LimitExceeded, StoreError.
+        """
         self._survey = survey
         self._geometry = survey.geometry
         self._rebuild = rebuild
@@ -53,9 +59,10 @@ class Doubt:
         is_shared = self._find_loose()
         for first, end in self._loose_runs():
             self._look_at(first, end)
-        self.reasons: list[str] = []
-        if is_shared or self.held.any():
-            self.reasons = [*damaged, *broken_tables(survey), *self._reasons()]
+        self.reasons: list[str] = lost
+        leads_away = bool(survey.past_end_count) and bool(self._loose.any())
+        if is_shared or leads_away or self.held.any():
+            self.reasons = [*lost, *damaged, *broken_tables(survey), *self._reasons()]
 
     def _find_loose(self) -> bool:
         """Mark what nothing refers to, not even stale bitmaps; tell if anything in use has too high a refcount."""
@@ -149,6 +156,7 @@ class Doubt:
             yield f"{survey.past_end_count} references lead past the end of the file"
         if survey.overlap():
             yield survey.overlap()
+        yield from self._signs_in_structures()
         if self._names_unnamed:
             yield "what nothing refers to looks like L2 tables that were lost"
         for state in survey.states():
@@ -159,6 +167,19 @@ class Doubt:
         if several.any():
             yield f"{np.count_nonzero(several)} L2 tables are named by several L1 entries"
         yield from self._signs_in_tables(places)
+
+    def _signs_in_structures(self) -> Iterator[str]:
+        """Structures where the refcounts say that nothing is; bitmaps that were stored whole, and name nothing."""
+        survey, walk = self._survey, self._survey.walk
+        for part in survey.metadata:
+            offsets = part.offsets[(part.lengths > 0) & (part.offsets < np.uint64(walk.size))]
+            free = int(np.count_nonzero(survey.refcounts.at(offsets >> np.uint64(survey.bits)) == 0))
+            if free and not (self._rebuild or survey.header.dirty):
+                name = part.owner.name.lower().replace("_", " ")
+                yield f"{free} times a {name} is said to be where the refcount is 0: it may be elsewhere"
+        for index, record in enumerate(walk.bitmaps.records):
+            if not record.in_use and (walk.words(record.bitmap_table_offset, record.bitmap_table_size) == 0).any():
+                yield f"bitmap {index} has table entries that name nothing"
 
     def _signs_in_tables(self, places: NDArray[np.int64]) -> Iterator[str]:
         walk, geometry = self._survey.walk, self._geometry

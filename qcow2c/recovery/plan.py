@@ -18,6 +18,7 @@ What breaks a rule is not made to read as zeros, and what nothing refers to is n
     any other rule of L1 and L2 entries, left as it is: it is unknown which bit is wrong, and to forget the place of
       entries past the end of the file     data would lose it
     overlaps of metadata                 refcounts raised, nothing else
+    record that may own what is lost     left as it is, and with it every refcount that is too high (LOST_OWNERS)
     snapshot table, bitmap directory     left as they are, and with them, where they cannot be read, everything
     dirty bit                            cleared, if no corruption remains
     corrupt bit                          cleared, if besides nothing overlaps and nothing is left because of doubt

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qcow2c.errors import Span
 from qcow2c.format.findings import Finding, Severity
+from qcow2c.format.rules import LOST_OWNERS
 
 if TYPE_CHECKING:
     from qcow2c.references.overlaps import Overlap
@@ -69,6 +70,8 @@ class CheckResult:
     overlaps: list[Overlap] = field(default_factory=list)
     broken: dict[str, int] = field(default_factory=dict)
     """Every other kind of corruption, by rule, with how often it was found."""
+    doubts: tuple[str, ...] = ()
+    """Why clusters that look leaked may be data of tables that are lost; empty where they are leaks."""
     faults: list[Fault] = field(default_factory=list)
     """Where that is: the first of them; their `times` add up to `broken` where all are listed."""
 
@@ -80,11 +83,18 @@ class CheckResult:
         return 2 if self.corruptions else 3 if self.leaks else 0
 
     @property
+    def has_lost_owners(self) -> bool:
+        """Whether a record that owns clusters cannot be read for what it is: what looks like leaks may be its own."""
+        return not LOST_OWNERS.isdisjoint(self.broken)
+
+    @property
     def messages(self) -> Iterator[str]:
         """What was found, a line for each place, in the order in which QEMU says it: copied bits come last."""
         yield from (str(fault) for fault in self.faults if fault.rule != "copied")
         yield from map(str, self.overlaps)
-        yield from map(str, self.mismatches)
+        for mismatch in self.mismatches:
+            is_lost = mismatch.is_leak and self.has_lost_owners
+            yield str(mismatch).replace("Leaked", "ERROR") if is_lost else str(mismatch)
         yield from (str(fault) for fault in self.faults if fault.rule == "copied")
 
     @property

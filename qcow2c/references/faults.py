@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qcow2c.errors import Span
+from qcow2c.errors import CorruptMetadata, Span, UnsupportedFeature
 from qcow2c.format import rules, tables
 from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header, field_span
+from qcow2c.format.luks import read_luks_header
 from qcow2c.format.refcounts import BLOCK_OFFSET
 from qcow2c.format.table_rules import L1_RULES, REFCOUNT_TABLE_RULES, l2_rules
 from qcow2c.references.check_result import Fault
 from qcow2c.references.counts import L1_TABLES, leaves_file
 from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import ACTIVE, L2Batch, Owner, References, Walk
-from qcow2c.structs import ENTRY_BYTES
+from qcow2c.structs import ENTRY_BYTES, CryptMethod
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +85,11 @@ _WORDS: dict[str, FaultWords] = {
 
 
 def record_faults(header: Header, walk: Walk) -> Iterator[Fault]:
-    """Yield what a check counts of the header and of snapshot records, and what is wrong in them besides."""
+    """Yield what a check counts of the header and of snapshot records, and where one of them may own what is lost."""
+    for finding in rules.header_findings(header):
+        if finding.rule in rules.LOST_OWNERS:
+            yield of_finding(finding)
+    yield from _encryption_faults(header, walk)
     for index, record in enumerate(walk.snapshots.records):
         found = {finding.rule: finding for finding in rules.snapshot_findings(header, record)}
         if "snapshot.l1_table_offset" in found:
@@ -95,6 +100,21 @@ def record_faults(header: Header, walk: Walk) -> Iterator[Fault]:
     if header.external_data and header.nb_snapshots:
         message = f"ERROR {header.nb_snapshots} snapshots in image with data file"
         yield Fault("header.snapshots_with_data_file", message, field_span("nb_snapshots"), spec="Header")
+
+
+def _encryption_faults(header: Header, walk: Walk) -> Iterator[Fault]:
+    pointer = header.encryption_header
+    if pointer is None or header.crypt_method != CryptMethod.LUKS:
+        return
+    where = Span(pointer.offset, pointer.length)
+    try:
+        payload = read_luks_header(walk.store, pointer).payload_offset
+    except (CorruptMetadata, UnsupportedFeature) as exc:
+        yield Fault("encryption.broken", f"ERROR encryption header: {exc.message}", where, spec=exc.spec)
+        return
+    if pointer.length < payload:
+        message = f"ERROR encryption header of {pointer.length} bytes, but its key slots reach to {payload}"
+        yield Fault("encryption.broken", message, where, spec="Full disk encryption header pointer")
 
 
 def of_finding(finding: Finding, prefix: str = "") -> Fault:

@@ -9,6 +9,7 @@ from qcow2c.errors import LimitExceeded
 from qcow2c.format.findings import Severity
 from qcow2c.format.loaded_image import load_header
 from qcow2c.format.records import read_bitmaps, read_snapshots
+from qcow2c.format.rules import LOST_OWNERS
 from qcow2c.references.check_result import CheckResult
 from qcow2c.references.small_check import proved_clean
 from qcow2c.storage.store import Store
@@ -20,7 +21,7 @@ _REFUSED = ("header.crypt_method", "extension.bitmaps")
 
 def check_image(store: Store) -> CheckResult:
     """Return what a check of an image finds. Raises as `ops.check.check` does."""
-    header, _notices = load_header(store, Severity.FATAL, _REFUSED)
+    header, notices = load_header(store, Severity.FATAL, _REFUSED)
     result = CheckResult(filename=store.name)
     snapshots, bitmaps = read_snapshots(store, header), read_bitmaps(store, header)
     if snapshots.broken is not None:
@@ -32,7 +33,8 @@ def check_image(store: Store) -> CheckResult:
         result.failed = "File too large"
         return result
     result.total_clusters = header.geometry.clusters(header.size // SECTOR_SIZE * SECTOR_SIZE)
-    clean = proved_clean(store, header, snapshots, bitmaps)
+    is_usual = not header.encrypted and not any(notice.rule in LOST_OWNERS for notice in notices)
+    clean = proved_clean(store, header, snapshots, bitmaps) if is_usual else None
     if clean is not None:
         for name, value in clean._asdict().items():
             setattr(result, name, value)

@@ -109,6 +109,20 @@ def _json(result: CheckResult, name: str, more: dict[str, Any]) -> str:
     return text.pretty_json({key: value for key, value in facts.items() if value or key in _ALWAYS}) + "\n"
 
 
+def _leaks(result: CheckResult) -> Iterator[str]:
+    """Say that clusters are leaked; where tables may be lost, that they may be data."""
+    if result.has_lost_owners:
+        yield f"\n{result.leaks} clusters are in use, and nothing that can be read accounts for that."
+        yield "They may be what the errors say is lost: a repair leaves them as they are."
+        return
+    yield f"\n{result.leaks} leaked clusters were found on the image."
+    if not result.doubts:
+        yield "This means waste of disk space, but no harm to data."
+        return
+    yield "They may be data of tables that are lost:"
+    yield from (f"  {doubt}" for doubt in result.doubts)
+
+
 def _human(result: CheckResult) -> Iterator[str]:
     if not (result.corruptions or result.leaks or result.check_errors):
         yield "No errors were found on the image."
@@ -116,8 +130,7 @@ def _human(result: CheckResult) -> Iterator[str]:
         yield f"\n{result.corruptions} errors were found on the image."
         yield "Data may be corrupted, or further writes to the image may corrupt it."
     if result.leaks:
-        yield f"\n{result.leaks} leaked clusters were found on the image."
-        yield "This means waste of disk space, but no harm to data."
+        yield from _leaks(result)
     if result.check_errors:
         yield f"\n{result.check_errors} internal errors have occurred during the check."
     allocated = result.allocated_clusters

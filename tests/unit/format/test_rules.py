@@ -217,8 +217,3 @@ def test_a_bitmap_too_small_for_the_disk_is_told() -> None:
     small = replace(BITMAP, bitmap_table_offset=1 << 16, granularity_bits=9)
     assert [found.rule for found in rules.bitmap_findings(large, small)] == ["bitmap.bitmap_table_size"]
     assert list(rules.bitmap_findings(large, replace(small, flags=1))) == []
-
-
-def test_neighbours_that_share_bytes_overlap() -> None:
-    spans = [("a", Span(0, 10)), ("b", Span(9, 1)), ("c", Span(10, 5))]
-    assert list(rules.overlap(spans)) == [("a", "b", Span(9, 1))]

@@ -24,7 +24,7 @@ def filled() -> Builder:
 
 def doubt(builder: Builder, *, rebuild: bool = False, damaged: list[str] | None = None) -> Doubt:
     store = Memory(builder.build())
-    return Doubt(Survey(store, Header.load(store)), rebuild=rebuild, damaged=damaged or [])
+    return Doubt(Survey(store, Header.load(store)), rebuild=rebuild, damaged=damaged or [], lost=[])
 
 
 def leak(builder: Builder, content: bytes = b"leaked" * 600) -> int:
@@ -127,8 +127,8 @@ def test_without_refcounts_to_believe_all_that_holds_anything_is_held() -> None:
     image[block : block + SIZE] = bytes(SIZE)
     store = Memory(bytes(image))
     survey = Survey(store, Header.load(store))
-    assert not Doubt(survey, rebuild=False, damaged=[]).held.any()
-    assert Doubt(survey, rebuild=True, damaged=[]).held[place]
+    assert not Doubt(survey, rebuild=False, damaged=[], lost=[]).held.any()
+    assert Doubt(survey, rebuild=True, damaged=[], lost=[]).held[place]
 
 
 def test_broken_rules_are_counted_over_all_tables() -> None:

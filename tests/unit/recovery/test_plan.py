@@ -29,7 +29,7 @@ def planned(builder: Builder, **how: bool) -> tuple[PlannedRefcounts, Plan]:
     store = Memory(builder.build())
     survey = Survey(store, Header.load(store))
     options = {"rebuild": False, "lower_only": False, "allow_data_loss": False} | how
-    refcounts = PlannedRefcounts(survey, Doubt(survey, rebuild=options["rebuild"], damaged=[]), **options)
+    refcounts = PlannedRefcounts(survey, Doubt(survey, rebuild=options["rebuild"], damaged=[], lost=[]), **options)
     plan = Plan()
     refcounts.add_to(plan)
     return refcounts, plan
