@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 COMPILER := formats/node_modules/.package-lock.json
 
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 .PHONY: demo test test-deep lint types bench ksy ksy-check clean
 .DELETE_ON_ERROR:
 
-demo: $(READY)
+demo: $(INSTALLED)
 	@$(BIN)/qcow2c dump examples/demo.qcow2
 
 # One worker a processor.
@@ -44,11 +45,17 @@ clean:
 	@rm -rf $(VENV) formats/node_modules .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml | $(BIN)/pip
+# The program alone, and what the tests and checks need beside it.
+$(INSTALLED): pyproject.toml | $(BIN)/pip
+	@$(PIP) install -e .
+	@touch $@
+
+$(READY): $(INSTALLED)
 	@$(PIP) install -e '.[dev]'
 	@touch $@
 
 $(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit("qcow2c: Python 3.11 or newer is needed, and this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@echo 'qcow2c: setting up $(VENV) (once)' >&2
 	@$(PYTHON) -m venv --clear $(VENV)
 

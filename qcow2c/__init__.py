@@ -50,6 +50,12 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+if sys.version_info < (3, 11):  # noqa: UP036 - an installer would say so, but a checkout can be run without one
+    _REASON = "qcow2c: Python 3.11 or newer is needed, and this is %d.%d" % sys.version_info[:2]  # noqa: UP031
+    if sys.argv[:1] == ["-m"]:  # As `python -m qcow2c`: a line, and no traceback.
+        sys.exit(_REASON)
+    raise ImportError(_REASON)
+
 TYPE_CHECKING = False  # Importing typing costs more than the rest of this file.
 if TYPE_CHECKING:
     from qcow2c import errors as errors

@@ -41,6 +41,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = Counter(report.longrepr[2] for report in terminalreporter.getreports("skipped"))
     for reason, count in skipped.most_common():
         terminalreporter.write_line(f"{count} skipped: {reason.removeprefix('Skipped: ')}")
+    if shutil.which("qemu-img") is None or shutil.which("qemu-io") is None:
+        terminalreporter.write_line("without qemu-utils, crash states were judged by the check of qcow2c alone")
 
 
 def _program(name: str) -> Path:

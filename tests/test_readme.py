@@ -109,8 +109,8 @@ def run(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
 README = blocks_of((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("block", README, ids=[f"{block.language}-line-{block.line}" for block in README])
-def test_the_block_does_what_the_readme_says(block: Block, place: Path) -> None:
+def follow(block: Block, place: Path) -> None:
+    """Run a block, and hold what it prints against what is promised."""
     printed = ""
     if block.language == "python":
         done = run([sys.executable, "-W", "error", "-c", block.source], place)
@@ -126,6 +126,25 @@ def test_the_block_does_what_the_readme_says(block: Block, place: Path) -> None:
             printed += done.stdout + done.stderr
     if block.promised is not None:
         assert missing_line(printed, block.promised) is None, printed
+
+
+@pytest.mark.parametrize("block", README, ids=[f"{block.language}-line-{block.line}" for block in README])
+def test_the_block_does_what_the_readme_says(block: Block, place: Path) -> None:
+    follow(block, place)
+
+
+def test_all_blocks_run_in_order_in_one_checkout_and_leave_it_as_it_was(place: Path) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=place, check=True)
+    shutil.copy(ROOT / ".gitignore", place)
+    before = {path: path.read_bytes() for path in (place / "examples").iterdir() if path.is_file()}
+    for block in README:
+        follow(block, place)
+    assert {path: path.read_bytes() for path in before} == before
+    status = ["git", "status", "--porcelain", "--untracked-files=all"]
+    left = subprocess.run(status, cwd=place, capture_output=True, text=True, check=True).stdout.split()[1::2]
+    assert {name for name in left if not name.startswith(("bin/", ".gitignore"))} == {
+        str(path.relative_to(place)) for path in before
+    }
 
 
 def test_the_readme_shows_the_tour() -> None:
@@ -175,7 +194,7 @@ def test_a_readme_that_is_not_true_is_noticed(place: Path) -> None:
     assert missing_line("zero\none\nthree\ntwo\n", ("...", "one", "...", "two")) is None
     wrong = Block(1, "sh", "true # exit status 1\n", None)
     with pytest.raises(AssertionError):
-        test_the_block_does_what_the_readme_says(wrong, place)
+        follow(wrong, place)
 
 
 TESTING = [block for block in blocks_of((ROOT / "docs/testing.md").read_text("utf-8")) if block.language == "python"]
@@ -183,13 +202,23 @@ TESTING = [block for block in blocks_of((ROOT / "docs/testing.md").read_text("ut
 
 @pytest.mark.parametrize("block", TESTING, ids=[f"line-{block.line}" for block in TESTING])
 def test_the_examples_of_testing_run(block: Block, tmp_path: Path) -> None:
-    """With CI set, Hypothesis has no deadline: a busy machine is no defect of an example."""
     done = subprocess.run(
         [sys.executable, "-c", block.source],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CI": "true"},
+        env={name: value for name, value in os.environ.items() if name != "CI"} | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_examples_of_testing_are_typed(tmp_path: Path) -> None:
+    for block in TESTING:
+        (tmp_path / f"line_{block.line}.py").write_text(block.source, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml")]
+    command += ["--cache-dir", str(ROOT / ".mypy_cache"), *map(str, sorted(tmp_path.glob("line_*.py")))]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

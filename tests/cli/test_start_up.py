@@ -139,3 +139,18 @@ def test_a_program_that_uses_the_library_imports_as_ever(project_root: Path) -> 
     script = "import sys, qcow2c.structs, qcow2c.cli; qcow2c.cli.main(['--version']); print('bdb' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=project_root, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True"
+
+
+OLD = "import runpy, sys; sys.version_info = (3, 10, 13); sys.argv = [{first!r}]; "
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "before"),
+    [("-m", "runpy.run_module('qcow2c')", ""), ("", "import qcow2c", "ImportError: ")],
+)
+def test_an_old_python_is_refused_with_one_line(first: str, code: str, before: str) -> None:
+    command = [sys.executable, "-c", OLD.format(first=first) + code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    expected = f"{before}qcow2c: Python 3.11 or newer is needed, and this is 3.10"
+    assert done.stderr.splitlines()[-1] == expected and (before or len(done.stderr.splitlines()) == 1)

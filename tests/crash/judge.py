@@ -16,6 +16,7 @@ from qcow2c.storage.sources import Memory, WritableMemory
 from qcow2c.storage.store import Store
 
 from .model import DiskModel
+from .preparation import HAVE_QEMU
 from .recording import CrashState
 from .scenarios import DATA_FILE, IMAGE, UNKNOWN_AUTOCLEAR, Prepared
 
@@ -57,7 +58,7 @@ class Judge:
         assert not unknown or list(state.files) == self._prepared.stores, f"{state.story}: changed, not marked so"
         self._judge_bitmaps(files[0], found, state.story)
         self._write_on(state, found)
-        if self._chooser.random() < self._qemu_share:
+        if HAVE_QEMU and self._chooser.random() < self._qemu_share:
             self._ask_qemu(state)
 
     def _write_on(self, state: CrashState, found: bytes) -> None:

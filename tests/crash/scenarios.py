@@ -1,4 +1,7 @@
-"""What is done to which images while the simulator records; qemu-img makes them, so that any metadata can be there."""
+"""What is done to which images while the simulator records.
+
+qemu-img makes the images where it is installed, so that any metadata can be there; otherwise `preparation.py` does.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from qcow2c.structs import AUTOCLEAR_FEATURES
 from tests.profile import DEEP
 
 from .model import SECTOR, DiskModel
+from .preparation import HAVE_QEMU, qcow2c_img, qcow2c_io
 
 KIB = 1024
 BACKING_SEED = 5
@@ -176,10 +180,14 @@ SCENARIOS = (
 
 
 def prepare(scenario: Scenario, folder: Path) -> Prepared:
-    """Make the files of a scenario with the real qemu-img and qemu-io."""
+    """Make the files of a scenario with the real qemu-img and qemu-io, or with qcow2c where they are missing."""
+    programs = {} if HAVE_QEMU else {"qemu-img": qcow2c_img, "qemu-io": qcow2c_io}
 
-    def run(*words: str) -> None:
-        subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    def run(program: str, *words: str) -> None:
+        if program in programs:
+            programs[program](folder, *words)
+        else:
+            subprocess.run((program, *words), cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
     options, backing, more = scenario.options, None, []
     if scenario.backing_size is not None:

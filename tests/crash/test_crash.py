@@ -18,7 +18,6 @@ from .scenarios import SCENARIOS, Player, Scenario, prepare
 SEEDS = range(1, 21) if DEEP else range(1, 2)
 
 
-@pytest.mark.usefixtures("requires_qemu")
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_no_crash_loses_what_was_flushed(scenario: Scenario, seed: int, tmp_path: Path) -> None:

@@ -146,7 +146,6 @@ def cases() -> Iterator[tuple[int, bool]]:
         yield kind, True
 
 
-@pytest.mark.usefixtures("requires_qemu")
 @pytest.mark.parametrize(("kind", "lasting"), list(cases()))
 def test_every_failing_call_is_an_error_and_no_loss(
     kind: int, *, lasting: bool, tmp_path: Path, inject: Callable[[Faults], None]

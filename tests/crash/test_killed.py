@@ -36,7 +36,6 @@ with qcow2c.open(path, "r+") as image:
 """
 
 
-@pytest.mark.usefixtures("requires_qemu")
 @pytest.mark.parametrize("kill", range(KILLS))
 def test_a_killed_writer_loses_nothing_that_it_had_flushed(kill: int, tmp_path: Path, project_root: Path) -> None:
     options = ("cluster_size=4k", "cluster_size=64k,lazy_refcounts=on", "cluster_size=512,refcount_bits=1")[kill % 3]

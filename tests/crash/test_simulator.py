@@ -93,7 +93,6 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
 }
 
 
-@pytest.mark.usefixtures("requires_qemu")
 @pytest.mark.parametrize(("breaking", "name"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_order_is_found(
     breaking: Callable[[pytest.MonkeyPatch], None], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
