@@ -113,7 +113,7 @@ def test_an_unknown_snapshot_changes_nothing(act: str) -> None:
     ("ids", "new"),
     [
         ([b"7", b"3"], "8"),
-        ([b"x", b""], "1"),
+        ([b"x"], "1"),
         ([b" +41abc"], "42"),
         ([b"-5"], "1"),
         ([b"99999999999999999999999"], "0"),

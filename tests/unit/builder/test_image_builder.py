@@ -185,8 +185,8 @@ def test_large_writes_are_aligned_and_their_space_is_reserved() -> None:
     builder.finish()
     assert store.reserved == [(at * MIB, 4 * MIB) for at in (4, 8, 12)]
     first_data = next(offset for name, offset, length in store.calls if name == "write" and length >= MIB)
-    assert first_data == 2 * MIB
-    tables = [offset for name, offset, length in store.calls if name == "write" and 0 < offset < 2 * MIB]
+    assert first_data == 2 * 65536, "behind the header and the one L2 table"
+    tables = [offset for name, offset, length in store.calls if name == "write" and 0 < offset < first_data]
     assert tables, "the tables fit before the data"
 
 
@@ -235,7 +235,7 @@ def test_clusters_of_metadata_are_placed_before_the_data_while_there_is_room() -
     builder = ImageBuilder(WritableMemory(image), CreateOptions(MIB), aligned=True)
     assert builder.place(b"first") == 65536
     assert builder.place(b"second".ljust(65537)) == 2 * 65536
-    assert builder.place(b"large".ljust(2 * MIB)) == 2 * MIB
+    assert builder.place(b"large".ljust(2 * MIB)) == 4 * 65536
     builder.set_bitmaps(None)
     builder.finish()
     assert image[65536:65541] == b"first"

@@ -24,7 +24,6 @@ from qcow2c.disk.opening import open_image
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.refcounts import refcount
 from qcow2c.format.tables import Kind
-from qcow2c.storage.sources import LocalFile
 from tests.building import Builder
 
 
@@ -35,7 +34,7 @@ def test_an_impossible_refcount_block_ends_the_count(tmp_path: Path) -> None:
     path.write_bytes(builder.build())
     with path.open("ab") as file:
         file.truncate(10 << 20)
-    with open_image(LocalFile(path)) as image:
+    with open_image(path) as image:
         assert not has_preallocated_metadata(image.layer.store, image.header)
 
 
