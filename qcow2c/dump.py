@@ -194,6 +194,8 @@ class Dump:
     def _nodes(self) -> Iterator[Node]:
         self._summary.clear()
         makers = self._makers()
+        # A check first: what it holds is free again before the sections read the tables.
+        _ = self._checked if "findings" in self.sections else None
         for section in self.sections:
             if section == "findings":
                 yield self._findings_node()

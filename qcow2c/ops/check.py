@@ -15,6 +15,9 @@ from qcow2c.storage.sources import Source, Store, opened
 _DOUBTED_BYTES = 64 << 30
 """A larger file is not looked through for lost tables: a repair does that."""
 
+_DOUBTED_L1_ENTRIES = 1 << 20
+"""The tables of more are not looked through, either: it would take more memory than the check."""
+
 
 def check(source: Source | Store, *, share: bool = False) -> CheckResult:
     """Check an image. Spec: "Host cluster management".
@@ -35,10 +38,11 @@ def _doubts(store: Store) -> tuple[str, ...]:
     from qcow2c.recovery.doubt import Doubt  # Late: it imports numpy.
     from qcow2c.recovery.survey import Survey
 
-    if store.size() > _DOUBTED_BYTES:
+    header = Header.load(store)
+    if store.size() > _DOUBTED_BYTES or header.l1_size > _DOUBTED_L1_ENTRIES:
         return ()
     try:
-        survey = Survey(store, Header.load(store))
+        survey = Survey(store, header)
         return tuple(Doubt(survey, rebuild=False, damaged=[], lost=[]).reasons)
     except LimitExceeded:
         return ()

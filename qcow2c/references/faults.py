@@ -7,7 +7,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -238,14 +238,20 @@ def refcount_table_faults(walk: Walk) -> Iterator[Fault]:
             yield Fault(rule.rule, message, span, 1, rule.spec)
 
 
-def refcount_block_fault(walk: Walk, cluster: int, rule: str, words: str, times: int = 1) -> Fault:
-    """Return what is wrong with the refcount block in a host cluster, at the first table entry that names it."""
+def refcount_block_faults(walk: Walk, rule: str, found: Iterable[tuple[int, str, int]]) -> Iterator[Fault]:
+    """Yield what is wrong with refcount blocks, each at the first table entry that names it.
+
+    `found` are host clusters of blocks, what is wrong with them, and how often that is counted.
+    """
     named = (walk.refcount_table() & np.uint64(BLOCK_OFFSET)) >> np.uint64(walk.geometry.cluster_bits)
-    index = int(np.flatnonzero(named == np.uint64(cluster))[0])
-    span = Span(walk.header.refcount_table_offset + index * ENTRY_BYTES, ENTRY_BYTES)
-    offset = cluster << walk.geometry.cluster_bits
-    message = f"ERROR refcount block {index} {words} (at {offset:#x}, table entry at {span.offset:#x})"
-    return Fault(rule, message, span, times, "Host cluster management")
+    order = np.argsort(named, kind="stable")
+    ordered = named[order]
+    for cluster, words, times in found:
+        index = int(order[np.searchsorted(ordered, np.uint64(cluster))])
+        span = Span(walk.header.refcount_table_offset + index * ENTRY_BYTES, ENTRY_BYTES)
+        offset = cluster << walk.geometry.cluster_bits
+        message = f"ERROR refcount block {index} {words} (at {offset:#x}, table entry at {span.offset:#x})"
+        yield Fault(rule, message, span, times, "Host cluster management")
 
 
 def overflow_fault(geometry: Geometry, cluster: int, times: int) -> Fault:

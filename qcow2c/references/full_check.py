@@ -28,7 +28,7 @@ from qcow2c.references.faults import (
     overflow_fault,
     past_end_faults,
     record_faults,
-    refcount_block_fault,
+    refcount_block_faults,
     refcount_table_faults,
 )
 from qcow2c.references.overlaps import overlaps
@@ -169,10 +169,9 @@ class FullCheck:
         outside = blocks[blocks >= np.uint64(end)]
         self._found("refcount_block.outside", len(outside))
         places, times = np.unique(outside, return_counts=True)
-        self._add(
-            refcount_block_fault(walk, cluster, "refcount_block.outside", "is outside image", count)
-            for cluster, count in zip(places.tolist(), times.tolist(), strict=True)
-        )
+        rows = zip(places.tolist(), times.tolist(), strict=True)
+        found = ((cluster, "is outside image", count) for cluster, count in rows)
+        self._add(refcount_block_faults(walk, "refcount_block.outside", found))
 
     def _count_blocks(self, walk: Walk, window: Window, blocks: U64Array) -> None:
         """Count the refcount blocks, last of all: none of them may have another reference."""
@@ -188,12 +187,8 @@ class FullCheck:
         )
         shared = np.flatnonzero(counted != 1)
         self._found("refcount_block.shared", len(shared))
-        self._add(
-            refcount_block_fault(
-                walk, window.first + int(ordered[row]), "refcount_block.shared", f"refcount={int(counted[row])}"
-            )
-            for row in shared.tolist()
-        )
+        found = ((window.first + int(ordered[row]), f"refcount={int(counted[row])}", 1) for row in shared)
+        self._add(refcount_block_faults(walk, "refcount_block.shared", found))
         window.count(mine + window.first, np.ones(len(mine), dtype=np.uint64))
 
     @property
