@@ -26,7 +26,7 @@ from qcow2c.layers.state import active_state
 from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.gate import Gate, GateFunction, GateRequest, format_in, full_name, gate_for
 from qcow2c.storage.locks import Use
-from qcow2c.storage.processes import ForkSafeLock
+from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.sources import FileObject, Source, Store, opened
 from qcow2c.structs import Limit
 
@@ -164,7 +164,7 @@ class _Opener:
             backing=below,
             metadata=tuple(metadata_spans(header)),
             salvage=self._salvage,
-            turn=ForkSafeLock(RLock) if writable else AT_ONCE,
+            turn=fork_safe(RLock()) if writable else AT_ONCE,
         )
 
     def _data_store(

@@ -11,7 +11,7 @@ from qcow2c.errors import CorruptData, Span
 from qcow2c.format import codecs
 from qcow2c.format.header import Header
 from qcow2c.format.tables import compressed_extent
-from qcow2c.storage.processes import ForkSafeLock
+from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.store import Store
 
 _CACHE_BYTES = 4 << 20
@@ -27,7 +27,7 @@ class DecompressedClusters:
         self._geometry = header.geometry
         self._kept: dict[int, bytes | bytearray] = {}
         self._limit = max(1, _CACHE_BYTES >> header.cluster_bits)
-        self._lock = ForkSafeLock(threading.Lock)
+        self._lock = fork_safe(threading.Lock())
 
     def read(self, entry: int, guest_offset: int) -> bytes | bytearray:
         """Return the cluster that the L2 entry of a guest cluster names. Raises CorruptData, StoreError."""

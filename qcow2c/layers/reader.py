@@ -32,7 +32,7 @@ from qcow2c.layers.decompressed import DecompressedClusters
 from qcow2c.layers.layer import Layer, Run
 from qcow2c.layers.state import LoadedState, load_state
 from qcow2c.layers.turn import AT_ONCE
-from qcow2c.storage.processes import ForkSafeLock
+from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.sources import Store
 from qcow2c.storage.zeros import fill_zeros
 
@@ -70,7 +70,7 @@ class Reader:
         self.l2_tables: dict[int, Table] = {}
         """The loaded L2 tables by their L1 index; a writer changes them, and those that are dirty stay."""
         self.turn = turn
-        self._lock = ForkSafeLock(threading.Lock)
+        self._lock = fork_safe(threading.Lock())
         self.show(state, metadata)
 
     def show(self, state: LoadedState, metadata: Sequence[tuple[str, Span]] = ()) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from functools import partial
 
 from qcow2c.errors import Span
-from qcow2c.storage.processes import ForkSafeLock
+from qcow2c.storage.processes import fork_safe
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class Salvage:
     """The log of salvage mode, shared by all layers and states of an image."""
 
     ranges: list[SalvagedRange] = field(default_factory=list)
-    _lock: ForkSafeLock = field(default_factory=partial(ForkSafeLock, threading.Lock))
+    _lock: threading.Lock = field(default_factory=lambda: fork_safe(threading.Lock()))
 
     def __call__(self, guest: Span, error: Exception) -> None:
         with self._lock:

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Protocol
+from typing import TypeVar
+from weakref import WeakSet
 
 from qcow2c.errors import StoreError
 
+LockT = TypeVar("LockT")
 
-class _Lock(Protocol):
-    def acquire(self) -> bool: ...
-
-    def release(self) -> None: ...
+_locks: WeakSet[object] = WeakSet()
+"""Every lock that a child process must not wait for."""
 
 
-class ForkSafeLock:
-    """A lock of threads. A child process finds it free: the thread that held it at the fork does not live there."""
+def fork_safe(lock: LockT) -> LockT:
+    """Return a lock of threads that a child process finds free: a thread that held it at the fork does not live there.
 
-    def __init__(self, make: Callable[[], _Lock]) -> None:
-        """`make` returns a lock: `threading.Lock` or `threading.RLock`."""
-        self._make = make
-        self._locks = {os.getpid(): make()}
+    It is the lock itself: only in C nothing, no interrupt either, comes between taking it and the block that it guards.
+    """
+    _locks.add(lock)
+    return lock
 
-    def __enter__(self) -> None:
-        process = os.getpid()
-        lock = self._locks.get(process)
-        if lock is None:
-            lock = self._locks.setdefault(process, self._make())  # One of two threads that come at once wins.
-        lock.acquire()
 
-    def __exit__(self, *_raised: object) -> None:
-        lock = self._locks.get(os.getpid())
-        try:
-            if lock is not None:
-                lock.release()
-        except RuntimeError:  # Taken before a fork within the block: the child has nothing to release.
-            if len(self._locks) == 1:
-                raise
+def _free_in_child() -> None:
+    """Free the locks of other threads; one that the forking thread holds is released at the end of its block."""
+    for lock in list(_locks):
+        is_owned = getattr(lock, "_is_owned", None)  # RLock has it.
+        if is_owned is None or not is_owned():
+            lock._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001 - as `threading` and `logging` do it
+
+
+os.register_at_fork(after_in_child=_free_in_child)
 
 
 def require_opener(process: int | None, name: str) -> None:

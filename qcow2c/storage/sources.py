@@ -17,7 +17,7 @@ from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.positioned import PositionedFile
-from qcow2c.storage.processes import ForkSafeLock, require_opener
+from qcow2c.storage.processes import fork_safe, require_opener
 from qcow2c.storage.store import Buffer, Store, no_space
 
 __all__ = ["FileObject", "LocalFile", "Memory", "Source", "Store", "WritableMemory", "open_store", "opened"]
@@ -49,7 +49,7 @@ class FileObject(Store):
         import threading  # Late: local files, which most are, do without it.
 
         self._file = file
-        self._lock = ForkSafeLock(threading.Lock)
+        self._lock = fork_safe(threading.Lock())
         self._process = os.getpid()
         self._parts_in_fork = isinstance(file, (io.BytesIO, PositionedFile)) or type(file).__name__ == "mmap"
         self.name = str(getattr(file, "name", None) or f"<{type(file).__name__}>")
@@ -198,7 +198,7 @@ class WritableMemory(Store):
     def __init__(self, data: bytearray, name: str = "<bytearray>") -> None:
         import threading
 
-        self._lock = ForkSafeLock(threading.Lock)
+        self._lock = fork_safe(threading.Lock())
         self._data = data
         self.name = name
 

@@ -17,7 +17,7 @@ import pytest
 
 import qcow2c
 from qcow2c.errors import StoreError
-from qcow2c.storage.processes import ForkSafeLock
+from qcow2c.storage.processes import fork_safe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 
@@ -229,8 +229,8 @@ def test_a_child_removes_no_file_that_its_parent_is_making(tmp_path: Path) -> No
     assert not (tmp_path / "made").exists()
 
 
-def test_a_fork_within_a_block_leaves_the_child_nothing_to_release() -> None:
-    lock = ForkSafeLock(threading.RLock)
+def test_a_fork_within_a_block_lets_the_child_end_the_block() -> None:
+    lock = fork_safe(threading.RLock())
 
     def leave() -> None:
         with lock:
