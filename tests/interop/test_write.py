@@ -83,7 +83,8 @@ class Bench:
             more = ["-b", f"base.{kind.backing}", "-F", kind.backing]
             self.model[: min(kind.size, kind.backing_size)] = content[: kind.size]
         self.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", kind.options, *more, IMAGE, str(kind.size))
-        self.cluster = qcow2c.open(folder / IMAGE).geometry.cluster_size
+        with qcow2c.open(folder / IMAGE) as image:
+            self.cluster = image.geometry.cluster_size
 
     def run(self, *words: str) -> None:
         done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, check=False)
