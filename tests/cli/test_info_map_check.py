@@ -137,7 +137,7 @@ def test_check_of_raw_is_refused(sound: Path, capfd: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("frobnicate",), ("info",), ("info", "--output=xml", "x"), ("map", "-s", "1.5", "x")]
+    "words", [("frobnicate",), ("info",), ("info", "--output=xml", "x"), ("map", "-s", "1.5", "x")]
 )
 def test_a_usage_error_is_one_line_and_a_hint(words: tuple[str, ...], capfd: Capture) -> None:
     status, out, err = run(capfd, *words)
