@@ -9,7 +9,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -250,8 +250,11 @@ class Image(PositionedFile):
             try:
                 table = read_snapshots(self.layer.store, self.header)
                 change(Successor(engine.medium, self.header, table, admission))
-            finally:
-                self._take_up(engine)
+            except BaseException as exc:
+                with suppress(*(() if isinstance(exc, Qcow2Error) else (Qcow2Error,))):  # An interrupt stays one.
+                    self._take_up(engine)
+                raise
+            self._take_up(engine)
 
     def _take_up(self, engine: Engine) -> None:
         """Take up what the image is after a change of the whole; what cannot be taken up is not used any more."""
@@ -260,7 +263,7 @@ class Image(PositionedFile):
             self._size = engine.disk_size
         except BaseException as exc:
             what = exc.message if isinstance(exc, Qcow2Error) else type(exc).__name__
-            self._closed_because = f"after a change nobody knows what it is ({what})"
+            self._closed_because = f"after a change it is unknown what it is ({what})"
             engine.give_up(exc, f"{self.name!r} was closed: {self._closed_because}")
             self._engine = None
             self.close()

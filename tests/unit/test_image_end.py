@@ -94,7 +94,7 @@ def test_a_read_error_in_a_change_of_the_whole_closes_the_image_and_is_named_by_
         image.change_as_whole(fail)
     assert image.closed
     for later in (*LATER.values(), lambda image: image.pread(1, 0), lambda image: image.bitmaps):
-        with pytest.raises(UsageError, match=r"closed.*nobody knows.*bad sector"):
+        with pytest.raises(UsageError, match=r"closed.*it is unknown.*bad sector"):
             later(image)
 
 
