@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 from collections.abc import Callable
@@ -146,6 +147,15 @@ class RealImage:
         return content
 
 
+def _settle(file: Path) -> None:
+    """Make a file durable: until then ext4 does not know its holes, and tells two programs different ones."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def make_image(recipe: Recipe, parent: Path) -> RealImage:
     """Make the image in a new folder below `parent`; one that could not be made leaves nothing behind."""
     folder = parent / recipe.name
@@ -155,5 +165,7 @@ def make_image(recipe: Recipe, parent: Path) -> RealImage:
         recipe.build(shop)
         for source in shop.folder.glob("noise*"):
             source.unlink()
+        for file in shop.folder.iterdir():
+            _settle(file)
         shop.folder.rename(folder)
     return RealImage(recipe, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -56,9 +57,11 @@ def test_the_owner_is_taken_on(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"old")
     os.chown(target, 1234, 2345)
-    partial = partial_file(str(target), "target", USE, LocalFile(target, writable=True))
+    with closing(LocalFile(target, writable=True)) as old:
+        partial = partial_file(str(target), "target", USE, old)
     assert partial is not None
     status = os.stat(partial.path)
+    partial.close()
     assert (status.st_uid, status.st_gid) == (1234, 2345)
 
 
