@@ -34,6 +34,14 @@ def check_both(image: RealImage, run_ours: Run, output: str) -> tuple[Outcome, O
     return run_ours(image.folder, "check", f"--output={output}", IMAGE), theirs
 
 
+def map_both(image: RealImage, run_ours: Run, output: str) -> tuple[Outcome, Outcome]:
+    """Map one image with both programs: ext4 finds fewer holes of a new file when it is asked again, so ask twice."""
+    words = "map", f"--output={output}", IMAGE
+    run_qemu_img(image.folder, *words)
+    ours = run_ours(image.folder, *words)
+    return ours, run_qemu_img(image.folder, *words)
+
+
 def without_name(report: dict[str, Any]) -> dict[str, Any]:
     """Return a report without the name, and without `findings`, which only ours lists."""
     return {key: value for key, value in report.items() if key not in ("filename", "findings")}
@@ -65,16 +73,14 @@ def test_info_of_the_backing_chain(image: RealImage, run_ours: Run) -> None:
 
 @pytest.mark.parametrize("image", OPEN, indirect=True)
 def test_map_as_json(image: RealImage, run_ours: Run) -> None:
-    theirs = run_qemu_img(image.folder, "map", "--output=json", IMAGE)
-    ours = run_ours(image.folder, "map", "--output=json", IMAGE)
+    ours, theirs = map_both(image, run_ours, "json")
     assert (ours.json(), ours.status) == (theirs.json(), theirs.status)
     assert ours.out == theirs.out
 
 
 @pytest.mark.parametrize("image", OPEN, indirect=True)
 def test_map_as_text(image: RealImage, run_ours: Run) -> None:
-    theirs = run_qemu_img(image.folder, "map", IMAGE)
-    ours = run_ours(image.folder, "map", IMAGE)
+    ours, theirs = map_both(image, run_ours, "human")
     assert (ours.out, ours.status) == (theirs.out, theirs.status)
 
 
