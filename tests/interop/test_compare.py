@@ -80,6 +80,8 @@ def test_strict_comparison_finds_the_same_difference_of_allocation(image: RealIm
     """With a copy, which is allocated in another way; the copy knows no data file and no backing file."""
     options = COPIES[OPEN.index(image.recipe.name) % len(COPIES)]
     run_qemu_img(image.folder, "convert", "-O", "qcow2", "-o", options, IMAGE, "copy.qcow2")
+    for name in (IMAGE, "copy.qcow2"):  # ext4 finds fewer holes of a new file when it is asked again.
+        run_qemu_img(image.folder, "map", name)
     compare(run_ours, image.folder, "-s", IMAGE, "copy.qcow2")
     (image.folder / "copy.qcow2").unlink()
     assert compare(run_ours, image.folder, "-s", IMAGE, IMAGE).status == 0
