@@ -98,11 +98,11 @@ class Resizing:
             self._data.flush_directly()
 
     def move(self) -> None:
-        """Place tables, refcounts and what the cut goes through anew, where they could lie in front of many holes."""
+        """Place tables, refcounts and what the cut goes through anew, where they lie behind holes that hold them."""
         image, size = self._image, self._geometry.clusters(self._image.walk.size)
         steps = range(0, size, SCAN_CLUSTERS)
-        used = sum(np.count_nonzero(image.refcounts(at, min(SCAN_CLUSTERS, size - at))) for at in steps)
-        if size - used <= used // _HOLES_SHARE + _HOLES:
+        used = sum(int(np.count_nonzero(image.refcounts(at, min(SCAN_CLUSTERS, size - at)))) for at in steps)
+        if size - used <= used // _HOLES_SHARE + _HOLES and not self._is_behind_holes(size, size - used):
             return
         words = image.active_l1()
         if self._cut >> self._geometry.l2_coverage_bits < len(words) and int(words[-1]) & L1_COPIED:
@@ -112,6 +112,22 @@ class Resizing:
             image.set_fields(l1_table_offset=image.place(stored_words(words)))
         image.renew_refcounts()
         image.switch(discard=True, shorten=True)
+
+    def _is_behind_holes(self, end: int, holes: int) -> bool:
+        """Return whether the file, of `end` clusters with so many holes, is short if what can move goes into them."""
+        image, bits = self._image, self._geometry.cluster_bits
+        movable = image.refcount_clusters()
+        words = image.active_l1()
+        first = image.header.l1_table_offset >> bits
+        movable.update(range(first, first + self._geometry.clusters(words.nbytes)))
+        if len(words):
+            movable.add((int(words[-1]) & L1_OFFSET) >> bits)
+        if len(movable) > holes:
+            return False
+        behind = end
+        while behind - 1 in movable or not int(image.refcounts(behind - 1, 1)[0]):
+            behind -= 1
+        return behind < end
 
     # --- space ---
 

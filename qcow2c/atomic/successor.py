@@ -108,6 +108,12 @@ class Successor:
         """Return the present refcounts of clusters; shape (count,)."""
         return self._present.counts(first, count)
 
+    def refcount_clusters(self) -> set[int]:
+        """Return the clusters of the present refcount table and of its blocks."""
+        first = self.header.refcount_table_offset >> self._bits
+        blocks = self._present.table >> np.uint64(self._bits)
+        return {*range(first, first + self.header.refcount_table_clusters), *blocks[blocks != 0].tolist()}
+
     def _is_used(self, first: int, end: int) -> NDArray[np.bool_]:
         used: NDArray[np.bool_] = self.refcounts(first, end - first) != 0
         for start, stop in self._kept_away.within(first, end):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qcow2c.ops.repair import RepairResult
 
 MESSAGES = 20
-"""How many actions are named on standard error."""
+"""How many actions, and how many doubts, are named on standard error."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -98,8 +98,10 @@ def _left(result: RepairResult) -> Iterator[str]:
     """Say what was left as it is, and why."""
     if result.clusters_kept:
         yield f"{result.clusters_kept} clusters are left as they are, although too little refers to them:"
-        for doubt in result.doubts:
+        for doubt in result.doubts[:MESSAGES]:
             yield f"  {doubt}"
+        if len(result.doubts) > MESSAGES:
+            yield f"  ... and {len(result.doubts) - MESSAGES} more"
         if result.doubts:
             yield "They may be data of tables that are lost, or of writes that were cut off."
             yield "With --allow-data-loss they are freed all the same."

@@ -73,8 +73,9 @@ def open_disk(
 
     An open `Image`, a snapshot's too, is that disk itself: it is not closed, and how to open it does not matter.
 
-    `snapshot` is the ID or, where no ID matches, the name of the internal snapshot to read. Raises UsageError where
-    there is none, and UnsupportedFeature for other formats.
+    `snapshot` is the ID or, where no ID matches, the name of the internal snapshot to read. It has the size that the
+    disk has now, as in QEMU, or its own if that is larger, where QEMU cuts it off. Raises UsageError where there is
+    none, and UnsupportedFeature for other formats.
     """
     if isinstance(source, Image):
         source.image_file()
@@ -96,11 +97,12 @@ def open_disk(
 
 
 def _state(image: Image, snapshot: str | SnapshotKey) -> Reader:
-    """Return a snapshot as QEMU reads it: on a disk of the size that it has now."""
+    """Return a snapshot as QEMU reads it, on a disk of the size that it has now; a snapshot that is larger is whole."""
     keys = (snapshot,) if isinstance(snapshot, SnapshotKey) else (SnapshotKey(id=snapshot), SnapshotKey(name=snapshot))
     for key in keys:
         for found in image.snapshots.list():
             if key.names(found):
                 found.open()  # For its rules.
-                return image.layer.state(found.record.l1_table_offset, found.record.l1_size, image.size())
+                record, size = found.record, max(image.size(), found.disk_size)
+                return image.layer.state(record.l1_table_offset, record.l1_size, size)
     raise UsageError("Failed to load snapshot: Can't find snapshot")

@@ -5,8 +5,9 @@ Reading is tolerant up to where a record would leave its limits: it yields what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any, NamedTuple
 
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, Span
@@ -46,6 +47,19 @@ class SnapshotRecord:
     """The current virtual size where the record does not say."""
     icount: int | None
     extra_data: bytes
+
+    @property
+    def content(self) -> Hashable:
+        """All but its place: of records with the same content, the rules say the same."""
+        return (
+            self.l1_table_offset,
+            self.l1_size,
+            self.id_str,
+            self.name,
+            self.date_nsec,
+            self.disk_size,
+            self.extra_data,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +124,10 @@ class _SequentialReads:
 
     def read(self, length: int, offset: int) -> bytes:
         if not self._start <= offset <= offset + length <= self._start + len(self._data):
-            self._start, self._data = offset, self._store.pread(max(_BLOCK, length), offset)
+            block = max(_BLOCK, length)
+            self._start, self._data = offset, self._store.pread(block, offset).ljust(block, b"\0")
         at = offset - self._start
-        return self._data[at : at + length].ljust(length, b"\0")
+        return self._data[at : at + length]
 
 
 def read_snapshots(store: Store, header: Header) -> SnapshotTable:
@@ -134,9 +149,20 @@ def _snapshots(window: _SequentialReads, header: Header) -> Iterator[SnapshotRec
         where = Span(header.snapshots_offset, 0)
         raise _Broken(f"{header.nb_snapshots} snapshots exceed {Limit.SNAPSHOTS}", where, LimitExceeded)
     offset, fixed = header.snapshots_offset, _SNAPSHOT_HEADER_SIZE
+    record: SnapshotRecord | None = None
+    before = b""
+    rest: tuple[Any, ...] = ()
     for index in range(header.nb_snapshots):
         offset = aligned(offset)
-        known: dict[str, Any] = layout.values(SNAPSHOT_HEADER, window.read(fixed, offset))
+        stored = window.read(fixed, offset)
+        if record is not None and stored == before and len(stored) == record.span.length:
+            if not rest:  # All are the same in a table that leads into a hole.
+                rest = tuple(getattr(record, member.name) for member in dataclass_fields(record)[1:])
+            record = SnapshotRecord(Span(offset, fixed), *rest)
+            yield record
+            offset += fixed
+            continue
+        known: dict[str, Any] = layout.values(SNAPSHOT_HEADER, stored)
         extra_size = known["extra_data_size"]
         length = fixed + extra_size + known["id_str_size"] + known["name_size"]
         if extra_size > Limit.SNAPSHOT_EXTRA_BYTES:
@@ -147,7 +173,8 @@ def _snapshots(window: _SequentialReads, header: Header) -> Iterator[SnapshotRec
         if offset + length - header.snapshots_offset > Limit.SNAPSHOT_TABLE_BYTES:
             message = f"the snapshot table exceeds {Limit.SNAPSHOT_TABLE_BYTES} bytes at record {index}"
             raise _Broken(message, Span(offset, length), LimitExceeded)
-        yield _snapshot(window.read(length, offset), offset, known, header)
+        record, before, rest = _snapshot(window.read(length, offset), offset, known, header), stored, ()
+        yield record
         offset += length
 
 

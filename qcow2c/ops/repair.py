@@ -19,6 +19,7 @@ from qcow2c.format.header import Header
 from qcow2c.format.rules import LOST_OWNERS
 from qcow2c.ops.check import check
 from qcow2c.references.check_result import CheckResult
+from qcow2c.references.image_check import check_image
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import INCOMPATIBLE_FEATURES
@@ -86,13 +87,13 @@ def repair(
     if undo is not None and os.path.lexists(undo):
         raise UsageError(f"{os.fsdecode(undo)!r} exists: an undo file is never overwritten")
     with opened(source, Use.IMAGE) as store:
-        before = check(store)
+        before = check(store) if dry_run else check_image(store)
         if before.failed is not None or _is_fine(store, before):
             return RepairResult(store.name, dry_run, before, before)
         if dry_run:
-            return _Repair(store, what, None, allow_data_loss=allow_data_loss).plan_only()
+            return _Repair(store, what, None, before, allow_data_loss=allow_data_loss).plan_only()
     with opened(source, Use.WRITABLE_IMAGE) as store:
-        return _Repair(store, what, undo, allow_data_loss=allow_data_loss).run()
+        return _Repair(store, what, undo, check(store), allow_data_loss=allow_data_loss).run()
 
 
 def undo_repair(source: Source | Store, undo: Source | Store) -> bool:
@@ -115,13 +116,21 @@ def _is_fine(store: Store, found: CheckResult) -> bool:
 class _Repair:
     """One repair of an image that is open, and, unless it is only to be planned, writable."""
 
-    def __init__(self, store: Store, what: str, undo: str | os.PathLike[str] | None, *, allow_data_loss: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        what: str,
+        undo: str | os.PathLike[str] | None,
+        before: CheckResult,
+        *,
+        allow_data_loss: bool,
+    ) -> None:
         self._store = store
         self._undo = undo
         self._is_all = what == "all"
         self._allow_data_loss = allow_data_loss
         self._header = Header.load(store)
-        self._before = check(store)
+        self._before = before
 
     def plan_only(self) -> RepairResult:
         """Return what would be done, and what would be wrong after that."""

@@ -7,7 +7,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header, field_span
 from qcow2c.format.luks import read_luks_header
+from qcow2c.format.records import SnapshotRecord
 from qcow2c.format.refcounts import BLOCK_OFFSET
 from qcow2c.format.table_rules import L1_RULES, REFCOUNT_TABLE_RULES, l2_rules
 from qcow2c.references.check_result import Fault
@@ -93,16 +94,32 @@ def record_faults(header: Header, walk: Walk) -> Iterator[Fault]:
         if finding.rule in rules.LOST_OWNERS:
             yield of_finding(finding)
     yield from _encryption_faults(header, walk)
-    for index, record in enumerate(walk.snapshots.records):
-        found = {finding.rule: finding for finding in rules.snapshot_findings(header, record)}
-        if "snapshot.l1_table_offset" in found:
-            found.pop("snapshot.l1_size", None)  # QEMU looks at the size only where the offset is aligned.
-        for rule, finding in found.items():
-            if rule in COUNTED_SNAPSHOT_RULES or finding.severity >= Severity.ERROR:
-                yield of_finding(finding, f"snapshot table entry {index}: ")
+    yield from _snapshot_faults(header, walk.snapshots.records)
     if header.external_data and header.nb_snapshots:
         message = f"ERROR {header.nb_snapshots} snapshots in image with data file"
         yield Fault("header.snapshots_with_data_file", message, field_span("nb_snapshots"), spec="Header")
+
+
+def _snapshot_faults(header: Header, records: Iterable[SnapshotRecord]) -> Iterator[Fault]:
+    """Yield what a check counts of snapshot records; of many that are the same, as of a hole, one is judged."""
+    known: dict[Hashable, tuple[Finding, ...]] = {}
+    for index, record in enumerate(records):
+        found = known.get(record.content)
+        if found is None:
+            found = known[record.content] = tuple(_counted(rules.snapshot_findings(header, record)))
+        for finding in found:
+            message = f"ERROR snapshot table entry {index}: {finding.message}"
+            yield Fault(finding.rule, message, record.span, spec=finding.spec)
+
+
+def _counted(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield the findings of one snapshot record that a check counts."""
+    found = {finding.rule: finding for finding in findings}
+    if "snapshot.l1_table_offset" in found:
+        found.pop("snapshot.l1_size", None)  # QEMU looks at the size only where the offset is aligned.
+    for rule, finding in found.items():
+        if rule in COUNTED_SNAPSHOT_RULES or finding.severity >= Severity.ERROR:
+            yield finding
 
 
 def _encryption_faults(header: Header, walk: Walk) -> Iterator[Fault]:
@@ -120,9 +137,9 @@ def _encryption_faults(header: Header, walk: Walk) -> Iterator[Fault]:
         yield Fault("encryption.broken", message, where, spec="Full disk encryption header pointer")
 
 
-def of_finding(finding: Finding, prefix: str = "") -> Fault:
+def of_finding(finding: Finding) -> Fault:
     """Return a finding of a rule as a fault."""
-    return Fault(finding.rule, f"ERROR {prefix}{finding.message}", finding.where, spec=finding.spec)
+    return Fault(finding.rule, f"ERROR {finding.message}", finding.where, spec=finding.spec)
 
 
 def l1_faults(walk: Walk) -> Iterator[Fault]:

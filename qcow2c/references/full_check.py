@@ -5,6 +5,7 @@ It reads only; `check_result.py` says what the result means.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
@@ -82,9 +83,13 @@ class FullCheck:
         self._result.faults += islice(faults, max(0, room))
 
     def _judge_records(self, walk: Walk) -> None:
-        for fault in record_faults(self._header, walk):
-            self._found(fault.rule, fault.times)
-            self._add([fault])
+        faults = list(record_faults(self._header, walk))
+        times: Counter[str] = Counter()
+        for fault in faults:
+            times[fault.rule] += fault.times
+        for rule, count in times.items():
+            self._found(rule, count)
+        self._add(faults)
 
     def _judge_l1_tables(self, walk: Walk) -> None:
         seen: dict[tuple[int, int], dict[str, int]] = {}

@@ -129,17 +129,21 @@ class Walk:
         self.snapshots = read_snapshots(store, header) if snapshots is None else snapshots
         self.bitmaps = read_bitmaps(store, header) if bitmaps is None else bitmaps
         self._l2_tables: L2Tables | None = None
+        self._states: list[State] | None = None
 
     # --- states and L1 tables ---
 
     def states(self) -> list[State]:
         """Return the active state and each snapshot, in order."""
+        if self._states is not None:
+            return self._states
         header = self.header
         found = [State(ACTIVE, header.l1_table_offset, header.l1_size, header.size)]
         for index, record in enumerate(self.snapshots.records):
             aligned = record.l1_table_offset % self.geometry.cluster_size == 0
             believable = aligned and record.l1_size <= Limit.L1_ENTRIES
             found.append(State(index, record.l1_table_offset, record.l1_size, record.disk_size, believable))
+        self._states = found
         return found
 
     def l1_table(self, state: State) -> U64Array:

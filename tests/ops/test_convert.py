@@ -376,3 +376,14 @@ def test_what_an_l1_entry_that_leads_nowhere_has_lost_is_salvaged_as_zeros() -> 
     convert(bytes(data), target, salvage=True)
     kept = b"".join(bytes([cluster + 1]) * 512 for cluster in range(64))
     assert target == kept.ljust(1 << 20, b"\0")
+
+
+def test_a_snapshot_that_is_larger_than_the_disk_is_copied_whole() -> None:
+    image = bytearray(made())
+    qcow2c.snapshots.create(image, "large")
+    qcow2c.resize(image, MIB, shrink=True)
+    assert converted(image, snapshot="large") == DISK
+    assert disk_of(converted(image, snapshot="large", output_format="qcow2")) == DISK
+    assert converted(image) == DISK[:MIB]
+    qcow2c.resize(image, 16 * MIB)
+    assert converted(image, snapshot="large") == DISK.ljust(16 * MIB, b"\0")  # As QEMU reads a smaller one.

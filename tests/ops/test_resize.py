@@ -416,3 +416,18 @@ def test_a_raw_file_is_cut() -> None:
     assert data == b"x" * 10
     with pytest.raises(UsageError, match="Unsupported preallocation mode: metadata"):
         qcow2c.resize(data, 1010, preallocation="metadata")
+
+
+# --- how long the file is -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cluster_size", [512, 4096, 65536])
+@pytest.mark.parametrize("kib", [512, 1024, 4096])
+def test_a_full_image_that_is_made_smaller_has_a_shorter_file(cluster_size: int, kib: int) -> None:
+    """Half of a disk gone is half of its clusters gone: the rest, and what describes it, lies without holes."""
+    data = new(kib * KIB, cluster_size=cluster_size)
+    write(data, (0, b"x" * kib * KIB))
+    before = len(data)
+    qcow2c.resize(data, kib * KIB // 2, shrink=True)
+    assert len(data) <= before - kib * KIB // 2 + 4 * cluster_size // 64
+    assert disk(data) == b"x" * (kib * KIB // 2)

@@ -43,7 +43,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-C", dest="copy_range", action="store_true", help="let the system copy where it can")
     arguments.add_creation_options(parser, "the target")
     parser.add_argument(
-        "-l", "--snapshot", metavar="SNAPSHOT", help="copy an internal snapshot: name, ID, or snapshot.id=ID,..."
+        "-l",
+        "--snapshot",
+        metavar="SNAPSHOT",
+        help="copy an internal snapshot, all of it even if the disk is smaller: name, ID, or snapshot.id=ID,...",
     )
     parser.add_argument("-S", dest="sparse_size", metavar="SIZE", help="zeros that become a hole (4k); 0: none")
     parser.add_argument("-n", dest="existing", action="store_true", help="write into a target that is there")
