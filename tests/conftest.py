@@ -68,6 +68,19 @@ def qemu_io() -> Path:
     return _program("qemu-io")
 
 
+SECOND = "QCOW2C_SECOND_QEMU_IMG"
+"""Of the environment: a qemu-img of another version, whose newer forms are compared with, too."""
+
+
+@pytest.fixture(scope="session")
+def second_qemu_img() -> Path:
+    """Path of the qemu-img of another version."""
+    found = os.environ.get(SECOND)
+    if not found:
+        pytest.skip(f"{SECOND} names no second qemu-img: newer forms are not compared")
+    return Path(found)
+
+
 @pytest.fixture(scope="session")
 def requires_qemu(qemu_img: Path, qemu_io: Path) -> None:
     """For `pytest.mark.usefixtures("requires_qemu")` where the test finds the programs by itself."""

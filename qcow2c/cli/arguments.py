@@ -29,7 +29,7 @@ def add_share(parser: ArgumentParser) -> None:
 
 def add_change(parser: ArgumentParser) -> None:
     """Add what the commands have in common that change one image, FILE, and open others with it."""
-    parser.add_argument("-t", dest="cache", metavar="MODE", default="writeback", help="cache mode; always durable")
+    parser.add_argument("-t", "--cache", metavar="MODE", default="writeback", help="cache mode; always durable")
     parser.add_argument("-p", "--progress", action="store_true", help="show progress")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("--image-opts", action="store_true", help="FILE is given as driver=...,file.filename=...")
@@ -43,10 +43,12 @@ def add_output(parser: ArgumentParser) -> None:
     parser.add_argument("--output", choices=("human", "json"), default="human", help="form of the output")
 
 
-def add_creation_options(parser: ArgumentParser, of: str = "the format") -> None:
-    """Add the options of what is to be made, as a list of lists: each -o has several."""
+def add_creation_options(parser: ArgumentParser, of: str = "the format", *names: str) -> None:
+    """Add the options of what is to be made, as a list of lists: each -o, or one of `names`, has several."""
     parser.add_argument(
         "-o",
+        "--options",
+        *names,
         dest="options",
         metavar="K=V,...",
         action="append",

@@ -32,10 +32,16 @@ _ZEROS = bytes(SLAB_BYTES)
 
 
 def keep_disks(
-    engine: Engine, snapshots: Sequence[SnapshotRecord], new: Disk, progress: Progress | None = None
+    engine: Engine,
+    snapshots: Sequence[SnapshotRecord],
+    new: Disk,
+    progress: Progress | None = None,
+    *,
+    compressed: bool = False,
 ) -> None:
     """Copy into an image what the chain of another disk does not show as the one below the image does.
 
+    With `compressed` it goes into whole clusters, compressed where that makes them smaller.
     Afterwards its disk, and those of the snapshots, are the same over both. Nothing else may be done with the engine
     then but to change its header and to end. An image with an external data file has no snapshots that could be kept.
 
@@ -62,7 +68,7 @@ def keep_disks(
         # The tables as they are now: what is copied lies behind where they are read.
         before = Disk(reader.state(*place), reader.store.name)
         writer = writer.of_state(load_state(reader.store, reader.header, *place), reach)
-        _Copy(writer, before, new, tell).run()
+        _Copy(writer, before, new, tell, compressed=compressed).run()
         writer.settle()
         done += writer.disk_size
     engine.reload()
@@ -128,10 +134,13 @@ def _image_files(top: Layer) -> list[object]:
 class _Copy:
     """Copies what the two chains do not have in common into one state."""
 
-    def __init__(self, writer: Engine, old: Disk, new: Disk, tell: Callable[[int], object]) -> None:
+    def __init__(
+        self, writer: Engine, old: Disk, new: Disk, tell: Callable[[int], object], *, compressed: bool
+    ) -> None:
         self._writer = writer
+        self._write = writer.write_compressed if compressed else writer.write
         self._size = writer.disk_size
-        self._unit = writer.geometry.subcluster_size
+        self._unit = writer.geometry.cluster_size if compressed else writer.geometry.subcluster_size
         stores: list[Store] = []
         self._old, self._new = old, new
         self._sides = Side(0, old, stores), Side(1, new, stores)
@@ -202,7 +211,7 @@ class _Copy:
             first, end = run[0][0], run[-1][1]
             with doing("Error while writing to COW image"):
                 if what is _Need.DATA:
-                    self._writer.write(views[0][first:end], start + first)
+                    self._write(views[0][first:end], start + first)
                 elif what is _Need.ZEROS:
                     self._writer.write_zeroes(start + first, end - first, unmap=False)
 

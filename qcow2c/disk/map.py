@@ -11,7 +11,18 @@ from itertools import islice
 from operator import index
 from typing import NamedTuple
 
-from qcow2c.disk.map_layers import BELOW, DATA, OFFSET, PRESENT, ZERO, Columns, MappedLayer, Segment, mapped_layers
+from qcow2c.disk.map_layers import (
+    BELOW,
+    COMPRESSED,
+    DATA,
+    OFFSET,
+    PRESENT,
+    ZERO,
+    Columns,
+    MappedLayer,
+    Segment,
+    mapped_layers,
+)
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format.tables import Kind
 from qcow2c.image import Image
@@ -20,7 +31,7 @@ from qcow2c.layers.layer import Layer, file_runs
 ARRAYS_FROM = 1 << 19
 """Entries of L2 tables, subclusters counted, from which on arrays are worth the import of numpy."""
 
-__all__ = ["DATA", "OFFSET", "PRESENT", "ZERO", "Columns", "DiskMap", "entries", "plain_columns"]
+__all__ = ["COMPRESSED", "DATA", "OFFSET", "PRESENT", "ZERO", "Columns", "DiskMap", "entries", "plain_columns"]
 
 _BATCH = 4096
 """Runs in one batch of the plain way."""
@@ -147,6 +158,7 @@ class Extent(NamedTuple):
     zero: bool
     data: bool
     offset: int | None
+    compressed: bool = False
 
 
 def extents(image: Image | Layer, start: int = 0, max_length: int | None = None) -> Iterator[Extent]:
@@ -155,4 +167,5 @@ def extents(image: Image | Layer, start: int = 0, max_length: int | None = None)
     for columns in DiskMap(layer).columns(start, max_length):
         for at, length, depth, flags, offset in zip(*columns, strict=True):
             place = offset if flags & OFFSET else None
-            yield Extent(at, length, depth, bool(flags & PRESENT), bool(flags & ZERO), bool(flags & DATA), place)
+            present, zero, data, compressed = (bool(flags & one) for one in (PRESENT, ZERO, DATA, COMPRESSED))
+            yield Extent(at, length, depth, present, zero, data, place, compressed)

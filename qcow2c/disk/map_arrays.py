@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
     Bools = NDArray[np.bool_]
 
-BROKEN = 32
+BROKEN = BELOW << 1
 """The flag of a run whose entry breaks a rule."""
 
 WINDOW_ENTRIES = 1 << 19

@@ -19,10 +19,10 @@ from qcow2c.layers.layer import Layer
 from qcow2c.storage.sources import Store
 from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE
 
-DATA, ZERO, PRESENT, OFFSET = 1, 2, 4, 8
-"""Flags of a run: it holds data, reads as zeros, is decided by this layer, has a place in a file."""
+DATA, ZERO, PRESENT, OFFSET, COMPRESSED = 1, 2, 4, 8, 16
+"""Flags of a run: it holds data, reads as zeros, is decided by this layer, has a place in a file, is compressed."""
 
-BELOW = 16
+BELOW = 32
 """The layer says nothing of the run: what lies below decides. Never in a result."""
 
 
@@ -67,7 +67,9 @@ def _mapped(layer: Layer) -> MappedLayer:
 def _flags(kind: Kind, layer: Layer) -> int:
     # Encrypted data has no place that a reader could use.
     place = OFFSET if kind in HAS_HOST_CLUSTER and not layer.encrypted else 0
-    if kind in (Kind.DATA, Kind.COMPRESSED):
+    if kind is Kind.COMPRESSED:
+        return DATA | PRESENT | COMPRESSED
+    if kind is Kind.DATA:
         return DATA | PRESENT | place
     if kind in (Kind.ZERO, Kind.ZERO_ALLOCATED):
         return ZERO | PRESENT | place

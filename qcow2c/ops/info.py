@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from qcow2c.disk.image_info import BitmapInfo, ChildInfo, ImageInfo, SnapshotInfo
 from qcow2c.errors import ChainError
 from qcow2c.format.detection import Format, known_format
 from qcow2c.format.findings import Severity
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from qcow2c.format.records import SnapshotRecord
     from qcow2c.storage.gate import Gate
 
+__all__ = ["BitmapInfo", "ChildInfo", "ImageInfo", "SnapshotInfo", "info"]
+
 Facts = dict[str, Any]
 
 _ID_BYTES, _NAME_BYTES, _FORMAT_BYTES = 127, 255, 15
@@ -34,6 +37,7 @@ _COMPAT = {Version.V2: "0.10", Version.V3: "1.1"}
 
 # QEMU prints dictionaries in the order of their hash table: one order for each object.
 IMAGE_KEYS = (
+    "children",
     "backing-filename-format",
     "snapshots",
     "virtual-size",
@@ -61,6 +65,7 @@ QCOW2_KEYS = (
 )
 ENCRYPT_KEYS = (
     "ivgen-alg",
+    "detached-header",
     "hash-alg",
     "cipher-alg",
     "uuid",
@@ -85,6 +90,28 @@ SNAPSHOT_KEYS = (
 BITMAP_KEYS = ("flags", "name", "granularity")
 
 
+@overload
+def info(
+    source: Source | Store,
+    *,
+    backing_chain: Literal[False] = False,
+    gate: str | Gate = "directory",
+    image_format: str | None = None,
+    share: bool = False,
+) -> ImageInfo: ...
+
+
+@overload
+def info(
+    source: Source | Store,
+    *,
+    backing_chain: bool,
+    gate: str | Gate = "directory",
+    image_format: str | None = None,
+    share: bool = False,
+) -> ImageInfo | list[ImageInfo]: ...
+
+
 def info(
     source: Source | Store,
     *,
@@ -92,10 +119,11 @@ def info(
     gate: str | Gate = "directory",
     image_format: str | None = None,
     share: bool = False,
-) -> Facts | list[Facts]:
-    """Return what qemu-img info --output=json prints: one dict, or with `backing_chain` a list, the top image first.
+) -> ImageInfo | list[ImageInfo]:
+    """Return what qemu-img info says of an image, or with `backing_chain` of each layer, the top image first.
 
-    Text that is no UTF-8 has surrogate escapes. `image_format` is "qcow2", "raw", or None: qcow2 by its magic, or raw.
+    `ImageInfo.as_dict` is what it prints as JSON; its keys are those of the newest QEMU, with `children`, where the
+    image is a local file. `image_format` is "qcow2", "raw", or None: qcow2 by its magic, or raw.
     `share=True` looks at images although another process may be writing to them.
     Raises NotQcow2, UnsupportedFeature, CorruptMetadata, StoreError, ImageLocked; with `backing_chain` GateRefused,
     ChainError.
@@ -103,7 +131,9 @@ def info(
     use = Use.of_reader(share=share)
     with opened(source) as store:
         top, header = _describe(store, store.name, image_format, use)
-        return [top, *_below(store, top, header, gate, use)] if backing_chain else top
+        if not backing_chain:
+            return ImageInfo(top)
+        return [ImageInfo(facts) for facts in (top, *_below(store, top, header, gate, use))]
 
 
 def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, use: Use) -> Iterator[Facts]:
@@ -141,12 +171,27 @@ def _describe(store: Store, name: str, image_format: str | None, use: Use) -> tu
 
 
 def _raw_facts(store: Store, name: str) -> Facts:
+    facts = _file_facts(store, name, "raw")
+    if store.path is not None:
+        facts["children"] = _children(store, name)
+    return _ordered(facts, IMAGE_KEYS)
+
+
+def _file_facts(store: Store, name: str, image_format: str) -> Facts:
     size = -(-store.size() // SECTOR_SIZE) * SECTOR_SIZE
-    facts = {"virtual-size": size, "filename": name, "format": "raw", "dirty-flag": False}
+    facts: Facts = {"virtual-size": size, "filename": name, "format": image_format, "dirty-flag": False}
     allocated = store.allocated_size()
     if allocated is not None:
         facts["actual-size"] = allocated
-    return _ordered(facts, IMAGE_KEYS)
+    return facts
+
+
+def _children(store: Store, name: str) -> list[Facts]:
+    """Return what newer versions of QEMU say of the file that an image lies in."""
+    hint = store.extent_size_hint()
+    data = {} if hint is None else {"extent-size-hint": hint}
+    facts = _file_facts(store, name, "file") | {"format-specific": {"type": "file", "data": data}, "children": []}
+    return [{"name": "file", "info": _ordered(facts, IMAGE_KEYS)}]
 
 
 def _qcow2_facts(store: Store, name: str, header: Header) -> Facts:
@@ -162,6 +207,8 @@ def _qcow2_facts(store: Store, name: str, header: Header) -> Facts:
     if allocated is not None:
         # The data file is not looked at, no more than qemu-img does.
         facts["actual-size"] = allocated
+    if store.path is not None:
+        facts["children"] = _children(store, name)
     if header.encrypted:
         facts["encrypted"] = True
     backing = _text(header.backing_file)
@@ -226,6 +273,7 @@ def _encryption(store: Store, header: Header) -> Facts | None:
         "master-key-iters": luks.iterations,
         "uuid": luks.uuid,
         "slots": slots,
+        "detached-header": False,  # As newer versions say; in qcow2 the header is always in the image.
     }
     if luks.iv_hash is not None:
         found["ivgen-hash-alg"] = luks.iv_hash

@@ -13,7 +13,7 @@ from typing import Unpack
 
 from qcow2c.builder.options import PREALLOCATIONS, CreateOptions, NewImageOptions, require_known
 from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
-from qcow2c.disk.map import DATA, OFFSET, ZERO, Columns
+from qcow2c.disk.map import COMPRESSED, DATA, ZERO, Columns
 from qcow2c.errors import UsageError
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.geometry import Geometry
@@ -33,7 +33,7 @@ _UNMEASURED = ("vmdk", "vdi", "vpc", "vhdx", "parallels", "qcow", "qed", "luks")
 _UNCREATED = ("bochs", "cloop", "dmg")
 """Formats that QEMU knows, but does not create."""
 
-_HOLDS_DATA = [flags & (DATA | ZERO) == DATA for flags in range(OFFSET << 1)]
+_HOLDS_DATA = [flags & (DATA | ZERO) == DATA for flags in range(COMPRESSED << 1)]
 """By the flags of a run: whether its bytes would have to be written."""
 
 

@@ -87,6 +87,7 @@ def rebase(
     image_format: str | None = None,
     backing: BackingChoice = None,
     data_file: Source | Store | None = None,
+    compressed: bool = False,
 ) -> None:
     """Let an image name another backing file, as seen from its directory, of a given format; or none.
 
@@ -94,6 +95,7 @@ def rebase(
     disk stays the same. `new_backing` is the new backing file itself, where its name does not lead to it, and `backing`
     the old one; `share` reads the new one although another process may be writing to it. Internal snapshots show the
     same as before, too, which QEMU does not see to: what the new backing file lacks, each of them then holds itself.
+    `compressed` compresses the clusters that are copied.
 
     Durable order: copied data and its mapping, as with any writing, the header. A crash leaves an image that names the
     old backing file, or the new one, with the same disk in both cases; and leaks at most.
@@ -103,9 +105,8 @@ def rebase(
     with open_overlay(
         source, unsafe=unsafe, gate=gate, image_format=image_format, backing=backing, data_file=data_file
     ) as overlay:
-        rebase_overlay(
-            overlay, NewBacking(name, backing_format, new_backing), gate=gate, share=share, progress=progress
-        )
+        new = NewBacking(name, backing_format, new_backing)
+        rebase_overlay(overlay, new, gate=gate, share=share, progress=progress, compressed=compressed)
 
 
 @contextmanager
@@ -145,6 +146,7 @@ def rebase_overlay(
     gate: str | Gate = "directory",
     share: bool = False,
     progress: Progress | None = None,
+    compressed: bool = False,
 ) -> None:
     """Rebase an open overlay; see `rebase`. All that can be wrong is told in QEMU's words before anything is written.
 
@@ -152,6 +154,8 @@ def rebase_overlay(
     """
     if new.format is not None and new.format not in FORMATS:
         raise UsageError(f"Invalid format name: '{new.format}'")
+    if compressed:
+        _require_compressible(overlay)
     with ExitStack() as stack:
         disk = None
         if overlay.image is not None and new.name:
@@ -166,8 +170,17 @@ def rebase_overlay(
 
         engine = overlay.image.engine
         snapshots = [snapshot.record for snapshot in overlay.image.snapshots.list()]
-        keep_disks(engine, snapshots, disk or Disk(RawLayer(Memory(b"")), ""), progress)
+        keep_disks(engine, snapshots, disk or Disk(RawLayer(Memory(b"")), ""), progress, compressed=compressed)
         engine.change_header(change)
+
+
+def _require_compressible(overlay: Overlay) -> None:
+    """Raise UnsupportedFeature where nothing can be compressed; where the header alone changes, nothing has to be."""
+    if overlay.header is None:
+        raise UnsupportedFeature("Compression not supported for this file format")
+    if overlay.image is not None and overlay.header.external_data:
+        reason = "an image with an external data file cannot hold compressed clusters"
+        raise UnsupportedFeature(f"Compression not supported for this image: {reason}")
 
 
 @contextmanager

@@ -45,6 +45,12 @@ _CLONE_RANGE = 1 << 30 | 32 << 16 | 0x94 << 8 | 13
 _NO_COPY_ON_WRITE = 1 << 23
 """FS_NOCOW_FL of Linux."""
 
+_ATTRIBUTES_BYTES = 28
+"""Size of struct fsxattr of Linux, which begins with flags and the extent size hint, of four bytes each."""
+
+_HAS_EXTENT_SIZE = 0x800
+"""FS_XFLAG_EXTSIZE of Linux."""
+
 
 class OpenFile(Store):
     """A regular file that is open: read-only is enforced by the descriptor, and closing this closes it."""
@@ -262,6 +268,26 @@ class OpenFile(Store):
         except (OSError, OverflowError) as exc:
             raise self.failure(exc, doing, where) from exc
 
+    def extent_size_hint(self) -> int | None:
+        attributes = bytearray(_ATTRIBUTES_BYTES)
+        try:
+            fcntl.ioctl(self._fd, _attributes_request(2, 31), attributes)
+        except OSError:
+            return None
+        return array("I", bytes(attributes[4:8]))[0] or None
+
+    def set_extent_size_hint(self, size_bytes: int) -> None:
+        """Ask the file system to give the file its space in pieces of a size. Raises StoreError where it does not."""
+        self.require_writable(Span(0, 0))
+        attributes = bytearray(_ATTRIBUTES_BYTES)
+        try:
+            fcntl.ioctl(self._fd, _attributes_request(2, 31), attributes)
+            flags = array("I", bytes(attributes[:4]))[0] | _HAS_EXTENT_SIZE
+            attributes[:8] = array("I", [flags, size_bytes]).tobytes()
+            fcntl.ioctl(self._fd, _attributes_request(1, 32), attributes)
+        except OSError as exc:
+            raise self.failure(exc, "set the extent size hint of") from exc
+
     def set_no_copy_on_write(self) -> None:
         """Ask the file system to write the file in place; where it cannot, nothing happens."""
         with suppress(OSError):
@@ -297,6 +323,11 @@ def uninterrupted(call: Callable[..., _T], *arguments: Any) -> _T:
 def _flags_request(direction: int, number: int) -> int:
     """Return FS_IOC_GETFLAGS of Linux for 2 (read), 1; FS_IOC_SETFLAGS for 1 (write), 2."""
     return direction << 30 | array("l").itemsize << 16 | ord("f") << 8 | number
+
+
+def _attributes_request(direction: int, number: int) -> int:
+    """Return FS_IOC_FSGETXATTR of Linux for 2 (read), 31; FS_IOC_FSSETXATTR for 1 (write), 32."""
+    return direction << 30 | _ATTRIBUTES_BYTES << 16 | ord("X") << 8 | number
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:

@@ -63,6 +63,10 @@ class Store(ABC):
         """Return the bytes that the store occupies on its medium, or None where that is unknown."""
         return None
 
+    def extent_size_hint(self) -> int | None:
+        """Return in what pieces the file system is asked to give the file its space, None where it has no such hint."""
+        return None
+
     def extents(self, start: int, end: int) -> Iterator[tuple[Span, bool]]:
         """Yield adjacent spans that cover `start` to `end` (within the size), each with whether it holds data.
 

@@ -90,7 +90,8 @@ def test_map_as_text_and_json(sound: Path, capfd: Capture) -> None:
     assert [found["data"] for found in json.loads(out)] == [True, False]
     status, out, _ = run(capfd, "map", "--output=json", "-s", "1G", str(sound))
     assert out == (
-        '[{ "start": 1073741824, "length": 0, "depth": 0, "present": false, "zero": false, "data": false}]\n'
+        '[{ "start": 1073741824, "length": 0, "depth": 0, "present": false, "zero": false, "data": false, '
+        '"compressed": false}]\n'
     )
 
 

@@ -15,7 +15,7 @@ from tests.building import Builder, extension
 from tests.corpus.case import HostileCase
 from tests.corpus.hostile import BY_NAME, CASES, make_case
 
-from .conftest import Outcome, run_qemu_img
+from .conftest import Outcome, older, older_text, run_qemu_img
 from .images import RECIPES
 from .workshop import IMAGE, RealImage
 
@@ -51,7 +51,7 @@ def without_name(report: dict[str, Any]) -> dict[str, Any]:
 def test_info_as_json(image: RealImage, run_ours: Run) -> None:
     theirs = run_qemu_img(image.folder, "info", "--output=json", IMAGE)
     ours = run_ours(image.folder, "info", "--output=json", IMAGE)
-    assert (ours.json(), ours.status) == (theirs.json(), theirs.status)
+    assert (older(ours.json()), ours.status) == (theirs.json(), theirs.status)
 
 
 @pytest.mark.parametrize("image", ALL, indirect=True)
@@ -65,7 +65,7 @@ def test_info_as_text(image: RealImage, run_ours: Run) -> None:
 def test_info_of_the_backing_chain(image: RealImage, run_ours: Run) -> None:
     theirs = run_qemu_img(image.folder, "info", "--backing-chain", "--output=json", IMAGE)
     ours = run_ours(image.folder, "info", "--backing-chain", "--output=json", IMAGE)
-    assert ours.json() == theirs.json()
+    assert older(ours.json()) == theirs.json()
     theirs = run_qemu_img(image.folder, "info", "--backing-chain", "-U", IMAGE)
     ours = run_ours(image.folder, "info", "--backing-chain", "-U", IMAGE)
     assert ours.out == theirs.out
@@ -74,8 +74,8 @@ def test_info_of_the_backing_chain(image: RealImage, run_ours: Run) -> None:
 @pytest.mark.parametrize("image", OPEN, indirect=True)
 def test_map_as_json(image: RealImage, run_ours: Run) -> None:
     ours, theirs = map_both(image, run_ours, "json")
-    assert (ours.json(), ours.status) == (theirs.json(), theirs.status)
-    assert ours.out == theirs.out
+    assert (older(ours.json()), ours.status) == (theirs.json(), theirs.status)
+    assert older_text(ours.out) == theirs.out
 
 
 @pytest.mark.parametrize("image", OPEN, indirect=True)
@@ -88,7 +88,7 @@ def test_map_as_text(image: RealImage, run_ours: Run) -> None:
 def test_map_of_an_encrypted_image_needs_no_key(image: RealImage, run_ours: Run) -> None:
     theirs = run_qemu_img(image.folder, "map", "--output=json", *image.source())
     ours = run_ours(image.folder, "map", "--output=json", IMAGE)
-    assert (ours.out, ours.status) == (theirs.out, theirs.status)
+    assert (older_text(ours.out), ours.status) == (theirs.out, theirs.status)
 
 
 @pytest.mark.parametrize("image", ALL, indirect=True)
@@ -159,7 +159,11 @@ def test_what_is_no_image_is_probed_as_raw(name: str, command: str, tmp_path: Pa
     for output in ("human", "json"):
         theirs = run_qemu_img(path.parent, command, f"--output={output}", path.name)
         ours = run_ours(path.parent, command, f"--output={output}", path.name)
-        assert (ours.out, ours.status) == (theirs.out, theirs.status)
+        if output == "json" and not theirs.status:
+            assert older(ours.json()) == theirs.json()
+        else:
+            assert ours.out == theirs.out
+        assert ours.status == theirs.status
 
 
 def feature_name(kind: int, bit: int, name: bytes, length: int = 48) -> bytes:

@@ -17,9 +17,7 @@ from tests.unit.format.test_luks import luks
 
 
 def one(source: Any, **options: Any) -> dict[str, Any]:
-    found = info(source, **options)
-    assert isinstance(found, dict)
-    return found
+    return info(source, **options).as_dict()
 
 
 def overlay(path: Path, backing: str, backing_format: bytes = b"") -> Path:
@@ -34,6 +32,7 @@ def overlay(path: Path, backing: str, backing_format: bytes = b"") -> Path:
 def test_the_keys_are_in_the_order_of_qemu(examples: Path) -> None:
     facts = one(examples / "demo.qcow2")
     assert list(facts) == [
+        "children",
         "backing-filename-format",
         "snapshots",
         "virtual-size",

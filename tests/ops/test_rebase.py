@@ -132,6 +132,30 @@ def test_the_disk_stays_the_same(chains: Path, kind: str, old: str, new: str) ->
     assert qcow2c.check("overlay.qcow2").exit_code == 0
 
 
+@pytest.mark.parametrize("new", ["none", "long"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "data file"])
+def test_what_is_copied_is_compressed_where_that_is_asked_for(chains: Path, kind: str, new: str) -> None:
+    before = make(chains / "overlay.qcow2", backing_file="image.qcow2", **KINDS[kind])
+    qcow2c.snapshots.create("overlay.qcow2", "kept")
+    kept = snapshot_disks(chains / "overlay.qcow2")
+    name = CHAINS[new][0]
+    qcow2c.rebase("overlay.qcow2", name, backing_format=name and "raw", compressed=True)
+    assert any(extent.compressed for extent in qcow2c.map("overlay.qcow2"))
+    assert (disk(chains / "overlay.qcow2"), snapshot_disks(chains / "overlay.qcow2")) == (before, kept)
+    assert qcow2c.check("overlay.qcow2").exit_code == 0
+
+
+def test_what_cannot_hold_compressed_data_is_refused_before_anything_is_written(chains: Path) -> None:
+    make(chains / "overlay.qcow2", backing_file="short.raw", data_file="data.bin")
+    before = (chains / "overlay.qcow2").read_bytes()
+    with pytest.raises(UnsupportedFeature, match="external data file"):
+        qcow2c.rebase("overlay.qcow2", None, compressed=True)
+    assert (chains / "overlay.qcow2").read_bytes() == before
+    qcow2c.rebase("overlay.qcow2", None, compressed=True, unsafe=True)  # Nothing is copied.
+    with pytest.raises(UnsupportedFeature, match="Compression not supported for this file format"):
+        qcow2c.rebase("short.raw", None, compressed=True)
+
+
 def snapshot_disks(path: Path) -> list[bytes]:
     with qcow2c.open(path) as image:
         return [snapshot.open().pread(snapshot.disk_size, 0) for snapshot in image.snapshots.list()]

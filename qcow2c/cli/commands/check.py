@@ -58,7 +58,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     arguments.add_output(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     repair_report.add_arguments(parser)
-    parser.add_argument("-T", metavar="CACHE", dest="cache", help="accepted for qemu-img's sake; does nothing")
+    parser.add_argument("-T", "--cache", metavar="CACHE", help="accepted for qemu-img's sake; does nothing")
 
 
 def run(chosen: Namespace) -> int:

@@ -24,9 +24,9 @@ _LARGEST = (1 << 63) - 1
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 or raw (default: detected)")
-    parser.add_argument("-b", dest="base", metavar="FILE", help="the layer below that takes it all; implies -d")
-    parser.add_argument("-d", dest="drop", action="store_true", help="do not empty the image: it will be dropped")
-    parser.add_argument("-r", dest="rate", metavar="RATE", help="bytes a second that are copied at most; 0: no limit")
+    parser.add_argument("-b", "--base", metavar="FILE", help="the layer below that takes it all; implies -d")
+    parser.add_argument("-d", "--drop", action="store_true", help="do not empty the image: it will be dropped")
+    parser.add_argument("-r", "--rate", metavar="RATE", help="bytes a second that are copied at most; 0: no limit")
     arguments.add_change(parser)
 
 

@@ -31,12 +31,16 @@ _PERCENT_STEP = 2.0
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("first", metavar="IMAGE1", help="one image")
     parser.add_argument("second", metavar="IMAGE2", help="the other image")
-    parser.add_argument("-f", dest="first_format", metavar="FMT", help="format of IMAGE1 (default: detected)")
-    parser.add_argument("-F", dest="second_format", metavar="FMT", help="format of IMAGE2 (default: detected)")
+    parser.add_argument(
+        "-f", "--a-format", dest="first_format", metavar="FMT", help="format of IMAGE1 (default: detected)"
+    )
+    parser.add_argument(
+        "-F", "--b-format", dest="second_format", metavar="FMT", help="format of IMAGE2 (default: detected)"
+    )
     parser.add_argument("-s", "--strict", action="store_true", help="sizes and allocation must be the same, too")
     parser.add_argument("-p", "--progress", action="store_true", help="show how much is done")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    parser.add_argument("-T", dest="cache", metavar="CACHE", default="writeback", help="cache mode; does nothing")
+    parser.add_argument("-T", "--cache", metavar="CACHE", default="writeback", help="cache mode; does nothing")
     arguments.add_share(parser)
     image_names.add_arguments(parser, "each image")
     arguments.add_gate(parser)

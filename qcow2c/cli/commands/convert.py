@@ -35,38 +35,50 @@ _STREAM = pipes.STREAM
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("-f", "--format", metavar="FMT", help="format of the sources: qcow2, raw (default: detected)")
-    parser.add_argument("-O", "--output-format", metavar="FMT", help="format of the target: qcow2, or raw (default)")
+    parser.add_argument(
+        "-f", "--format", "--source-format", metavar="FMT", help="format of the sources: qcow2, raw (default: detected)"
+    )
+    parser.add_argument(
+        "-O", "--output-format", "--target-format", metavar="FMT", help="format of the target: qcow2, or raw (default)"
+    )
     parser.add_argument("-B", "--backing", metavar="FILE", help="backing file of the target, which holds the rest")
     parser.add_argument("-F", "--backing-format", metavar="FMT", help="format of that backing file")
     parser.add_argument("-c", "--compress", action="store_true", help="compress the target's clusters")
-    parser.add_argument("-C", dest="copy_range", action="store_true", help="let the system copy where it can")
-    arguments.add_creation_options(parser, "the target")
+    parser.add_argument(
+        "-C", "--copy-range-offloading", dest="copy_range", action="store_true", help="let the system copy where it can"
+    )
+    arguments.add_creation_options(parser, "the target", "--target-options")
     parser.add_argument(
         "-l",
         "--snapshot",
+        "--source-snapshot",
         metavar="SNAPSHOT",
         help="copy an internal snapshot, all of it even if the disk is smaller: name, ID, or snapshot.id=ID,...",
     )
-    parser.add_argument("-S", dest="sparse_size", metavar="SIZE", help="zeros that become a hole (4k); 0: none")
-    parser.add_argument("-n", dest="existing", action="store_true", help="write into a target that is there")
+    parser.add_argument("-S", "--sparse-size", metavar="SIZE", help="zeros that become a hole (4k); 0: none")
+    parser.add_argument(
+        "-n", "--no-create", dest="existing", action="store_true", help="write into a target that is there"
+    )
     parser.add_argument("--target-is-zero", action="store_true", help="a target that is there reads as zeros (with -n)")
     parser.add_argument("--salvage", action="store_true", help="go on where the source cannot be read: zeros")
     parser.add_argument("--bitmaps", action="store_true", help="copy persistent bitmaps, too")
     parser.add_argument("--skip-broken-bitmaps", action="store_true", help="leave out bitmaps that are in use")
     parser.add_argument("-p", "--progress", action="store_true", help="show progress")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    parser.add_argument("-m", dest="threads", metavar="N", help="requests at a time, 1 to 16")
-    parser.add_argument("-W", dest="out_of_order", action="store_true", help="write out of order where that is faster")
+    parser.add_argument("-m", "--parallel", dest="threads", metavar="N", help="requests at a time, 1 to 16")
+    parser.add_argument(
+        "-W", "--oob-writes", dest="out_of_order", action="store_true", help="write out of order where that is faster"
+    )
     parser.add_argument(
         "-t",
+        "--target-cache",
         dest="cache",
         metavar="MODE",
         default="unsafe",
         help="cache mode of the target; the default, unsafe, makes no sync: a crash of the machine can lose the copy",
     )
-    parser.add_argument("-T", dest="source_cache", metavar="MODE", default="writeback", help="... of the sources")
-    parser.add_argument("-r", dest="rate", metavar="RATE", help="(only QEMU can limit the rate)")
+    parser.add_argument("-T", "--source-cache", metavar="MODE", default="writeback", help="... of the sources")
+    parser.add_argument("-r", "--rate", metavar="RATE", help="(only QEMU can limit the rate)")
     arguments.add_share(parser)
     parser.add_argument("--image-opts", action="store_true", help="sources are given as driver=...,file.filename=...")
     parser.add_argument("--target-image-opts", action="store_true", help="the target, too (with -n)")

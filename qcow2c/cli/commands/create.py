@@ -15,7 +15,7 @@ from typing import Any
 
 from qcow2c.cli import arguments, option_list, sizes, text
 from qcow2c.cli.option_list import Option
-from qcow2c.errors import UsageError
+from qcow2c.errors import UnsupportedFeature, UsageError
 from qcow2c.storage.file_names import plain_path
 
 QCOW2_OPTIONS = (
@@ -79,13 +79,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--format", metavar="FMT", default="raw", help="format: qcow2, or raw (default)")
     parser.add_argument("-b", "--backing", metavar="FILE", help="backing file, relative to the directory of the image")
     parser.add_argument("-F", "--backing-format", metavar="FMT", help="format of the backing file")
-    parser.add_argument("-u", "--unsafe", action="store_true", help="do not look at the backing file")
+    parser.add_argument(
+        "-u", "--unsafe", "--backing-unsafe", action="store_true", help="do not look at the backing file"
+    )
     arguments.add_creation_options(parser)
+    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
     parser.add_argument("image", metavar="FILE", nargs="?", help="the image to create")
     parser.add_argument("size", metavar="SIZE", nargs="?", help="virtual disk size, with k, M, G, T, P or E")
 
 
 def run(chosen: Namespace) -> int:
+    if chosen.object is not None:
+        raise UnsupportedFeature(f"--object {chosen.object}: only QEMU can honour this option")
     if chosen.format not in OPTIONS:
         chosen.image = chosen.image or "create"
         raise UsageError(f"Unknown file format {chosen.format!r}: it can be qcow2 or raw")

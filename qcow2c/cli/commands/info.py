@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qcow2c.cli import arguments, image_names, sizes, text
@@ -20,12 +20,15 @@ from qcow2c.errors import UnsupportedFeature
 
 _INDENT = "    "
 
+_JSON_ALONE = "detached-header"
+"""What is always the same, and no news for a reader."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     arguments.add_image(parser)
     image_names.add_arguments(parser)
     arguments.add_output(parser)
-    parser.add_argument("--backing-chain", action="store_true", help="show the backing files, too")
+    parser.add_argument("-b", "--backing-chain", action="store_true", help="show the backing files, too")
     arguments.add_gate(parser)
 
 
@@ -46,14 +49,15 @@ def run(chosen: Namespace) -> int:
         share=named.share,
     )
     if chosen.output == "json":
-        text.write(text.pretty_json(found) + "\n")
+        facts = [one.as_dict() for one in found] if isinstance(found, list) else found.as_dict()
+        text.write(text.pretty_json(facts) + "\n")
     else:
         images = found if isinstance(found, list) else [found]
         text.write("\n".join("".join(line + "\n" for line in human(image)) for image in images))
     return 0
 
 
-def human(image: dict[str, Any]) -> Iterator[str]:
+def human(image: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of one image."""
     size = image["virtual-size"]
     yield f"image: {text.printable(image['filename'])}"
@@ -74,7 +78,7 @@ def human(image: dict[str, Any]) -> Iterator[str]:
         yield from _tree(image["format-specific"]["data"], 1)
 
 
-def _backing(image: dict[str, Any]) -> Iterator[str]:
+def _backing(image: Mapping[str, Any]) -> Iterator[str]:
     name = image.get("backing-filename")
     if name is None:
         return
@@ -108,7 +112,7 @@ def _padded(words: str, width: int) -> str:
 def _tree(value: dict[str, Any] | list[Any], depth: int) -> Iterator[str]:
     """Yield nested values line by line; keys are words, elements of lists are numbered."""
     if isinstance(value, dict):
-        named = [(key.replace("-", " "), found) for key, found in value.items()]
+        named = [(key.replace("-", " "), found) for key, found in value.items() if key != _JSON_ALONE]
     else:
         named = [(f"[{number}]", found) for number, found in enumerate(value)]
     for name, found in named:

@@ -20,7 +20,7 @@ from qcow2c.errors import UnsupportedFeature
 if TYPE_CHECKING:
     from qcow2c.disk.map import Columns, DiskMap
 
-_LINE = '{{ "start": %d, "length": %d, "depth": %d, "present": {}, "zero": {}, "data": {}{}}}'
+_LINE = '{{ "start": %d, "length": %d, "depth": %d, "present": {}, "zero": {}, "data": {}, "compressed": {}{}}}'
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -43,15 +43,15 @@ def run(chosen: Namespace) -> int:
 
 
 def _write_json(disk: DiskMap, start: int, max_length: int | None) -> None:
-    from qcow2c.disk.map import DATA, OFFSET, PRESENT, ZERO
+    from qcow2c.disk.map import COMPRESSED, DATA, OFFSET, PRESENT, ZERO
 
     # Without an offset its value is there all the same, printed with no characters.
     lines = [
         _LINE.format(
-            *("true" if flags & flag else "false" for flag in (PRESENT, ZERO, DATA)),
+            *("true" if flags & flag else "false" for flag in (PRESENT, ZERO, DATA, COMPRESSED)),
             ', "offset": %d' if flags & OFFSET else "%.0s",
         )
-        for flags in range(OFFSET << 1)
+        for flags in range(COMPRESSED << 1)
     ]
     text.write("[")
     before = ""

@@ -33,7 +33,12 @@ _SIZE_RANGE = f"Invalid image size specified. Must be between 0 and {(1 << 63) -
 def add_arguments(parser: ArgumentParser) -> None:
     arguments.add_output(parser)
     parser.add_argument(
-        "-O", "--output-format", metavar="FMT", default="raw", help="format to measure for: qcow2, or raw (default)"
+        "-O",
+        "--output-format",
+        "--target-format",
+        metavar="FMT",
+        default="raw",
+        help="format to measure for: qcow2, or raw (default)",
     )
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 or raw (default: detected)")
     parser.add_argument(
@@ -43,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="measure an internal snapshot: its ID or name, or snapshot.id=ID,snapshot.name=NAME",
     )
     arguments.add_creation_options(parser)
-    parser.add_argument("--size", metavar="SIZE", help="measure a new image of this size, instead of an image")
+    parser.add_argument("-s", "--size", metavar="SIZE", help="measure a new image of this size, instead of an image")
     arguments.add_share(parser)
     image_names.add_arguments(parser)
     arguments.add_gate(parser)

@@ -6,7 +6,7 @@ backing file is seen from the directory of the image. Options, messages and exit
 
 examples:
   qcow2c rebase -p -b new-base.qcow2 -F qcow2 overlay.qcow2
-  qcow2c rebase -b "" overlay.qcow2
+  qcow2c rebase -c -b "" overlay.qcow2
   qcow2c rebase -u -b ../images/base.raw -F raw overlay.qcow2
 """
 
@@ -26,8 +26,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the image (default: detected)")
     parser.add_argument("-b", "--backing", metavar="FILE", help='the new backing file; "" for none')
     parser.add_argument("-F", "--backing-format", metavar="FMT", help="format of the new backing file")
-    parser.add_argument("-u", "--unsafe", action="store_true", help="change the header only; no other file is opened")
-    parser.add_argument("-T", dest="source_cache", metavar="MODE", default="writeback", help="... of the backing files")
+    parser.add_argument(
+        "-u",
+        "--unsafe",
+        "--backing-unsafe",
+        action="store_true",
+        help="change the header only; no other file is opened",
+    )
+    parser.add_argument("-c", "--compress", action="store_true", help="compress the clusters that are copied")
+    parser.add_argument(
+        "-T",
+        "--backing-cache",
+        dest="source_cache",
+        metavar="MODE",
+        default="writeback",
+        help="... of the backing files",
+    )
     parser.add_argument(
         "-U", "--force-share", action="store_true", help="read the new backing file although it may be written to"
     )
@@ -70,7 +84,14 @@ def _rebase(chosen: Namespace, report: Progress | None) -> None:
             raise UnsupportedFeature("Could not open backing file: the image says that it has another format")
         try:
             new = NewBacking(chosen.backing, chosen.backing_format)
-            rebase_overlay(overlay, new, gate=chosen.gate, share=chosen.force_share, progress=report)
+            rebase_overlay(
+                overlay,
+                new,
+                gate=chosen.gate,
+                share=chosen.force_share,
+                progress=report,
+                compressed=chosen.compress,
+            )
         except Qcow2Error:
             chosen.image = ""  # What went wrong is told in QEMU's words, which name the file.
             raise

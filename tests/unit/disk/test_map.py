@@ -40,7 +40,7 @@ def test_each_kind_of_cluster_is_told() -> None:
             Extent(0, 4096, 0, present=True, zero=False, data=True, offset=place),
             Extent(4096, 4096, 0, present=True, zero=True, data=False, offset=None),
             Extent(8192, 4096, 0, present=True, zero=True, data=False, offset=place + 8192),
-            Extent(12288, 4096, 0, present=True, zero=False, data=True, offset=None),
+            Extent(12288, 4096, 0, present=True, zero=False, data=True, offset=None, compressed=True),
             Extent(16384, 4096, 0, present=False, zero=True, data=False, offset=None),
         ]
         assert [extent.start for extent in extents(image, 5000, 4000)] == [5000, 8192]

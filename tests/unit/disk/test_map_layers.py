@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import qcow2c
 from qcow2c.disk.map_layers import (
     BELOW,
+    COMPRESSED,
     DATA,
     OFFSET,
     PRESENT,
@@ -53,7 +54,7 @@ def test_what_a_layer_leaves_to_others_is_zeros_where_nothing_lies_below() -> No
     above = layers(Builder(), backing=bytes(512))[0].flags
     assert (alone[Kind.UNALLOCATED], above[Kind.UNALLOCATED]) == (ZERO, BELOW)
     assert alone[Kind.DATA] == above[Kind.DATA] == DATA | PRESENT | OFFSET
-    assert alone[Kind.COMPRESSED] == DATA | PRESENT
+    assert alone[Kind.COMPRESSED] == DATA | PRESENT | COMPRESSED
     assert (alone[Kind.ZERO], alone[Kind.ZERO_ALLOCATED]) == (ZERO | PRESENT, ZERO | PRESENT | OFFSET)
 
 
