@@ -1,7 +1,8 @@
 """Run each job alternately with qcow2c and qemu-img, and print medians and ratios.
 
 Inputs are made once, in a directory that keeps them, and are in the page cache. Whole processes are timed, start-up
-included, except reads and writes within an image. qemu-img runs at its defaults and at its best flags: of those that
+included, except reads and writes within an image: by the clock, and by what processors have worked (`cpu`).
+qemu-img runs at its defaults and at its best flags: of those that
 a job may choose from, the quickest in the warm-up. Results are held equal once for each job.
 
 examples:
@@ -20,7 +21,7 @@ from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from bench import inputs, jobs, machine, table
+from bench import inputs, jobs, machine, table, timing
 from bench.timing import Failed
 from qcow2c.cli.sizes import parse_size
 
@@ -39,17 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"medians of {chosen.runs}, file system of {chosen.size >> 20} MiB\n{table.heading()}", flush=True)
         rows = []
         for name in names:
-            rows.append(_row(name, images, chosen.runs))
+            rows.append(_row(name, images, chosen.runs, busy=chosen.busy))
             print(table.line(rows[-1]), flush=True)
         if chosen.write is not None:
             table.write(chosen.write, table.markdown(rows, _command(chosen), facts))
     return 1 if any(isinstance(row.result, Failed) for row in rows) else 0
 
 
-def _row(name: str, images: inputs.Inputs, runs: int) -> table.Row:
+def _row(name: str, images: inputs.Inputs, runs: int, *, busy: bool) -> table.Row:
     job = jobs.JOBS[name]
     try:
-        return table.Row(name, job, job.work(images, runs))
+        with timing.busy(wanted=busy):
+            return table.Row(name, job, job.work(images, runs))
     except Failed as failure:
         return table.Row(name, job, failure)
 
@@ -72,6 +74,7 @@ def _arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--size", type=parse_size, default=inputs.DEFAULT_SIZE, help="size of the file system (default: 4G)"
     )
+    parser.add_argument("--busy", action="store_true", help="keep each processor busy with another process")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into a Markdown file")
     chosen = parser.parse_args(words)
     if chosen.runs < 1:
@@ -91,6 +94,7 @@ def _arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _command(chosen: argparse.Namespace) -> str:
     """Return the command line that makes the table again; the directory is anybody's own."""
     options = ["--runs", str(chosen.runs), "--size", f"{chosen.size >> 20}M", "--directory", "DIR"]
+    options += ["--busy"] if chosen.busy else []
     return shlex.join(["python", "-m", "bench", *options, *chosen.jobs])
 
 

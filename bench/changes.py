@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.inputs import SNAPSHOT, Inputs
-from bench.timing import Runner, qemu_img, run, timed
+from bench.timing import Runner, Spent, qemu_img, run, timed
 from bench.timing import qcow2c as ours
 
 IMAGE = "IMAGE"
@@ -28,7 +28,7 @@ def runners(change: Change, inputs: Inputs, folder: Path) -> tuple[Runner, Runne
     """Return how it is done by us and by the reference program, and what holds the results equal."""
     sources = change.images(inputs)
 
-    def once(place: Path, program: Callable[..., list[str]]) -> float:
+    def once(place: Path, program: Callable[..., list[str]]) -> Spent:
         place.mkdir(exist_ok=True)
         for source in sources:
             run(["cp", "--sparse=always", source, place])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import random
-import statistics
+import shutil
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from typing import Any
 import qcow2c
 from bench import changes, writes
 from bench.inputs import Inputs
-from bench.timing import NO_AIM, Aim, Failed, Figures, Runner, in_turn, qemu_img, run, timed
+from bench.timing import NO_AIM, Aim, Failed, Figures, Runner, Spent, in_turn, median_wall, qemu_img, run, timed, within
 from bench.timing import qcow2c as ours
 
 Work = Callable[[Inputs, int], Figures]
@@ -58,10 +59,10 @@ def contest(mine: Runner, default: Runner, best: dict[str, Runner], runs: int, e
     mine()
     usual = default()
     equal()
-    flags = _quickest(best, CLEARLY_SLOWER * usual)
+    flags = _quickest(best, CLEARLY_SLOWER * usual.wall)
     runners = [mine, default, *([best[flags]] if flags else [])]
-    seconds = in_turn(runners, runs)
-    return Figures(seconds[0], seconds[1], seconds[2] if flags else (), flags)
+    spent = in_turn(runners, runs)
+    return Figures(spent[0], spent[1], spent[2] if flags else (), flags)
 
 
 def _quickest(best: dict[str, Runner], limit: float) -> str:
@@ -69,16 +70,16 @@ def _quickest(best: dict[str, Runner], limit: float) -> str:
     trials = {"": limit}
     for flags, runner in best.items():
         try:
-            trials[flags] = runner()
+            trials[flags] = runner().wall
         except Failed:  # Not each file system has each cache mode.
             continue
     return min(trials, key=lambda flags: trials[flags])
 
 
 @contextmanager
-def scratch(inputs: Inputs, *names: str) -> Iterator[list[Path]]:
-    """Give files beside the inputs, which are removed in the end."""
-    paths = [inputs.directory / name for name in names]
+def scratch(inputs: Inputs, *names: str, folder: Path | None = None) -> Iterator[list[Path]]:
+    """Give files beside the inputs, or in another folder, which are removed in the end."""
+    paths = [(folder or inputs.directory) / name for name in names]
     try:
         yield paths
     finally:
@@ -89,33 +90,56 @@ def scratch(inputs: Inputs, *names: str) -> Iterator[list[Path]]:
 # --- copies ---------------------------------------------------------------------------------------------------------
 
 
+class Place(enum.Enum):
+    """Where a copy goes: to a new file, over the one that is there, to a file system in memory."""
+
+    FRESH = ""
+    OVER = "-over"
+    MEMORY = "-memory"
+
+
+_MEMORY = Path("/dev/shm")
+
+
 def copies(
     source: Callable[[Inputs], Path],
     output_format: str,
     *shared: str,
     only_ours: Sequence[str] = (),
     best: Sequence[str] = BEST_COPIES,
+    place: Place = Place.FRESH,
 ) -> Work:
     """Convert an image; `shared` options are those of both programs. Sizes are compared where it is compressed."""
+
+    def in_memory(inputs: Inputs) -> Path | None:
+        if place is not Place.MEMORY:
+            return None
+        if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < 3 * inputs.size:
+            raise Failed(f"no room in {_MEMORY}, a file system in memory, for two copies")
+        return Path(tempfile.mkdtemp(prefix="qcow2c-bench-", dir=_MEMORY))
 
     def work(inputs: Inputs, runs: int) -> Figures:
         image = source(inputs)
         words = ["convert", "-f", "raw" if image.suffix == ".raw" else "qcow2", "-O", output_format, *shared]
-        with scratch(inputs, "ours.copy", "theirs.copy") as (mine, reference):
-            figures = contest(
-                partial(timed, ours(*words, *only_ours, image, mine), target=mine),
-                partial(timed, qemu_img(*words, image, reference), target=reference),
-                {
-                    flags: partial(timed, qemu_img(*words, *flags.split(), image, reference), target=reference)
-                    for flags in best
-                },
-                runs,
-                lambda: same_image(mine, reference, output_format),
-            )
-            if "-c" not in shared:
-                return figures
-            sizes = (mine.stat().st_size, reference.stat().st_size)
-            return Figures(figures.ours, figures.default, figures.best, figures.flags, sizes)
+        folder = in_memory(inputs)
+        try:
+            with scratch(inputs, "ours.copy", "theirs.copy", folder=folder) as (mine, reference):
+                copy = partial(timed, overwrite=place is Place.OVER)
+                figures = contest(
+                    partial(copy, ours(*words, *only_ours, image, mine), target=mine),
+                    partial(copy, qemu_img(*words, image, reference), target=reference),
+                    {
+                        flags: partial(copy, qemu_img(*words, *flags.split(), image, reference), target=reference)
+                        for flags in best
+                    },
+                    runs,
+                    lambda: same_image(mine, reference, output_format),
+                )
+                sizes = (mine.stat().st_size, reference.stat().st_size) if "-c" in shared else None
+                return replace(figures, sizes=sizes)
+        finally:
+            if folder is not None:
+                folder.rmdir()
 
     return work
 
@@ -208,9 +232,8 @@ def _agree(mine: Any, reference: Any) -> bool:
 def info(inputs: Inputs, runs: int) -> Figures:
     """The facts of a small image, beside a Python that does nothing."""
     figures = reports("info", lambda inputs: [inputs.small()], "--output=json")(inputs, runs)
-    nothing = statistics.median(in_turn([partial(timed, [sys.executable, "-c", "pass"])], runs)[0])
-    note = f"`python -c pass`: {nothing * 1000:.0f} ms"
-    return Figures(figures.ours, figures.default, figures.best, figures.flags, note=note)
+    nothing = median_wall(in_turn([partial(timed, [sys.executable, "-c", "pass"])], runs)[0])
+    return replace(figures, note=f"`python -c pass`: {nothing * 1000:.0f} ms")
 
 
 # --- reads and writes within an image -------------------------------------------------------------------------------
@@ -226,19 +249,22 @@ def random_reads(inputs: Inputs, runs: int) -> Figures:
     stride = 7919 * READ_SIZE
     bench = ("bench", "-f", "qcow2", "-c", str(count), "-d", "1", "-s", str(READ_SIZE), "-S", str(stride))
 
-    def mine() -> float:
+    def mine() -> Spent:
         with qcow2c.open(image) as disk:
             pread = disk.pread
-            start = time.perf_counter()
-            for offset in offsets:
-                pread(READ_SIZE, offset)
-            return (time.perf_counter() - start) / READS
+            with within() as spent:
+                for offset in offsets:
+                    pread(READ_SIZE, offset)
+                return _each(spent(), READS)
 
-    def reference() -> float:
-        return timed(qemu_img(*bench, image)) / count
+    def reference() -> Spent:
+        return _each(timed(qemu_img(*bench, image)), count)
 
-    figures = contest(mine, reference, {}, runs, lambda: None)
-    return Figures(figures.ours, figures.default, note="each read")
+    return replace(contest(mine, reference, {}, runs, lambda: None), note="each read")
+
+
+def _each(spent: Spent, count: int) -> Spent:
+    return Spent(spent.wall / count, spent.cpu / count)
 
 
 def writing(job: writes.WriteJob) -> Job:
@@ -272,31 +298,35 @@ def kind(name: str) -> Callable[[Inputs], Path]:
     return lambda inputs: inputs.image(name)
 
 
-def _to_raw(what: str, aim: float | None, source: str, *options: str) -> Job:
-    return Job(f"{what} to raw", copies(kind(source), "raw", *options), Aim(aim))
+def _to_raw(what: str, aim: float | None, source: str, *options: str, place: Place = Place.FRESH) -> Job:
+    return Job(f"{what} to raw{_WHERE[place]}", copies(kind(source), "raw", *options, place=place), Aim(aim))
 
 
-def _to_qcow2(what: str, aim: float, *options: str, level: int | None = None) -> Job:
+_WHERE = {Place.FRESH: "", Place.OVER: ", over a file that is there", Place.MEMORY: ", in memory"}
+
+
+def _to_qcow2(what: str, aim: float, *options: str, level: int | None = None, place: Place = Place.FRESH) -> Job:
     best = MANY_REQUESTS if "-c" in options else BEST_COPIES
     only_ours = () if level is None else ("-o", f"compression_level={level}")
-    return Job(f"raw to {what}", copies(Inputs.raw, "qcow2", *options, only_ours=only_ours, best=best), Aim(aim))
+    work = copies(Inputs.raw, "qcow2", *options, only_ours=only_ours, best=best, place=place)
+    return Job(f"raw to {what}{_WHERE[place]}", work, Aim(aim))
 
 
 _ZSTD = ("-c", "-o", "compression_type=zstd")
 
 JOBS = {
-    "to-raw-plain": _to_raw("qcow2", 0.5, "plain"),
+    **{f"to-raw-plain{place.value}": _to_raw("qcow2", 0.7, "plain", place=place) for place in Place},
     "to-raw-zlib": _to_raw("zlib", 0.35, "zlib"),
-    "to-raw-zstd": _to_raw("zstd", 0.3, "zstd"),
-    "to-raw-4k": _to_raw("4 KiB clusters", 0.8, "4k"),
-    "to-raw-extended": _to_raw("extended L2", 0.5, "extended"),
-    "to-raw-chain": _to_raw("chain of 3 layers", 0.5, "chain"),
-    "to-raw-snapshots": _to_raw("image with 5 snapshots", 0.5, "snapshots"),
-    "to-raw-snapshot": _to_raw("one of 5 snapshots", 0.5, "snapshots", "-l", SNAPSHOT),
-    "to-qcow2": _to_qcow2("qcow2", 0.5),
-    "to-qcow2-zlib": _to_qcow2("zlib, default level", 0.4, "-c"),
+    "to-raw-zstd": _to_raw("zstd", 0.6, "zstd"),
+    "to-raw-4k": _to_raw("4 KiB clusters", 0.7, "4k"),
+    "to-raw-extended": _to_raw("extended L2", 0.7, "extended"),
+    "to-raw-chain": _to_raw("chain of 3 layers", 0.7, "chain"),
+    "to-raw-snapshots": _to_raw("image with 5 snapshots", 0.7, "snapshots"),
+    "to-raw-snapshot": _to_raw("one of 5 snapshots", 0.7, "snapshots", "-l", SNAPSHOT),
+    **{f"to-qcow2{place.value}": _to_qcow2("qcow2", 0.7, place=place) for place in Place},
+    "to-qcow2-zlib": _to_qcow2("zlib, default level", 0.33, "-c"),
     "to-qcow2-zlib-fast": _to_qcow2("zlib, ours at level 1", 0.12, "-c", level=1),
-    "to-qcow2-zstd": _to_qcow2("zstd, default level", 0.45, *_ZSTD),
+    "to-qcow2-zstd": _to_qcow2("zstd, default level", 0.5, *_ZSTD),
     "to-qcow2-zstd-fast": _to_qcow2("zstd, ours at level 1", 0.45, *_ZSTD, level=1),
     "check-small": Job(
         "check, 64 MiB disk", reports("check", lambda inputs: [inputs.small()], "--output=json"), Aim(3.0)
@@ -345,7 +375,7 @@ JOBS = {
         reports("measure", lambda inputs: [inputs.metadata()], "-O", "qcow2", "--output=json"),
     ),
     "create-metadata": Job("create with full metadata", new_metadata),
-    "info": Job("info, 64 MiB disk", info, Aim(seconds=0.06)),
+    "info": Job("info, 64 MiB disk", info, Aim(seconds=0.045)),
     "pread": Job("random reads of 4 KiB", random_reads),
     **{name: changing(change) for name, change in changes.CHANGES.items()},
     **{name: writing(job) for name, job in writes.JOBS.items()},

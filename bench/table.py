@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from bench.jobs import Job
-from bench.timing import NO_AIM, Aim, Failed, Figures
+from bench.timing import NO_AIM, Aim, Failed, Figures, median_wall
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 """What stands between these two lines of a file is replaced by the table."""
@@ -23,11 +23,15 @@ _MARKDOWN_HEADINGS = (
     "ratio",
     "to its best",
     "least..most",
+    "cpu",
+    "memory",
     "size",
     "aim",
     "met",
 )
-_TEXT_HEADING = f"{'job':20} {'qcow2c':>9} {'qemu-img':>9} {'best':>9} {'ratio':>6} {'to best':>7} (least..most)"
+_TEXT_HEADING = (
+    f"{'job':20} {'qcow2c':>9} {'qemu-img':>9} {'best':>9} {'ratio':>6} {'to best':>7} (least..most) {'cpu':>5}"
+)
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,12 @@ def line(row: Row) -> str:
     cells = _cells(row.name, row.job, row.result)
     text = (
         f"{row.name:20} {cells['qcow2c']:>9} {cells['qemu-img']:>9} {cells['at its best']:>9} "
-        f"{cells['ratio']:>6} {cells['to its best']:>7} ({cells['least..most']})"
+        f"{cells['ratio']:>6} {cells['to its best']:>7} ({cells['least..most']}) {cells['cpu']:>5}"
     )
     met = {"yes": "", "no": " MISSED", "": ""}[cells["met"]]
     notes = [
         cells["size"] and f"size {cells['size']}",
+        cells["memory"],
         cells["aim"] and f"aim {cells['aim']}{met}",
         cells["with"],
         row.result.note,
@@ -102,13 +107,15 @@ def _cells(name: str, job: Job, figures: Figures) -> dict[str, str]:
     return {
         "job": name,
         "what": job.what,
-        "qcow2c": seconds(statistics.median(figures.ours)),
-        "qemu-img": seconds(statistics.median(figures.default)),
-        "at its best": seconds(statistics.median(figures.best)) if figures.best else "",
+        "qcow2c": seconds(median_wall(figures.ours)),
+        "qemu-img": seconds(median_wall(figures.default)),
+        "at its best": seconds(median_wall(figures.best)) if figures.best else "",
         "with": figures.flags,
-        "ratio": f"{statistics.median(figures.ratios()):.2f}",
-        "to its best": f"{statistics.median(to_best):.2f}",
+        "ratio": f"{median(figures.ratios()):.2f}",
+        "to its best": f"{median(to_best):.2f}",
         "least..most": f"{min(to_best):.2f}..{max(to_best):.2f}",
+        "cpu": f"{figures.cpu_ratio():.2f}",
+        "memory": f"{figures.memory() >> 20} MiB" if figures.memory() else "",
         "size": f"{figures.sizes[0] / figures.sizes[1]:.3f}" if figures.sizes else "",
         "aim": _aim(job.aim),
         "met": "" if job.aim == NO_AIM else "yes" if job.aim.met_by(figures) else "no",

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import qcow2c
+from bench.timing import Runner, Spent, run, within
 
 SMALL, LARGE = 4096, 1 << 20
 RANDOM_DISK = 4 << 30
@@ -61,8 +61,8 @@ JOBS = {
 }
 
 
-def runners(job: WriteJob, directory: Path) -> tuple[Callable[[], float], Callable[[], float]]:
-    """Return functions that do the job once with qcow2c, and with the reference program; both return seconds."""
+def runners(job: WriteJob, directory: Path) -> tuple[Runner, Runner]:
+    """Return functions that do the job once with qcow2c, and with the reference program."""
     image = directory / "written.qcow2"
     template = _template(job, directory)
 
@@ -70,39 +70,36 @@ def runners(job: WriteJob, directory: Path) -> tuple[Callable[[], float], Callab
         subprocess.run(["cp", "--sparse=always", template, image], check=True)
         os.sync()
 
-    def ours() -> float:
+    def ours() -> Spent:
         prepare()
         data = b"\1" * job.size
-        start = time.perf_counter()
-        with qcow2c.open(image, "r+", gate="any") as disk:
-            for number, offset in enumerate(job.offsets(), 1):
-                disk.pwrite(data, offset)
-                if job.flush_every and not number % job.flush_every:
-                    disk.flush()
-        return time.perf_counter() - start
+        with within() as spent:
+            with qcow2c.open(image, "r+", gate="any") as disk:
+                for number, offset in enumerate(job.offsets(), 1):
+                    disk.pwrite(data, offset)
+                    if job.flush_every and not number % job.flush_every:
+                        disk.flush()
+            return spent()
 
-    def theirs() -> float:
+    def theirs() -> Spent:
         prepare()
         if job.sequential:
             count = str(job.disk // job.size)
             flush = [f"--flush-interval={job.flush_every}"] if job.flush_every else []
             words = ["qemu-img", "bench", "-q", "-w", "-f", "qcow2", "-c", count, "-d", "64", "-s", str(job.size)]
-            start = time.perf_counter()
-            subprocess.run([*words, *flush, image], check=True, stdout=subprocess.DEVNULL)
-            descriptor = os.open(image, os.O_RDWR)
-            os.fdatasync(descriptor)
-            os.close(descriptor)
-            return time.perf_counter() - start
+            with within() as more:
+                written = run([*words, *flush, image])
+                descriptor = os.open(image, os.O_RDWR)
+                os.fdatasync(descriptor)
+                os.close(descriptor)
+                return Spent(more().wall, written.cpu + more().cpu)
         lines = []
         for number, offset in enumerate(job.offsets(), 1):
             lines.append(f"write -q -P 1 {offset} {job.size}")
             if job.flush_every and not number % job.flush_every:
                 lines.append("flush")
         script = "\n".join([*lines, "flush", "quit"]) + "\n"
-        start = time.perf_counter()
-        words = ["qemu-io", "-t", "writeback", "-f", "qcow2"]
-        subprocess.run([*words, image], input=script.encode(), check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - start
+        return run(["qemu-io", "-t", "writeback", "-f", "qcow2", image], script=script)
 
     return ours, theirs
 

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from qcow2c.format.array_types import U64Array
 
-_READ_BYTES = 4 << 20
-"""Bytes of data that are read and searched at a time."""
+_READ_BYTES = 512 << 10
+"""Bytes of data that are read, searched and written at a time, while they are in the processor's cache."""
 
 _WINDOW = 1 << 20
 """Clusters of the file that are looked through at a time for those that are needed."""

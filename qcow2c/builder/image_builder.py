@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qcow2c.builder.appender import WRITE_BYTES, Appender, Done
+from qcow2c.builder.appender import WRITE_BYTES, Appender
 from qcow2c.builder.final_header import write_final_header
 from qcow2c.builder.options import CreateOptions, Places, header_of
 from qcow2c.builder.plan import l1_entries_of
@@ -126,19 +126,21 @@ class ImageBuilder:
 
     # --- the disk, in order ---
 
-    def add_data(
-        self, guest_offset: int, data: memoryview, done: Done | None = None, bitmaps: Sequence[int] | None = None
-    ) -> None:
-        """Append whole clusters; zeros pad the last one. `data` must not change before `done` is called.
+    def add_data(self, guest_offset: int, data: memoryview, bitmaps: Sequence[int] | None = None) -> None:
+        """Append whole clusters; zeros pad the last one. `data` must not change before `write_data` is called.
 
         `bitmaps` are those of extended entries; without them all subclusters are allocated. Raises StoreError.
         """
         count = self.geometry.clusters(len(data))
-        first = self._append(data, count, done)
+        first = self._append(data, count)
         host_offset = first * self._size | L2_COPIED
         entries = array("Q", range(host_offset, host_offset + count * self._size, self._size))
         self._map(guest_offset, entries, array("Q", bitmaps or [SUBCLUSTERS_ALLOCATED] * count))
         self._write_complete()
+
+    def write_data(self) -> None:
+        """Write what was appended, so that its buffers can be used again. Raises StoreError."""
+        self._out.flush()
 
     def add_compressed(self, guest_offset: int, packed: bytes) -> None:
         """Append a compressed cluster, packed behind the one before. Raises LimitExceeded, StoreError."""
@@ -183,13 +185,13 @@ class ImageBuilder:
             return first * self._size
         return self._append(memoryview(data), count) * self._size
 
-    def _append(self, data: memoryview, clusters: int, done: Done | None = None) -> int:
+    def _append(self, data: memoryview, clusters: int) -> int:
         """Append clusters, each with refcount 1; return the first one."""
         self._align()
         first = self._clusters
         self._clusters += clusters
         self._refcounts.set_ones(first, self._clusters)
-        self._out.append(data, done)
+        self._out.append(data)
         padding = clusters * self._size - len(data)
         if padding:
             self._out.append(zeros(padding))

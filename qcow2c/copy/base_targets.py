@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from qcow2c.copy.plan import Slab
-from qcow2c.copy.targets import RESERVE_FROM, ReleaseBuffer, Target
+from qcow2c.copy.targets import Target
 from qcow2c.disk.opening import open_image
 from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
@@ -49,7 +49,7 @@ class BaseTarget(Target):
 
 
 class RawBase(BaseTarget):
-    """A raw file; threads write to it themselves."""
+    """A raw file, written by whichever thread has read."""
 
     def __init__(self, store: Store) -> None:
         super().__init__()
@@ -67,12 +67,10 @@ class RawBase(BaseTarget):
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
         self._place(slab, buffer)
 
-    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any, release: ReleaseBuffer) -> None:
-        release()
+    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any) -> None:
+        """It is written."""
 
     def _write(self, data: memoryview, offset: int) -> None:
-        if len(data) >= RESERVE_FROM:
-            self._store.reserve(offset, len(data))
         self._store.pwrite(data, offset)
 
     def zero(self, start: int, end: int) -> None:
@@ -106,9 +104,8 @@ class ImageBase(BaseTarget):
     def prepare(self, slab: Slab, buffer: memoryview) -> None:
         """An image takes one write at a time."""
 
-    def take(self, slab: Slab, buffer: memoryview, _prepared: Any, release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: Any) -> None:
         self._place(slab, buffer)
-        release()
 
     def _write(self, data: memoryview, offset: int) -> None:
         self._image.pwrite(data, offset)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import mmap
 import threading
 
-SLAB_BYTES = 4 << 20
-"""Bytes of a slab, which begins at a multiple of them: whole clusters of any size."""
+SLAB_BYTES = 512 << 10
+"""Bytes of a slab, unless clusters are larger.
 
-
-# --- buffers --------------------------------------------------------------------------------------------------------
+It fits the processor's cache, so that what was read is written while it is there; docs/performance.md has the trials.
+"""
 
 
 class Buffers:
@@ -18,7 +18,9 @@ class Buffers:
     They begin at a page, which makes copying to and from them faster.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, length: int = SLAB_BYTES) -> None:
+        self.length = length
+        """Bytes of each."""
         self._left = count
         self._free: list[memoryview] = []
         self._changed = threading.Condition()
@@ -33,7 +35,7 @@ class Buffers:
             if self._free:
                 return self._free.pop()
             self._left -= 1
-        return memoryview(mmap.mmap(-1, SLAB_BYTES))
+        return memoryview(mmap.mmap(-1, self.length))
 
     def give(self, buffer: memoryview) -> None:
         """Take a buffer back."""

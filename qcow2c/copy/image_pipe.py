@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from qcow2c.builder.options import CreateOptions, Places, header_of
 from qcow2c.builder.plan import l1_entries_of, refcounts_of
 from qcow2c.copy.plan import Slab
-from qcow2c.copy.targets import ReleaseBuffer, Target, Write
+from qcow2c.copy.targets import Target, Write
 from qcow2c.format import layout
 from qcow2c.format.geometry import ByteRange
 from qcow2c.format.refcounts import stored_ones
@@ -24,18 +24,17 @@ class DataSurvey(Target):
     """Remembers which guest clusters hold data: first and end of each range, one after the other."""
 
     def __init__(self, cluster_size: int, *, find_zeros: bool = True) -> None:
-        super().__init__(cluster_size if find_zeros else 0)
+        super().__init__(cluster_size if find_zeros else 0, cluster_size)
         self._cluster_size = cluster_size
         self.edges = array("Q")
 
-    def take(self, slab: Slab, _buffer: memoryview, prepared: list[ByteRange], release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, _buffer: memoryview, prepared: list[ByteRange]) -> None:
         for start, end in prepared:
             first, last = (slab.start + start) // self._cluster_size, -(-(slab.start + end) // self._cluster_size)
             if self.edges and self.edges[-1] == first:
                 self.edges[-1] = last
             else:
                 self.edges.extend((first, last))
-        release()
 
     def finish(self, size: int) -> None:
         """There is nothing to complete."""
@@ -47,9 +46,9 @@ class ImagePipe(Target):
     def __init__(self, write: Write, options: CreateOptions, edges: array[int]) -> None:
         """Write all metadata. Raises UsageError, StoreError."""
         options.validate()
-        super().__init__(0)
-        self._send = write
         self._geometry = geometry = options.geometry
+        super().__init__(0, geometry.cluster_size)
+        self._send = write
         self._edges = edges
         self._next = 0
         """Index of the edge behind which the next data lies."""
@@ -119,7 +118,7 @@ class ImagePipe(Target):
         if words:
             yield words
 
-    def take(self, slab: Slab, buffer: memoryview, _prepared: list[ByteRange], release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: list[ByteRange]) -> None:
         size, edges = self._geometry.cluster_size, self._edges
         while self._next < len(edges) and edges[self._next] * size < slab.end:
             start, end = edges[self._next] * size, edges[self._next + 1] * size
@@ -129,7 +128,6 @@ class ImagePipe(Target):
             if end > slab.end:
                 break
             self._next += 2
-        release()
 
     def finish(self, size: int) -> None:
         """Everything was written."""

@@ -21,7 +21,7 @@ from qcow2c.storage.store import Progress
 from qcow2c.storage.zeros import zeros
 from qcow2c.structs import Version
 
-_READ_BYTES = 4 << 20
+_READ_BYTES = 2 << 20
 """Bytes that are read at a time: whole clusters of any size."""
 
 

@@ -46,6 +46,11 @@ class Slab(NamedTuple):
     zeros: Sequence[ByteRange]
     """What must read as zeros."""
 
+    @property
+    def needs_codec(self) -> bool:
+        """Whether reading it may be more than copying bytes."""
+        return any(piece.offset < 0 and piece.source is not None for piece in self.pieces)
+
 
 class Scope(NamedTuple):
     """What of the disks is copied, besides data."""
@@ -137,9 +142,14 @@ class PlannedDisk:
 
 
 def plan(
-    disks: Sequence[PlannedDisk], *, with_zeros: bool = False, top_only: bool = False, blind: bool = False
+    disks: Sequence[PlannedDisk],
+    slab_bytes: int = SLAB_BYTES,
+    *,
+    with_zeros: bool = False,
+    top_only: bool = False,
+    blind: bool = False,
 ) -> Iterator[Slab]:
-    """Yield what must be copied, in order.
+    """Yield what must be copied, in order, in slabs that begin and end at multiples of `slab_bytes`.
 
     `with_zeros` names the ranges that are zeros, too; `top_only` leaves out what the top layers do not decide;
     `blind` does without maps, which may be damaged, and takes all for data. Raises as `DiskMap.columns`.
@@ -150,8 +160,8 @@ def plan(
     size = disks[-1].end if disks else 0
 
     def slab() -> Slab:
-        start = current * SLAB_BYTES
-        return Slab(start, min(size, start + SLAB_BYTES), pieces, empty)
+        start = current * slab_bytes
+        return Slab(start, min(size, start + slab_bytes), pieces, empty)
 
     for start, end, source, depth, flags, offset in _extents(disks, blind=blind):
         is_data = flags & (DATA | ZERO) == DATA
@@ -159,18 +169,18 @@ def plan(
             continue
         at = start
         while at < end:
-            number = at // SLAB_BYTES
+            number = at // slab_bytes
             if number != current:
                 if pieces or empty:
                     yield slab()
                     pieces, empty = [], []
                 current = number
-            whole = end // SLAB_BYTES * SLAB_BYTES
-            if not is_data and at == number * SLAB_BYTES < whole:
+            whole = end // slab_bytes * slab_bytes
+            if not is_data and at == number * slab_bytes < whole:
                 yield Slab(at, whole, (), [ByteRange(at, whole)])  # However many slabs: zeros need no buffer.
                 at = whole
                 continue
-            stop = min(end, (number + 1) * SLAB_BYTES)
+            stop = min(end, (number + 1) * slab_bytes)
             if is_data:
                 where = offset + at - start if flags & OFFSET else -1
                 pieces.append(Piece(at, stop - at, source, depth, where))

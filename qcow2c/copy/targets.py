@@ -23,13 +23,6 @@ from qcow2c.storage.store import Store, reason
 from qcow2c.storage.zeros import zeros
 from qcow2c.structs import SECTOR_SIZE
 
-RESERVE_FROM = 1 << 20
-"""Bytes of a write from which on it pays to find their space at once."""
-
-_COPY_UP_TO = SLAB_BYTES // 2
-"""Bytes of a slab that are copied, so that its buffer is free again at once."""
-
-ReleaseBuffer = Callable[[], None]
 Write = Callable[[memoryview], object]
 """Takes all of some bytes, or raises."""
 
@@ -37,8 +30,13 @@ Write = Callable[[memoryview], object]
 class Target(ABC):
     """Takes a copy. `unit` is the granularity in bytes in which zeros are looked for, 0: not at all."""
 
-    def __init__(self, unit: int) -> None:
+    uses_codec = False
+    """Whether `prepare` has so much to do that threads should share it."""
+
+    def __init__(self, unit: int, cluster_size: int = 0) -> None:
         self.unit = unit
+        self.slab_bytes = max(SLAB_BYTES, cluster_size)
+        """Slabs begin at a multiple of it."""
 
     def ranges(self, slab: Slab, buffer: memoryview) -> list[ByteRange]:
         """Return the ranges within a slab's buffer that hold data, in whole units."""
@@ -54,8 +52,8 @@ class Target(ABC):
         return self.ranges(slab, buffer)
 
     @abstractmethod
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: ReleaseBuffer, /) -> None:
-        """Take a slab, and release its buffer, now or later. Raises StoreError."""
+    def take(self, slab: Slab, buffer: memoryview, prepared: Any, /) -> None:
+        """Take a slab; its buffer is used again then. Raises StoreError."""
 
     def zero(self, start: int, end: int) -> None:  # noqa: B027 - a pipe is never asked for it
         """Let a range read as zeros. Raises StoreError."""
@@ -66,7 +64,7 @@ class Target(ABC):
 
 
 class RawTarget(Target):
-    """A raw file. Threads write to it themselves; with `wipe` it has contents, which zeros must replace."""
+    """A raw file, written by whichever thread has read; with `wipe` it has contents, which zeros must replace."""
 
     def __init__(self, store: Store, *, unit: int, wipe: bool = False, durable: bool = True) -> None:
         super().__init__(unit)
@@ -91,8 +89,6 @@ class RawTarget(Target):
             self._replace(slab, buffer, ranges)
             return
         for start, end in ranges:
-            if end - start >= RESERVE_FROM:
-                self._store.reserve(slab.start + start, end - start)
             self._store.pwrite(buffer[start:end], slab.start + start)
 
     def _replace(self, slab: Slab, buffer: memoryview, ranges: list[ByteRange]) -> None:
@@ -105,8 +101,8 @@ class RawTarget(Target):
         for start, end in slab.zeros:
             self.zero(start, end)
 
-    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any, release: ReleaseBuffer) -> None:
-        release()
+    def take(self, _slab: Slab, _buffer: memoryview, _prepared: Any) -> None:
+        """It is written."""
 
     def zero(self, start: int, end: int) -> None:
         if self.unit:
@@ -137,7 +133,8 @@ class NewImageTarget(Target):
         """`before_end` is called when all of the disk is there, and the image is not complete yet."""
         self._cluster_size = builder.geometry.cluster_size
         unit = builder.geometry.subcluster_size if compress is None else self._cluster_size
-        super().__init__(max(unit, SECTOR_SIZE) if find_zeros else 0)
+        super().__init__(max(unit, SECTOR_SIZE) if find_zeros else 0, self._cluster_size)
+        self.uses_codec = compress is not None
         self._builder = builder
         self._compress = compress
         self._before_end = before_end
@@ -155,20 +152,14 @@ class NewImageTarget(Target):
                 packed.append((at, data if len(data) < size else None))
         return packed
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: Any, release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: Any) -> None:
         if self._compress is not None:
             self._take_packed(slab, buffer, prepared)
-            release()
             return
-        whole = self._whole_clusters(prepared, slab.end - slab.start)
-        copied = sum(end - start for start, end in whole) <= _COPY_UP_TO
-        for number, (start, end) in enumerate(whole):
-            data = memoryview(bytes(buffer[start:end])) if copied else buffer[start:end]
-            done = release if number == len(whole) - 1 and not copied else None
+        for start, end in self._whole_clusters(prepared, slab.end - slab.start):
             bitmaps = self._bitmaps(prepared, start, end) if self._builder.geometry.extended_l2 else None
-            self._builder.add_data(slab.start + start, data, done, bitmaps)
-        if copied:
-            release()
+            self._builder.add_data(slab.start + start, buffer[start:end], bitmaps)
+        self._builder.write_data()
 
     def _take_packed(self, slab: Slab, buffer: memoryview, packed: list[tuple[int, bytes | None]]) -> None:
         for at, data in packed:
@@ -225,7 +216,7 @@ class ImageTarget(Target):
         level: int | None = None,
         durable: bool = True,
     ) -> None:
-        super().__init__(image.geometry.cluster_size if compressed else unit)
+        super().__init__(image.geometry.cluster_size if compressed else unit, image.geometry.cluster_size)
         self._image = image
         self._unmap = unit > 0
         self._wipe = wipe
@@ -233,7 +224,7 @@ class ImageTarget(Target):
         self._level = level
         self._durable = durable
 
-    def take(self, slab: Slab, buffer: memoryview, prepared: list[ByteRange], release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, buffer: memoryview, prepared: list[ByteRange]) -> None:
         asked = _asked(slab, self.unit if self._compressed else 1)
         for start, end in _in_both(asked, prepared):
             self._write(buffer[start:end], slab.start + start)
@@ -242,7 +233,6 @@ class ImageTarget(Target):
                 self.zero(slab.start + start, slab.start + end)
         for start, end in slab.zeros:
             self.zero(start, end)
-        release()
 
     def _write(self, data: memoryview, offset: int) -> None:
         if self._compressed:
@@ -288,11 +278,10 @@ class RawPipe(Target):
         self._send = write
         self._position = 0
 
-    def take(self, slab: Slab, buffer: memoryview, _prepared: Any, release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, buffer: memoryview, _prepared: Any) -> None:
         self._fill(slab.start)
         self._send(buffer[: slab.end - slab.start])
         self._position = slab.end
-        release()
 
     def _fill(self, end: int) -> None:
         while self._position < end:

@@ -1,17 +1,17 @@
-"""The copy itself: slabs of disks, or of a stream, through threads to a target."""
+"""The copy itself: slabs of disks, or of a stream, to a target; threads help where a codec has work to do."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from itertools import chain
 from select import select
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from qcow2c.copy import plan as slabs
-from qcow2c.copy.affinity import keep_to, shares
 from qcow2c.copy.buffers import SLAB_BYTES, Buffers
 from qcow2c.copy.plan import Piece, PlannedDisk, Scope, Slab
 from qcow2c.copy.targets import Target
@@ -20,9 +20,6 @@ from qcow2c.errors import StoreError
 from qcow2c.storage.store import Progress, reason
 from qcow2c.storage.zeros import fill_zeros
 from qcow2c.structs import SECTOR_SIZE
-
-_IN_USE = 4
-"""Buffers that a target keeps for a while, beside those that threads work on."""
 
 _PATIENCE_SECONDS = 0.5
 """How long an interrupt waits for what a thread is doing."""
@@ -47,15 +44,24 @@ class Copying(ABC):
 
     @abstractmethod
     def slabs(self, scope: Scope, buffers: Buffers, /) -> Iterator[tuple[Slab, memoryview | None]]:
-        """Yield the slabs in order; one that was read already comes with its buffer."""
+        """Yield the slabs in order, each within a part of the disk that begins at a multiple of the buffers' length.
+
+        One that was read already comes with its buffer.
+        """
 
     @abstractmethod
     def read(self, slab: Slab, scope: Scope, buffer: memoryview, /) -> None:
-        """Fill a buffer with a slab, in a thread."""
+        """Fill a buffer with a slab, in any thread."""
 
     def run(self, target: Target, scope: Scope = _DATA) -> None:
-        """Copy everything that is in the scope. Raises as reading and the target."""
-        _Workers(self, target, scope, self._workers).go(self._tell)
+        """Copy everything that is in the scope. Raises as reading and the target.
+
+        As long as no codec has work to do, slabs are read and written in this thread, through one buffer that stays
+        in the processor's cache. From the first slab on that needs a codec, threads share the work.
+        """
+        line = _Line(self, target, scope, Buffers(self._workers + 1, target.slab_bytes))
+        if not line.work_alone(self._tell, with_codecs=self._workers == 1):
+            line.work_in_threads(self._tell, self._workers)
         target.finish(self.size)
         self._tell(self.size)
 
@@ -64,15 +70,19 @@ class Copying(ABC):
             self._progress(done, self.size)
 
 
-class _Workers:
-    """Threads that each take the next slab, read it, prepare it, and hand it to the target when it is its turn."""
+_Numbered = tuple[int, tuple[Slab, memoryview | None]]
+"""A slab, with its buffer if it was read already, behind its number."""
 
-    def __init__(self, copy: Copying, target: Target, scope: Scope, workers: int) -> None:
+
+class _Line:
+    """The slabs on their way: a thread takes the next one, reads and prepares it, and hands it over in its turn."""
+
+    def __init__(self, copy: Copying, target: Target, scope: Scope, buffers: Buffers) -> None:
         self._copy = copy
         self._target = target
         self._scope = scope
-        self._buffers = Buffers(workers + _IN_USE)
-        self._slabs = enumerate(copy.slabs(scope, self._buffers))
+        self._buffers = buffers
+        self._slabs: Iterator[_Numbered] = enumerate(copy.slabs(scope, buffers))
         self._plan_lock = threading.Lock()
         self._turn = threading.Condition()
         self._next = 0
@@ -80,13 +90,26 @@ class _Workers:
         self._done = 0
         """Bytes of the disk that the target has taken."""
         self._failure: BaseException | None = None
-        self._workers = [threading.Thread(target=self._work, args=(cpus,), daemon=True) for cpus in shares(workers)]
 
-    def go(self, tell: Callable[[int], None]) -> None:
-        """Do it all, and tell how far it is from time to time. Raises what a thread raised."""
+    def work_alone(self, tell: Callable[[int], None], *, with_codecs: bool) -> bool:
+        """Copy in this thread, up to a slab that needs a codec, unless `with_codecs`; return whether all is done."""
+        told = time.monotonic()
+        for number, (slab, buffer) in self._slabs:
+            if not with_codecs and (self._target.uses_codec or slab.needs_codec):
+                self._slabs = chain([(number, (slab, buffer))], self._slabs)
+                return False
+            self._hand_over(slab, *self._prepared(slab, buffer))
+            if time.monotonic() - told >= _TELL_SECONDS:
+                tell(self._done)
+                told = time.monotonic()
+        return True
+
+    def work_in_threads(self, tell: Callable[[int], None], count: int) -> None:
+        """Copy the rest, and tell how far it is from time to time. Raises what a thread raised."""
         started: list[threading.Thread] = []
         try:
-            for worker in self._workers:
+            for _ in range(count):
+                worker = threading.Thread(target=self._work, daemon=True)
                 worker.start()
                 started.append(worker)
             for worker in started:
@@ -103,9 +126,8 @@ class _Workers:
         if self._failure is not None:
             raise self._failure
 
-    def _work(self, cpus: set[int]) -> None:
+    def _work(self) -> None:
         try:
-            keep_to(cpus)
             while self._one():
                 pass
         except BaseException as exc:  # It would be lost here: the thread that waits for this one raises it.
@@ -128,30 +150,38 @@ class _Workers:
             number, (slab, buffer) = next(self._slabs, _NOTHING)
         if slab is None:
             return False
-        prepared = None
-        if slab.pieces and (buffer is not None or not self._target.clone(slab)):
-            if buffer is None:
-                buffer = self._buffers.take()
-                self._copy.read(slab, self._scope, buffer)
-            prepared = self._target.prepare(slab, buffer)
+        buffer, prepared = self._prepared(slab, buffer)
         with self._turn:
             self._turn.wait_for(lambda: self._next == number or self._stopped())
         if self._stopped():
             return False
-        # Its turn lasts until the next number is set: no other thread is here.
+        self._hand_over(slab, buffer, prepared)  # Its turn lasts until the next number is set: no other thread is here.
+        with self._turn:
+            self._turn.notify_all()
+        return True
+
+    def _prepared(self, slab: Slab, buffer: memoryview | None) -> tuple[memoryview | None, Any]:
+        """Read a slab, unless it was, and prepare it; without a buffer there is nothing left to be taken but zeros."""
+        if not slab.pieces or (buffer is None and self._target.clone(slab)):
+            return None, None
+        if buffer is None:
+            buffer = self._buffers.take()
+            self._copy.read(slab, self._scope, buffer)
+        return buffer, self._target.prepare(slab, buffer)
+
+    def _hand_over(self, slab: Slab, buffer: memoryview | None, prepared: Any) -> None:
+        """Give the target what was prepared, and the buffer back. The next slab's turn comes."""
         if buffer is None:
             for start, end in slab.zeros:
                 self._target.zero(start, end)
         else:
-            self._target.take(slab, buffer, prepared, partial(self._buffers.give, buffer))
+            self._target.take(slab, buffer, prepared)
+            self._buffers.give(buffer)
         self._done = slab.end
-        with self._turn:
-            self._next += 1
-            self._turn.notify_all()
-        return True
+        self._next += 1
 
 
-_NOTHING: tuple[int, tuple[Slab | None, memoryview | None]] = (-1, (None, None))
+_NOTHING: tuple[int, tuple[None, None]] = (-1, (None, None))
 
 
 class DiskCopy(Copying):
@@ -165,9 +195,15 @@ class DiskCopy(Copying):
         self.size = disks[-1].end if disks else 0
         self._blind = any(_salvages(planned.disk) for planned in disks)
 
-    def slabs(self, scope: Scope, _buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
-        plan = slabs.plan(self._disks, with_zeros=scope.with_zeros, top_only=scope.top_only, blind=self._blind)
-        return ((slab, None) for slab in plan)
+    def slabs(self, scope: Scope, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
+        found = slabs.plan(
+            self._disks,
+            buffers.length,
+            with_zeros=scope.with_zeros,
+            top_only=scope.top_only,
+            blind=self._blind,
+        )
+        return ((slab, None) for slab in found)
 
     def try_first(self) -> None:
         if self._blind:
@@ -211,9 +247,10 @@ class StreamCopy(Copying):
     def slabs(self, _scope: Scope, buffers: Buffers) -> Iterator[tuple[Slab, memoryview | None]]:
         while True:
             buffer = buffers.take()
-            done, head, self._head = len(self._head), self._head, b""
+            head, self._head = self._head[: len(buffer)], self._head[len(buffer) :]
+            done = len(head)
             buffer[:done] = head
-            while done < SLAB_BYTES:
+            while done < len(buffer):
                 count = self._read(buffer[done:])
                 if not count:
                     break
@@ -225,7 +262,7 @@ class StreamCopy(Copying):
             start, self.size = self.size, self.size + whole
             piece = Piece(start, whole, None, 0, -1)
             yield Slab(start, self.size, [piece], ()), buffer
-            if whole < SLAB_BYTES:
+            if whole < len(buffer):
                 return
 
     def _read(self, buffer: memoryview) -> int:

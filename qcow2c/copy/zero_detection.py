@@ -5,14 +5,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
-from qcow2c.copy.buffers import SLAB_BYTES
 from qcow2c.format.geometry import ByteRange
 from qcow2c.format.layout import WORD_BYTES
 
-_ZEROS = bytes(SLAB_BYTES)
-
-
-# --- zeros ----------------------------------------------------------------------------------------------------------
+_ZEROS = bytes(2 << 20)
+"""As long as the largest cluster, and so the largest slab."""
 
 
 def data_ranges(buffer: memoryview, unit: int) -> list[ByteRange]:

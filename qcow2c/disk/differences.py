@@ -23,7 +23,7 @@ from qcow2c.storage.sources import Store
 from qcow2c.storage.store import Progress
 from qcow2c.structs import SECTOR_SIZE
 
-SLAB_BYTES = 2 << 20
+SLAB_BYTES = 512 << 10
 """Bytes that are read of each disk before they are compared."""
 
 _WORDS = SECTOR_SIZE // WORD_BYTES

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from qcow2c.copy.affinity import keep_to, shares
 from qcow2c.disk.block_status import segments, slice_bytes
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.disk.map_layers import ZERO, Segment, mapped_layers
@@ -23,8 +22,8 @@ from qcow2c.storage.sources import Source, Store
 from qcow2c.storage.store import Progress
 from qcow2c.structs import SECTOR_SIZE
 
-SLAB_BYTES = 2 << 20
-"""Bytes that are read of each disk before they are compared, by QEMU, too; both must stay in a processor's cache."""
+SLAB_BYTES = 512 << 10
+"""Bytes that are read of each disk before they are compared: both must stay in the processor's cache."""
 
 CANNOT_OPEN, CANNOT_MAP, CANNOT_READ = 2, 3, 4
 """Exit status of the errors."""
@@ -162,7 +161,7 @@ class _RangePair:
 
     def first_difference(self, tell: Callable[[int], object]) -> _Found | None:
         """Return the first difference. Raises what comes before it."""
-        helpers = [threading.Thread(target=self._help, args=(cpus,)) for cpus in shares(2)]
+        helpers = [threading.Thread(target=self._help) for _ in range(2)]
         tell(self._start)
         try:
             # Many disks are small, or differ at once, and need no threads.
@@ -185,10 +184,9 @@ class _RangePair:
             raise outcome
         return outcome
 
-    def _help(self, cpus: set[int]) -> None:
+    def _help(self) -> None:
         """Compare slabs until there are no more, or something is found; what others have begun, they finish."""
         try:
-            keep_to(cpus)
             buffers = _SlabPair()
             while self._compare_next(buffers):
                 pass

@@ -225,10 +225,6 @@ class OpenFile(Store):
     def expect_no_flush(self) -> None:
         self._starts_writeback = False
 
-    def reserve(self, offset: int, length: int) -> None:
-        with suppress(OSError, OverflowError):  # What is wrong, if anything, the write will tell.
-            _fallocate(self._fd, _KEEP_SIZE, offset, length)
-
     def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:
         if not isinstance(source, OpenFile):
             return False

@@ -11,7 +11,7 @@ from qcow2c.storage.sources import Store
 
 Preallocation = Literal["off", "metadata", "falloc", "full"]
 
-_FILL_BYTES = 4 << 20
+_FILL_BYTES = 512 << 10
 
 
 def _fill(store: Store, start: int, length: int) -> None:

@@ -20,7 +20,7 @@ Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int, int], object]
 """Is told the bytes that are done, and all that are to be done."""
 
-_ZEROS = bytes(1 << 20)
+_ZEROS = bytes(512 << 10)
 
 
 class Store(ABC):
@@ -113,9 +113,6 @@ class Store(ABC):
 
     def expect_no_flush(self) -> None:  # noqa: B027 - a hint, which few stores can take
         """Nothing will be flushed in the end: the system need not begin early to write out what is written."""
-
-    def reserve(self, offset: int, length: int) -> None:  # noqa: B027 - a hint, which few stores can take
-        """Expect bytes to be written soon: where the system can find their space faster at once, it does."""
 
     def clone(self, source: Store, source_offset: int, offset: int, length: int) -> bool:  # noqa: ARG002 - few stores can
         """Share the space of bytes of another store, which is a copy of them; return whether that was done.

@@ -9,7 +9,12 @@ import pytest
 
 from bench import jobs, staging, table, timing
 from bench.__main__ import main
-from bench.timing import NO_AIM, Aim, Failed, Figures
+from bench.timing import NO_AIM, Aim, Failed, Figures, Spent
+
+
+def took(*seconds: float) -> list[Spent]:
+    """Runs that took so long, and half of it on a processor, with 5 MiB of memory."""
+    return [Spent(wall, wall / 2, 5 << 20) for wall in seconds]
 
 
 @pytest.mark.parametrize(
@@ -30,29 +35,36 @@ def test_facts_that_differ_are_noticed() -> None:
 
 
 def test_flags_are_timed_unless_they_fail_or_are_clearly_slower() -> None:
-    def failing() -> float:
+    def failing() -> Spent:
         raise Failed("no such cache mode")
 
-    def contest(best: dict[str, Callable[[], float]]) -> Figures:
-        return jobs.contest(lambda: 1.0, lambda: 2.0, best, 3, lambda: None)
+    def contest(best: dict[str, Callable[[], Spent]]) -> Figures:
+        return jobs.contest(lambda: Spent(1.0, 1.0), lambda: Spent(2.0, 1.0), best, 3, lambda: None)
 
     assert contest({}).best == ()
-    assert contest({"-a": failing, "-b": lambda: 9.0}).flags == ""
-    chosen = contest({"-a": failing, "-b": lambda: 1.9, "-c": lambda: 1.6})
-    assert (chosen.flags, chosen.best, chosen.ours) == ("-c", [1.6] * 3, [1.0] * 3)
+    assert contest({"-a": failing, "-b": lambda: Spent(9.0, 1.0)}).flags == ""
+    chosen = contest({"-a": failing, "-b": lambda: Spent(1.9, 1.0), "-c": lambda: Spent(1.6, 1.0)})
+    assert (chosen.flags, chosen.best, chosen.ours) == ("-c", [Spent(1.6, 1.0)] * 3, [Spent(1.0, 1.0)] * 3)
 
 
 # --- figures and table ----------------------------------------------------------------------------------------------
 
 
 def test_the_ratio_to_the_best_is_to_the_quicker_of_the_two() -> None:
-    assert Figures([1.0], [4.0], [2.0]).best_ratios() == [0.5]
-    assert Figures([1.0], [4.0], [8.0]).best_ratios() == [0.25]
-    assert Figures([1.0], [4.0], [2.0]).ratios() == Figures([1.0], [4.0]).best_ratios() == [0.25]
+    assert Figures(took(1), took(4), took(2)).best_ratios() == [0.5]
+    assert Figures(took(1), took(4), took(8)).best_ratios() == [0.25]
+    assert Figures(took(1), took(4), took(2)).ratios() == Figures(took(1), took(4)).best_ratios() == [0.25]
+
+
+def test_processor_time_is_compared_over_all_runs() -> None:
+    few_ticks = [Spent(1.0, 0.0), Spent(1.0, 0.02)]
+    assert Figures(took(0.02, 0.02), few_ticks).cpu_ratio() == 1.0
+    assert Figures(took(1, 1), took(4, 4), took(2, 2)).cpu_ratio() == 0.5
+    assert Figures(took(1), [Spent(1.0, 0.0)]).cpu_ratio() == 0.0
 
 
 def test_an_aim_is_met_or_not() -> None:
-    figures = Figures([1.0, 9.0, 2.0], [4.0, 4.0, 4.0])
+    figures = Figures(took(1, 9, 2), took(4, 4, 4))
     assert [Aim(ratio).met_by(figures) for ratio in (0.4, 0.5, 0.6)] == [False, True, True]
     assert [Aim(seconds=limit).met_by(figures) for limit in (1.9, 2.0)] == [False, True]
     assert NO_AIM.met_by(figures)
@@ -66,35 +78,36 @@ def test_times_have_three_digits() -> None:
 
 def test_rows_show_ratios_sizes_and_aims() -> None:
     job = jobs.Job("raw to zlib", lambda *_: Figures([], []), Aim(0.4))
-    figures = Figures([1.0], [4.0], [2.0], "-m 16 -W", (105, 100), "a note")
+    figures = Figures(took(1), took(4), took(2), "-m 16 -W", (105, 100), "a note")
     row = table.Row("to-zlib", job, figures)
     assert " ".join(table.line(row).split()) == (
-        "to-zlib 1.00 s 4.00 s 2.00 s 0.25 0.50 (0.50..0.50) size 1.050, aim 0.4 MISSED, -m 16 -W, a note"
+        "to-zlib 1.00 s 4.00 s 2.00 s 0.25 0.50 (0.50..0.50) 0.50 size 1.050, 5 MiB, aim 0.4 MISSED, -m 16 -W, a note"
     )
-    headings = "job | what | qcow2c | qemu-img | at its best | with | ratio | to its best | least..most | size | aim"
+    headings = "job | what | qcow2c | qemu-img | at its best | with | ratio | to its best | least..most | cpu | memory"
     failed = table.Row("other", job, Failed("why"))
     assert table.markdown([row, failed], "make bench", {"date": "today"}).splitlines()[2:] == [
         "- date: today",
         "",
-        f"| {headings} | met |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| to-zlib | raw to zlib (a note) | 1.00 s | 4.00 s | 2.00 s | `-m 16 -W` | 0.25 | 0.50 | 0.50..0.50 | 1.050 "
-        "| 0.4 | **no** |",
-        "| other | raw to zlib | failed |  |  |  |  |  |  |  |  |  |",
+        f"| {headings} | size | aim | met |",
+        "|" + " --- |" * 14,
+        "| to-zlib | raw to zlib (a note) | 1.00 s | 4.00 s | 2.00 s | `-m 16 -W` | 0.25 | 0.50 | 0.50..0.50 | 0.50 "
+        "| 5 MiB | 1.050 | 0.4 | **no** |",
+        "| other | raw to zlib | failed |" + "  |" * 11,
     ]
 
 
 def test_each_begins_in_turn() -> None:
     order = []
 
-    def runner(name: str) -> Callable[[], float]:
-        def run() -> float:
+    def runner(name: str) -> Callable[[], Spent]:
+        def run() -> Spent:
             order.append(name)
-            return float(len(order))
+            return Spent(len(order), 0.0)
 
         return run
 
-    assert timing.in_turn([runner("a"), runner("b")], 2) == [[1.0, 4.0], [2.0, 3.0]]
+    found = timing.in_turn([runner("a"), runner("b")], 2)
+    assert [[spent.wall for spent in runs] for runs in found] == [[1, 4], [2, 3]]
     assert order == ["a", "b", "b", "a"]
 
 

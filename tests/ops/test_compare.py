@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -139,20 +138,9 @@ def test_two_threads_read_a_large_disk() -> None:
             return super().readinto_at(buffer, offset)
 
     one, other = Meeting(noise(8 * SLAB_BYTES)), Watched(noise(8 * SLAB_BYTES))
-    cpus = os.sched_getaffinity(0)
     assert compared(one, other).identical
     assert sum(length for _, length in one.reads) == 8 * SLAB_BYTES
     assert len(one.threads - {threading.get_ident()}) == 2
-    assert os.sched_getaffinity(0) == cpus
-
-
-@pytest.mark.parametrize("cpus", [set(), {3}])
-def test_threads_go_anywhere_without_a_choice_of_processors(cpus: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    if cpus:
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus)
-    else:
-        monkeypatch.delattr(os, "sched_setaffinity")
-    assert compared(bytes(noise(3 * SLAB_BYTES)), bytes(noise(3 * SLAB_BYTES))).identical
 
 
 def test_a_difference_in_the_first_slab_is_all_that_is_read() -> None:

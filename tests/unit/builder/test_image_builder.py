@@ -9,7 +9,6 @@ import pytest
 
 import qcow2c
 from qcow2c.builder import image_builder
-from qcow2c.builder.appender import Appender
 from qcow2c.builder.image_builder import ImageBuilder
 from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions
 from qcow2c.errors import LimitExceeded, NotQcow2, StoreError, UsageError
@@ -27,7 +26,6 @@ class Recorded(WritableMemory):
     def __init__(self, data: bytearray, fails_at: int = -1) -> None:
         super().__init__(data)
         self.calls: list[tuple[str, int, int]] = []
-        self.reserved: list[tuple[int, int]] = []
         self.fails_at = fails_at
 
     def _call(self, name: str, offset: int, length: int) -> None:
@@ -45,9 +43,6 @@ class Recorded(WritableMemory):
     def truncate(self, size: int) -> None:
         self._call("truncate", size, 0)
         super().truncate(size)
-
-    def reserve(self, offset: int, length: int) -> None:
-        self.reserved.append((offset, length))
 
 
 def drawn_options(chooser: random.Random) -> tuple[int, dict[str, Any]]:
@@ -176,33 +171,17 @@ def test_a_store_that_fails_leaves_no_image_whenever_it_does() -> None:
         build_in(Recorded(bytearray(), len(whole.calls) - 1))
 
 
-def test_large_writes_are_aligned_and_their_space_is_reserved() -> None:
+def test_much_data_begins_behind_room_for_all_tables() -> None:
     image = bytearray()
     store = Recorded(image)
     builder = ImageBuilder(store, CreateOptions(64 * MIB), aligned=True)
     for at in range(0, 16 * MIB, 3 * MIB):
         builder.add_data(at, memoryview(b"x" * 3 * MIB))
     builder.finish()
-    assert store.reserved == [(at * MIB, 4 * MIB) for at in (4, 8, 12)]
     first_data = next(offset for name, offset, length in store.calls if name == "write" and length >= MIB)
     assert first_data == 2 * 65536, "behind the header and the one L2 table"
     tables = [offset for name, offset, length in store.calls if name == "write" and 0 < offset < first_data]
     assert tables, "the tables fit before the data"
-
-
-def test_a_buffer_is_given_back_once_its_bytes_are_written() -> None:
-    written = bytearray()
-    done: list[str] = []
-    appender = Appender(WritableMemory(written), 0)
-    appender.append(memoryview(b"a" * 3 * MIB), lambda: done.append("a"))
-    appender.append(memoryview(b""), lambda: done.append("nothing"))
-    assert not done
-    appender.append(memoryview(b"b" * 6 * MIB), lambda: done.append("b"))
-    assert done == ["a", "nothing"]
-    assert len(written) == 8 * MIB
-    appender.flush()
-    assert done == ["a", "nothing", "b"]
-    assert written == b"a" * 3 * MIB + b"b" * 6 * MIB
 
 
 def test_bitmaps_of_subclusters_say_which_are_allocated() -> None:

@@ -60,10 +60,10 @@ def zeros(found: Sequence[Slab]) -> list[tuple[int, int]]:
 
 def test_only_data_is_planned_unless_zeros_are_asked_for() -> None:
     with planned(image(MIB, {0: b"a", 1: b"b", 9: b"c"}, zeros=(3, 4))) as disks:
-        [slab] = plan(disks)
+        [slab] = plan(disks, MIB)
         assert (slab.start, slab.end, list(slab.zeros)) == (0, MIB, [])
         assert pieces([slab]) == [(0, 2 * CLUSTER, 0), (9 * CLUSTER, 10 * CLUSTER, 0)]
-        [slab] = plan(disks, with_zeros=True)
+        [slab] = plan(disks, MIB, with_zeros=True)
         assert pieces([slab]) == [(0, 2 * CLUSTER, 0), (9 * CLUSTER, 10 * CLUSTER, 0)]
         covered = sorted([(start, end) for start, end, _ in pieces([slab])] + zeros([slab]))
         assert covered[0][0] == 0 and covered[-1][1] == MIB
@@ -71,7 +71,7 @@ def test_only_data_is_planned_unless_zeros_are_asked_for() -> None:
 
 
 def test_a_slab_without_data_has_any_size() -> None:
-    size = 10 * SLAB_BYTES + MIB
+    size = 10 * SLAB_BYTES + 4 * CLUSTER
     with planned(image(size, {SLAB_BYTES // CLUSTER + 1: b"x"})) as disks:
         assert [(slab.start, slab.end) for slab in plan(disks)] == [(SLAB_BYTES, 2 * SLAB_BYTES)]
         found = list(plan(disks, with_zeros=True))

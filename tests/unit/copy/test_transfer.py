@@ -12,7 +12,7 @@ import pytest
 
 from qcow2c.copy.buffers import SLAB_BYTES
 from qcow2c.copy.plan import Piece, PlannedDisk, Scope, Slab
-from qcow2c.copy.targets import ReleaseBuffer, Target
+from qcow2c.copy.targets import Target
 from qcow2c.copy.transfer import Copying, DiskCopy, StreamCopy
 from qcow2c.disk.disk import open_disk
 from qcow2c.errors import StoreError
@@ -44,12 +44,11 @@ class Collected(Target):
             raise StoreError("prepare fails")
         return bytes(buffer[: slab.end - slab.start])
 
-    def take(self, slab: Slab, _buffer: memoryview, prepared: bytes, release: ReleaseBuffer) -> None:
+    def take(self, slab: Slab, _buffer: memoryview, prepared: bytes) -> None:
         if self.fails_in == "take" and slab.start:
             raise StoreError("take fails")
         self.disk[len(self.disk) :] = bytes(slab.start - len(self.disk))
         self.disk += prepared
-        release()
 
     def finish(self, size: int) -> None:
         self.finished = size

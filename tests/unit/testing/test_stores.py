@@ -128,7 +128,7 @@ FAULTS = {
     WritesPartsInOnePlace: "test_what_is_flushed_lies_on_the_medium",
     ZeroesNothing: "test_any_history_of_changes_does_what_it_does_to_a_bytearray",
     GrowsByOnes: "test_any_history_of_changes_does_what_it_does_to_a_bytearray",
-    AllocatesOverData: "test_space_that_is_expected_or_reserved_changes_no_byte",
+    AllocatesOverData: "test_space_that_is_allocated_changes_no_byte",
     PunchesTooMuch: "test_giving_space_back_touches_no_other_byte_and_never_grows",
     PunchesBehindTheEnd: "test_giving_space_back_touches_no_other_byte_and_never_grows",
     ClonesSomethingElse: "test_a_clone_holds_the_same_bytes_where_it_is_made_at_all",
