@@ -8,20 +8,24 @@ from __future__ import annotations
 import numpy as np
 
 from qcow2c.atomic.successor import Successor, changing, stored_words
+from qcow2c.errors import Span
 from qcow2c.references.batches import SCAN_CLUSTERS
 from qcow2c.storage.sources import Store
 
 
-def empty(image: Successor, data_store: Store | None = None) -> None:
+def empty(image: Successor, data_store: Store | None = None, *, drop_trailing: bool = False) -> None:
     """Let the active disk show what lies below, and give the space of its clusters back.
 
     The caller has made durable, below, all that the disk shows: then the guest's view stays the same throughout.
-    `data_store` is an external data file whose contents are not needed then; the caller excludes others.
+    `data_store` is an external data file whose contents are not needed then; the caller excludes others. What lies in
+    the file behind the image stays there, unless `drop_trailing`.
 
     Durable order: an empty L1 table and other refcounts in free space; the header that names them; then what was let
     go of is given back, in the data file, too; finally the file is made short in the same way. A crash leaves the image
     as it was, or empty. Raises StoreError, LimitExceeded, CorruptMetadata. Spec: "Cluster mapping".
     """
+    trailing = None if drop_trailing else image.trailing_data()
+    image.keep(trailing)
     entries = image.active_l1()
     image.add_references(entries, -1)
     image.set_active(np.zeros(len(entries), dtype=np.uint64))
@@ -30,12 +34,13 @@ def empty(image: Successor, data_store: Store | None = None) -> None:
     image.switch(discard=bool(image.header.nb_snapshots or image.header.bitmaps))
     if data_store is not None:
         data_store.punch(0, data_store.size())
-    _shorten(image.medium.store)
+    _shorten(image.medium.store, trailing)
 
 
-def _shorten(store: Store) -> None:
+def _shorten(store: Store, trailing: Span | None) -> None:
     """Move the L1 table and the refcounts to the front of the file, and cut off what is unused."""
     with changing(store) as image:
+        image.keep(trailing)
         entries, size = image.active_l1(), image.active_l1().nbytes
         if size:
             image.count(image.header.l1_table_offset, size, -1)
@@ -48,6 +53,8 @@ def _shorten(store: Store) -> None:
             first = max(0, end - SCAN_CLUSTERS)
             used = np.flatnonzero(image.refcounts(first, end - first))
             end = first
-        end += int(used[-1]) + 1
-        if end << image.geometry.cluster_bits < store.size():
-            store.truncate(end << image.geometry.cluster_bits)
+        file_end = end + int(used[-1]) + 1 << image.geometry.cluster_bits
+        if trailing is not None:
+            file_end = max(file_end, trailing.end)
+        if file_end < store.size():
+            store.truncate(file_end)

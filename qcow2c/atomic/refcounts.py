@@ -15,7 +15,7 @@ from qcow2c.errors import CorruptMetadata, LimitExceeded, Span
 from qcow2c.format import tables
 from qcow2c.format.refcounts import stored_block, word_code
 from qcow2c.references.batches import SCAN_CLUSTERS, batches, flat
-from qcow2c.references.stored_refcounts import StoredRefcounts
+from qcow2c.references.stored_refcounts import StoredRefcounts, used_end
 from qcow2c.references.sweep import Sweep
 from qcow2c.references.walk import L2Batch, L2Tables, Walk, distinct_tables
 
@@ -190,9 +190,7 @@ class RefcountChange:
 
     def end(self, clusters: int) -> int:
         """Return the end of the last of so many clusters, or a few more, that will be in use; 0 where none will."""
-        starts = reversed(range(0, clusters, SCAN_CLUSTERS))
-        windows = ((first, np.flatnonzero(self.counts(first, SCAN_CLUSTERS))) for first in starts)
-        return next((first + int(used[-1]) + 1 for first, used in windows if len(used)), 0)
+        return used_end(self.counts, clusters)
 
     def freed(self, clusters: int) -> list[NDArray[np.int64]]:
         """Return which of the first clusters will be free, and are not, as first and end of runs, one by one."""

@@ -29,6 +29,7 @@ from qcow2c.references.batches import SCAN_CLUSTERS
 from qcow2c.references.walk import BATCH_BYTES
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.preallocation import Preallocation, extend
+from qcow2c.storage.trailing_data import trailing_data
 from qcow2c.storage.zeros import fill_zeros
 from qcow2c.structs import Limit
 
@@ -51,10 +52,12 @@ class Resizing:
         preallocation: Preallocation,
         *,
         moves: bool = False,
+        drop_trailing: bool = False,
     ) -> None:
         """`data` holds the layer's guest data. `moves`: the size is this one already, and what the cut goes through is
-        to lie somewhere else.
+        to lie somewhere else. `drop_trailing` gives up what lies in an external data file behind the disk.
         """
+        self._drop_trailing = drop_trailing
         self._moves = moves
         self._image = image
         self._layer = layer
@@ -94,15 +97,25 @@ class Resizing:
         image.set_fields(size=self._size)
         image.switch(discard=True, shorten=True)
         if geometry.external_data and not self._grows and self._data.store.size() > self._size:
-            self._data.store.truncate(self._size)
-            self._data.flush_directly()
+            self._shorten_data_file()
+
+    def _shorten_data_file(self) -> None:
+        """Cut the external data file off where the disk ends, or zero it where something lies behind the disk."""
+        store, geometry = self._data.store, self._geometry
+        old_end = geometry.clusters(self._image.header.size) << geometry.cluster_bits
+        if not self._drop_trailing and trailing_data(store, old_end) is not None:
+            self._data.write_zeroes(self._size, old_end - self._size)
+        else:
+            store.truncate(self._size)
+        self._data.flush_directly()
 
     def move(self) -> None:
         """Place tables, refcounts and what the cut goes through anew, where they lie behind holes that hold them."""
         image, size = self._image, self._geometry.clusters(self._image.walk.size)
         steps = range(0, size, SCAN_CLUSTERS)
         used = sum(int(np.count_nonzero(image.refcounts(at, min(SCAN_CLUSTERS, size - at)))) for at in steps)
-        if size - used <= used // _HOLES_SHARE + _HOLES and not self._is_behind_holes(size, size - used):
+        holes = size - used - image.kept_clusters
+        if holes <= used // _HOLES_SHARE + _HOLES and not self._is_behind_holes(size, holes):
             return
         words = image.active_l1()
         if self._cut >> self._geometry.l2_coverage_bits < len(words) and int(words[-1]) & L1_COPIED:

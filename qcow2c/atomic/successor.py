@@ -16,7 +16,7 @@ import numpy as np
 
 from qcow2c.atomic.free_space import FreeSpace
 from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta, block_of
-from qcow2c.errors import LimitExceeded
+from qcow2c.errors import LimitExceeded, Span
 from qcow2c.format import layout, tables
 from qcow2c.format.geometry import ClusterRun, Geometry
 from qcow2c.format.header import Header
@@ -33,6 +33,7 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer
+from qcow2c.storage.trailing_data import trailing_data
 from qcow2c.structs import AUTOCLEAR_FEATURES, ENTRY_BYTES, INCOMPATIBLE_FEATURES, Limit, Version
 from qcow2c.writer.header_update import HeaderUpdate, change_header
 
@@ -87,6 +88,7 @@ class Successor:
         self._fields = {} if refcount_order is None else {"refcount_order": refcount_order}
         self._extensions: Extensions | None = None
         self._verified = admission.verified
+        self._trailing: Span | None = None
         uncounted = ClusterSet(ClusterRun(cluster, cluster + 1) for cluster, _ in admission.undercounted)
         self._kept_away = uncounted if admission.verified else admission.metadata
         self._free = FreeSpace(self._is_used, self.geometry.clusters(self.walk.size))
@@ -114,8 +116,27 @@ class Successor:
         blocks = self._present.table >> np.uint64(self._bits)
         return {*range(first, first + self.header.refcount_table_clusters), *blocks[blocks != 0].tolist()}
 
+    def trailing_data(self) -> Span | None:
+        """Return what lies in the file behind the last cluster in use, None where that is nothing or not known."""
+        if not self._verified:
+            return None
+        return trailing_data(self.medium.store, self._new.end(self.geometry.clusters(self.walk.size)) << self._bits)
+
+    def keep(self, trailing: Span | None) -> None:
+        """Leave these bytes of the file, which are not the image's, as they are, whatever `switch` does."""
+        self._trailing = trailing
+
+    @property
+    def kept_clusters(self) -> int:
+        """How many clusters, none of them in use, hold what `keep` was told."""
+        kept = self._trailing
+        return 0 if kept is None else self.geometry.clusters(kept.end) - (kept.offset >> self._bits)
+
     def _is_used(self, first: int, end: int) -> NDArray[np.bool_]:
         used: NDArray[np.bool_] = self.refcounts(first, end - first) != 0
+        if self._trailing is not None:
+            start = self._trailing.offset >> self._bits
+            used[max(0, start - first) : max(0, self.geometry.clusters(self._trailing.end) - first)] = True
         for start, stop in self._kept_away.within(first, end):
             used[start - first : stop - first] = True
         return used
@@ -321,14 +342,15 @@ class Successor:
     def switch(self, *, discard: bool = False, shorten: bool = False) -> None:
         """Let the image be its successor; `discard` gives the space of what it releases back to the system.
 
-        With `shorten` the file ends with the last cluster in use, unless it was not verified which that is.
+        With `shorten` the file ends with the last cluster in use, unless it was not verified which that is, or behind
+        what `keep` was told.
         Durable order: everything new, the header's first sector, then the space. A crash leaves what was, or what will
         be: neither has leaks, but the file may be longer. Raises StoreError, LimitExceeded, CorruptMetadata.
         """
         self._build_refcounts()
         freed = self._new.freed(self.geometry.clusters(self.walk.size)) if discard else []
         store = self.medium.store
-        file_end = self._new.end(self.geometry.clusters(store.size())) if shorten and self._verified else None
+        file_end = self._shorter_end() if shorten and self._verified else None
         if self._extensions is not None:
             change_header(self.medium, self.header, HeaderChange(self._fields, self._extensions))
         else:
@@ -337,8 +359,13 @@ class Successor:
             for start, end in edges.reshape(-1, 2).tolist():
                 self.medium.punch(start << self._bits, end - start << self._bits)
         self.medium.flush()
-        if file_end is not None and file_end << self._bits < store.size():
-            store.truncate(file_end << self._bits)
+        if file_end is not None and file_end < store.size():
+            store.truncate(file_end)
+
+    def _shorter_end(self) -> int:
+        """Return where the file can end: behind the last cluster that will be in use, and what is to be kept."""
+        used_end = self._new.end(self.geometry.clusters(self.medium.store.size())) << self._bits
+        return used_end if self._trailing is None else max(used_end, self._trailing.end)
 
 
 def stored_words(words: U64Array) -> bytes:

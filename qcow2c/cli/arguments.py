@@ -38,6 +38,15 @@ def add_change(parser: ArgumentParser) -> None:
     parser.add_argument("images", metavar="FILE", nargs="*", help="the image")
 
 
+def add_drop_trailing(parser: ArgumentParser) -> None:
+    """Add the choice to lose what lies in the file behind the image."""
+    parser.add_argument(
+        "--drop-trailing",
+        action="store_true",
+        help="cut the file off behind the image's last cluster, even if something else lies there (default: keep that)",
+    )
+
+
 def add_output(parser: ArgumentParser) -> None:
     """Add the choice between text and JSON."""
     parser.add_argument("--output", choices=("human", "json"), default="human", help="form of the output")

@@ -11,6 +11,7 @@ from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions, NewImageOpt
 from qcow2c.builder.plan import l1_entries_of
 from qcow2c.copy.plan import PlannedDisk
 from qcow2c.copy.zero_detection import data_ranges
+from qcow2c.disk.apart import require_apart
 from qcow2c.disk.differences import Difference, differences
 from qcow2c.disk.disk import Disk
 from qcow2c.errors import UsageError
@@ -71,6 +72,7 @@ def write_differences(
     packer = None
     if compress:
         packer = codecs.compressor(COMPRESSION_TYPES[options.compression_type], compression_level)
+    require_apart(target, backing_file=options.backing_file, backing_format=options.backing_fmt)
     for disk in disks:
         PlannedDisk(disk, 0).require_other(target)
     with complete_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow) as store:

@@ -20,6 +20,7 @@ from qcow2c.copy.options import How
 from qcow2c.copy.plan import Scope
 from qcow2c.copy.targets import ImageTarget, NewImageTarget, Pipe, RawPipe, RawTarget
 from qcow2c.copy.transfer import Copying
+from qcow2c.disk.apart import require_apart
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import UsageError
 from qcow2c.format import codecs
@@ -47,6 +48,14 @@ def send(
     bitmaps: Sequence[Bitmap] | None = None,
 ) -> None:
     """Copy to a target of any sort, which is complete then. Raises as `convert`."""
+    if not how.existing:
+        require_apart(
+            target,
+            backing_file=create.get("backing_file"),
+            backing_format=create.get("backing_fmt"),
+            data_file=create.get("data_file"),
+            gate=gate,
+        )
     if _is_there(target) and not how.over_backing and create.get("backing_file") is None:
         copy.try_first()
     if isinstance(target, Pipe):
@@ -184,6 +193,7 @@ def _into_image(
     over_backing = how.over_backing or (options is not None and options.backing_file is not None)
     data_file = options.data_file if options is not None else None
     with open_image(target, "r+", gate=_trusting(gate, options), data_file=data_file) as image:
+        copy.require_other(image.layer.data_store.path)  # Which an image that is there names itself.
         if image.size() < copy.size:
             raise UsageError("output file is smaller than input file")
         if how.compressed and image.geometry.external_data:

@@ -39,6 +39,9 @@ class Copying(ABC):
         self._workers = threads or min(16, os.cpu_count() or 1)
         self._progress = progress
 
+    def require_other(self, target: object) -> None:  # noqa: B027 - a stream is no file
+        """Raise ImageLocked where a path means one of the files that are read."""
+
     def try_first(self) -> None:  # noqa: B027 - a stream can be read but once
         """Read the first slab before a target is touched: a source that cannot be read then costs none."""
 
@@ -204,6 +207,10 @@ class DiskCopy(Copying):
             blind=self._blind,
         )
         return ((slab, None) for slab in found)
+
+    def require_other(self, target: object) -> None:
+        for planned in self._disks:
+            planned.require_other(target)
 
     def try_first(self) -> None:
         if self._blind:

@@ -8,17 +8,19 @@ from __future__ import annotations
 from operator import index
 
 from qcow2c.atomic.size import Resizing
-from qcow2c.errors import LimitExceeded, UnsupportedFeature, UsageError
+from qcow2c.atomic.successor import Successor
+from qcow2c.errors import LimitExceeded, Span, UnsupportedFeature, UsageError
 from qcow2c.image import Image
 from qcow2c.storage.preallocation import Preallocation
 from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE, Limit, Version
 
 
-def resize(image: Image, size: int, *, preallocation: Preallocation = "off") -> None:
+def resize(image: Image, size: int, *, preallocation: Preallocation = "off", drop_trailing: bool = False) -> None:
     """Let the disk of an image that is open for writing have `size` bytes; what is new reads as zeros.
 
     A smaller size drops what lies behind it: whether that is meant, the caller has asked. Internal snapshots keep their
-    sizes, bitmaps follow. `preallocation` is about the part that is new. Errors are in QEMU's words.
+    sizes, bitmaps follow. `preallocation` is about the part that is new. What lies in the file behind the image's last
+    cluster stays there, unless `drop_trailing`. Errors are in QEMU's words.
 
     Durable order: everything pending; an external data file that grows; new tables, data and refcounts, where nothing
     refers to them; the header's first sector; then space is given back, and an external data file made short. Where a
@@ -31,9 +33,21 @@ def resize(image: Image, size: int, *, preallocation: Preallocation = "off") -> 
     _require_possible(image, size, preallocation)
     layer, data = image.layer, image.engine.data
     shrinks = size < image.size()
-    image.change_as_whole(lambda successor: Resizing(successor, layer, data, size, preallocation).run())
+    trailing: Span | None = None
+
+    def change(successor: Successor) -> None:
+        nonlocal trailing
+        trailing = None if drop_trailing else successor.trailing_data()
+        successor.keep(trailing)
+        Resizing(successor, layer, data, size, preallocation, drop_trailing=drop_trailing).run()
+
+    def move(successor: Successor) -> None:
+        successor.keep(trailing)
+        Resizing(successor, layer, data, size, "off", moves=True).move()
+
+    image.change_as_whole(change)
     if shrinks:
-        image.change_as_whole(lambda successor: Resizing(successor, layer, data, size, "off", moves=True).move())
+        image.change_as_whole(move)
 
 
 def grow(image: Image, size: int) -> bool:

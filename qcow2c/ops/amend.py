@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
@@ -147,6 +147,8 @@ def _problems(image: Successor, wish: Amendment) -> Iterator[str]:
         yield f"Unknown compatibility level {wish.compat}"
     if wish.data_file is not None and not header.external_data:
         yield "data-file can only be set for images that use an external data file"
+    if wish.data_file and image.medium.store.path and _leads_to(wish.data_file, image.medium.store.path):
+        yield "The image cannot be its own external data file"
     if wish.data_file_raw and not header.data_file_raw:
         yield "data-file-raw cannot be set on existing images"
     version = _version(header, wish)
@@ -164,6 +166,13 @@ def _problems(image: Successor, wish: Amendment) -> Iterator[str]:
         yield "Can't resize a v2 image which has snapshots"
     if version < header.version:
         yield from _problems_of_version_2(image, width, size)
+
+
+def _leads_to(name: str, path: str) -> bool:
+    """Return whether a name, as seen from the directory of an image, means the image."""
+    with suppress(OSError, ValueError):
+        return os.path.samefile(os.path.join(os.path.dirname(path), name), path)
+    return False
 
 
 def _problems_of_refcount_width(image: Successor, width: int, version: int) -> Iterator[str]:

@@ -101,6 +101,7 @@ def commit(
     gate: str | Gate = "directory",
     progress: Progress | None = None,
     rate_limit: int | None = None,
+    drop_trailing: bool = False,
     image_format: str | None = None,
     backing: FileName | Literal[False] | None = None,
     data_file: FileName | None = None,
@@ -118,7 +119,9 @@ def commit(
     if rate_limit is not None and rate_limit < 0:
         raise UsageError(f"a rate limit of {rate_limit} bytes a second is negative")
     with open_chain(path, image_format=image_format, gate=gate, backing=backing, data_file=data_file) as chain:
-        return commit_chain(chain, base, drop=drop, progress=progress, rate_limit=rate_limit)
+        return commit_chain(
+            chain, base, drop=drop, progress=progress, rate_limit=rate_limit, drop_trailing=drop_trailing
+        )
 
 
 @contextmanager
@@ -186,6 +189,7 @@ def commit_chain(
     drop: bool = False,
     progress: Progress | None = None,
     rate_limit: int | None = None,
+    drop_trailing: bool = False,
 ) -> Committed:
     """Commit an open chain; see `commit`."""
     depth = chain.depth_of(base)
@@ -208,7 +212,7 @@ def commit_chain(
             grown = target.grow(planned.disk.size)
             copy(planned, target, progress=progress, rate_limit=rate_limit)
         if emptied:
-            empty(successor, closing)
+            empty(successor, closing, drop_trailing=drop_trailing)
     return Committed(link.path, grown, emptied)
 
 

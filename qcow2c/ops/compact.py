@@ -19,15 +19,18 @@ from qcow2c.format import codecs
 from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import load_image
 from qcow2c.format.records import SnapshotTable, read_bitmaps
-from qcow2c.references.admission import admit
+from qcow2c.references.admission import Admission, admit
 from qcow2c.references.check_result import CheckResult
 from qcow2c.references.full_check import Failed, FullCheck
+from qcow2c.references.stored_refcounts import StoredRefcounts, used_end
+from qcow2c.references.walk import Walk
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, replacement
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer, Progress
+from qcow2c.storage.trailing_data import trailing_data
 from qcow2c.structs import CryptMethod
 
 
@@ -72,7 +75,7 @@ def compact(
     if isinstance(target, str | os.PathLike) and os.path.lexists(target):
         raise UsageError(f"{os.fsdecode(target)!r} exists already: a compact copy is a new file")
     with opened(source, Use.IMAGE) as store:
-        made = _compaction(store, compression_level, progress, compress=compress)
+        made, _ = _compaction(store, compression_level, progress, compress=compress)
         if target is None:
             return _report(store, made, made.write(_Nowhere()))
         with complete_file(target, Use.WRITABLE_IMAGE) as file:
@@ -85,17 +88,35 @@ def compact_in_place(
     compress: bool = False,
     compression_level: int | None = None,
     progress: Progress | None = None,
+    drop_trailing: bool = False,
 ) -> Compacted:
     """Put a compact copy of an image in its place; it keeps mode, owner and links to its name.
 
     Durable order: the whole copy beside the image, then its name. A crash leaves the image as it was, or the compact
-    one. There must be room for both. A program that has the old file open keeps that: no other may use the image.
-    Raises as `compact`, and UsageError where the file has several names.
+    one. There must be room for both. Where anything but zeros lies in the file behind the image's last cluster, which
+    would be lost, it is refused, unless `drop_trailing`. A program that has the old file open keeps that: no other may
+    use the image. Raises as `compact`, and UsageError where the file has several names.
     """
     with _exclusively(path) as store:
-        made = _compaction(store, compression_level, progress, compress=compress)
+        made, admission = _compaction(store, compression_level, progress, compress=compress)
+        if not drop_trailing:
+            _require_nothing_behind(store, admission)
         with replacement(store, Use.WRITABLE_IMAGE) as file:
             return _report(store, made, made.write(file))
+
+
+def _require_nothing_behind(store: Store, admission: Admission) -> None:
+    """Raise UsageError where the file holds something behind the last cluster that the image uses."""
+    header, snapshots, _notices = load_image(store)
+    stored = StoredRefcounts(Walk(store, header, snapshots))
+    end = used_end(stored.window, header.geometry.clusters(store.size()))
+    end = max(end, *(cluster + 1 for cluster, _ in admission.undercounted), 0)
+    found = trailing_data(store, end << header.cluster_bits)
+    if found is not None:
+        message = f"{found.length} bytes at {found.offset:#x} of {store.name!r}, behind the image's last cluster,"
+        raise UsageError(
+            f"{message} are not zeros, and would be lost: allow it with --drop-trailing (drop_trailing=True)"
+        )
 
 
 @contextmanager
@@ -112,8 +133,13 @@ def _exclusively(path: str | os.PathLike[str]) -> Iterator[LocalFile]:
         store.close()
 
 
-def _compaction(store: Store, level: int | None, progress: Progress | None, *, compress: bool) -> Compaction:
-    """Return the copy of an image that is sound and that can be copied. Raises as `compact`."""
+def _compaction(
+    store: Store, level: int | None, progress: Progress | None, *, compress: bool
+) -> tuple[Compaction, Admission]:
+    """Return the copy of an image that is sound and that can be copied, and what is known of its refcounts.
+
+    Raises as `compact`.
+    """
     header, snapshots, _notices = load_image(store)
     if header.crypt_method == CryptMethod.LUKS:
         message = "the image is encrypted with LUKS, which binds data to its place in the file: it cannot be moved"
@@ -128,10 +154,10 @@ def _compaction(store: Store, level: int | None, progress: Progress | None, *, c
             raise UnsupportedFeature("guest data in an external data file cannot be compressed", spec="Header")
         compressor = codecs.compressor(header.compression_type, level)
     # What is moved need not be understood: no key is needed.
-    admit(store, replace(header, crypt_method=CryptMethod.NONE), snapshots)
+    admission = admit(store, replace(header, crypt_method=CryptMethod.NONE), snapshots)
     if header.external_data:
         _require_no_corruption(store, header, snapshots)
-    return Compaction(store, header, snapshots, compress=compressor, progress=progress)
+    return Compaction(store, header, snapshots, compress=compressor, progress=progress), admission
 
 
 def _require_no_corruption(store: Store, header: Header, snapshots: SnapshotTable) -> None:

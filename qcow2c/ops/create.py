@@ -7,6 +7,7 @@ from typing import Any
 
 from qcow2c.builder.empty_image import write_image
 from qcow2c.builder.options import CreateOptions
+from qcow2c.disk.apart import require_apart
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import NotQcow2, UsageError
 from qcow2c.format.detection import detect_format
@@ -49,6 +50,7 @@ def create(
     """
     path = plain_path(path)
     backing = None if backing_file is None else os.fsdecode(backing_file)
+    require_apart(path, backing_file=backing, backing_format=backing_fmt, data_file=data_file, with_chain=check_backing)
     if backing and check_backing:
         name = os.fsdecode(path) if isinstance(path, str | os.PathLike) else None
         found = backing_size(name, backing, backing_fmt)
@@ -76,8 +78,6 @@ def create(
 def backing_size(image: str | None, backing_file: str, backing_format: str | None) -> int:
     """Return the size of a backing file, opened as it will be once the image names it. Raises Qcow2Error."""
     full = join_backing(image, backing_file)
-    if image is not None and os.path.realpath(full) == os.path.realpath(image):
-        raise UsageError("Error: Trying to create an image with the same filename as the backing file")
     with opened(full) as store:
         detected = detect_format(store)
         if backing_format is None:

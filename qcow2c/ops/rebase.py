@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,6 +163,7 @@ def rebase_overlay(
         change = _header_change(overlay, new)
         if overlay.image is None:
             assert overlay.header is not None, "a raw file has been refused"
+            _require_other_name(overlay.store, new.name)
             change_header(Medium(overlay.store, overlay.header.cluster_size), overlay.header, change)
             return
         from qcow2c.copy.from_backing import keep_disks
@@ -209,6 +210,16 @@ def _require_other(disk: Disk, overlay: Overlay) -> None:
     for layer in layers_of(disk.layer):
         if own & files_of(layer):
             raise ChainError(f"{overlay.store.name!r} would lie on itself")
+
+
+def _require_other_name(store: Store, name: str | None) -> None:
+    """Raise ChainError where a name leads to the image that is to have it; nothing is opened for that."""
+    is_same = False
+    if name and store.path is not None:
+        with suppress(OSError, ValueError, Qcow2Error):
+            is_same = os.path.samefile(any_file(GateRequest("backing file", name, Path(store.path))), store.path)
+    if is_same:
+        raise ChainError(f"{store.name!r} would lie on itself")
 
 
 def _header_change(overlay: Overlay, new: NewBacking) -> HeaderChange:

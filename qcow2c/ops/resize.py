@@ -38,8 +38,8 @@ class Resizable(Protocol):
     size: int
     """Bytes of the disk; those of a raw file are rounded up to whole sectors."""
 
-    def resize(self, size: int, preallocation: Preallocation) -> None:
-        """Change the size, without asking whether anything is lost."""
+    def resize(self, size: int, preallocation: Preallocation, *, drop_trailing: bool = False) -> None:
+        """Change the size, without asking whether anything of the disk is lost; see `resize`."""
         ...
 
 
@@ -51,10 +51,10 @@ class _Qcow2:
         self.size = image.size()
         self.backing_format = Disk(image.layer, image.name, image).backing_format
 
-    def resize(self, size: int, preallocation: Preallocation) -> None:
+    def resize(self, size: int, preallocation: Preallocation, *, drop_trailing: bool = False) -> None:
         from qcow2c.disk.size import resize as resize_image  # Late: it is about arrays.
 
-        resize_image(self._image, size, preallocation=preallocation)
+        resize_image(self._image, size, preallocation=preallocation, drop_trailing=drop_trailing)
 
 
 class _Qcow2Unopened:
@@ -69,13 +69,13 @@ class _Qcow2Unopened:
         self._trust = trust
         self.size = header.size
 
-    def resize(self, size: int, preallocation: Preallocation) -> None:
+    def resize(self, size: int, preallocation: Preallocation, *, drop_trailing: bool = False) -> None:
         if preallocation == "off" and size % SECTOR_SIZE == 0 and grow_by_header(self._medium, self._header, size):
             return
         from qcow2c.disk.size import resize as resize_image  # Late: it is about arrays.
 
         with open_image(self._medium.store, "r+", trust=self._trust) as image:
-            resize_image(image, size, preallocation=preallocation)
+            resize_image(image, size, preallocation=preallocation, drop_trailing=drop_trailing)
 
 
 class _Raw:
@@ -86,7 +86,13 @@ class _Raw:
         self._store = store
         self.size = -(-store.size() // SECTOR_SIZE) * SECTOR_SIZE
 
-    def resize(self, size: int, preallocation: Preallocation) -> None:
+    def resize(
+        self,
+        size: int,
+        preallocation: Preallocation,
+        *,
+        drop_trailing: bool = False,  # noqa: ARG002 - all of a raw file is the disk
+    ) -> None:
         """Durable order: none; the size changes at once, what is new is zeros, and it is durable in the end."""
         if preallocation not in ("off", "falloc", "full"):
             raise UsageError(f"Unsupported preallocation mode: {preallocation}")
@@ -109,13 +115,15 @@ def resize(
     data_file: Source | Store | None = None,
     gate: str | Gate = "directory",
     trust: bool = False,
+    drop_trailing: bool = False,
 ) -> None:
     """Let the disk of an image have `size` bytes; what is new reads as zeros, whatever lies below.
 
     A smaller size needs `shrink`: what lies behind it is lost. Internal snapshots keep their sizes and all they hold.
     `preallocation` gives what is new its place in the file ("metadata"), its space ("falloc"), or zeros that are
-    written ("full"). Opening is as in `qcow2c.open`. See `disk.size.resize` for the durable order and for what a crash
-    leaves: the old size or the new one.
+    written ("full"). What lies in the file of a qcow2 image behind its last cluster, such as data that another program
+    has appended, stays, unless `drop_trailing`. Opening is as in `qcow2c.open`. See `disk.size.resize` for the durable
+    order and for what a crash leaves: the old size or the new one.
     Raises UsageError, UnsupportedFeature, LimitExceeded, CorruptMetadata, StoreError, and what opening raises.
     """
     size = index(size)
@@ -123,7 +131,7 @@ def resize(
         source, image_format=image_format, backing=backing, data_file=data_file, gate=gate, trust=trust
     ) as disk:
         require_wanted(disk, size, shrink=shrink, preallocation=preallocation)
-        disk.resize(size, preallocation)
+        disk.resize(size, preallocation, drop_trailing=drop_trailing)
 
 
 def require_wanted(disk: Resizable, size: int, *, shrink: bool, preallocation: str) -> None:

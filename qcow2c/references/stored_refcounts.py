@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qcow2c.format.refcounts import BLOCK_OFFSET, refcounts
+from qcow2c.references.batches import SCAN_CLUSTERS
 from qcow2c.references.walk import Walk
 from qcow2c.structs import Limit
 
@@ -108,3 +110,13 @@ class StoredRefcounts:
         if found.itemsize > dtype.itemsize:
             found = np.minimum(found, np.iinfo(dtype).max).astype(dtype)
         return found
+
+
+def used_end(counts: Callable[[int, int], NDArray[np.unsignedinteger[Any]]], clusters: int) -> int:
+    """Return the end of the last of so many clusters, or a few more, whose refcount is not 0; 0 without one.
+
+    `counts` returns the refcounts of a number of clusters from a first one on.
+    """
+    starts = reversed(range(0, clusters, SCAN_CLUSTERS))
+    windows = ((first, np.flatnonzero(counts(first, SCAN_CLUSTERS))) for first in starts)
+    return next((first + int(used[-1]) + 1 for first, used in windows if len(used)), 0)

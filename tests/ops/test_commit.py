@@ -463,3 +463,19 @@ def test_an_image_that_cannot_be_read_is_not_emptied(tmp_path: Path) -> None:
     with pytest.raises(CorruptData, match="compressed"):
         commit(image)
     assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize("drop_trailing", [False, True])
+def test_what_is_appended_to_an_image_that_is_emptied_stays(tmp_path: Path, *, drop_trailing: bool) -> None:
+    paths = chain(tmp_path, MIB, MIB)
+    with qcow2c.open(paths[0], "r+") as image:
+        image.pwrite(b"x" * MIB, 0)
+    ours = paths[0].stat().st_size
+    with paths[0].open("ab") as file:
+        file.write(b"appended")
+    commit(paths[0], drop_trailing=drop_trailing)
+    assert paths[0].read_bytes()[ours:].startswith(b"appended") != drop_trailing
+    assert (paths[0].stat().st_size < ours) == drop_trailing
+    assert qcow2c.check(paths[0]).exit_code == 0
+    with qcow2c.open(paths[0]) as image:
+        assert image.pread(MIB, 0) == b"x" * MIB

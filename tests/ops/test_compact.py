@@ -648,3 +648,15 @@ def test_in_place_an_owner_that_cannot_be_kept_is_an_error(disk: Path) -> None:
         finally:
             os.seteuid(0)
         assert path.read_bytes() == before and os.listdir(folder) == ["disk.qcow2"]
+
+
+def test_in_place_what_is_appended_is_lost_only_if_that_is_allowed(disk: Path) -> None:
+    with disk.open("ab") as file:
+        file.write(b"appended by another program")
+    before = disk.read_bytes()
+    with pytest.raises(UsageError, match="--drop-trailing"):
+        compact_in_place(disk)
+    assert disk.read_bytes() == before
+    compact_in_place(disk, drop_trailing=True)
+    assert b"appended by another program" not in disk.read_bytes()
+    compact_in_place(disk)

@@ -431,3 +431,44 @@ def test_a_full_image_that_is_made_smaller_has_a_shorter_file(cluster_size: int,
     qcow2c.resize(data, kib * KIB // 2, shrink=True)
     assert len(data) <= before - kib * KIB // 2 + 4 * cluster_size // 64
     assert disk(data) == b"x" * (kib * KIB // 2)
+
+
+FOOTER = b"appended by another program"
+
+
+@pytest.mark.parametrize("size", [256 * KIB, 512 * KIB, 2 * MIB])
+def test_what_is_appended_to_the_file_stays(size: int) -> None:
+    data = new(512 * KIB, cluster_size=4096)
+    write(data, (0, b"x" * 512 * KIB))
+    ours = len(data)
+    data += FOOTER
+    qcow2c.resize(data, size, shrink=True)
+    assert data[ours:].startswith(FOOTER)
+    assert disk(data) == (b"x" * 512 * KIB)[:size].ljust(size, b"\0")
+    qcow2c.resize(data, 128 * KIB, shrink=True, drop_trailing=True)
+    assert FOOTER not in data and len(data) < ours // 2
+    assert disk(data) == b"x" * 128 * KIB
+
+
+def test_a_raw_disk_whose_guest_wrote_a_header_of_its_own_is_not_cut_off(tmp_path: Path) -> None:
+    """A small image at the start of a large disk, which is taken for that image."""
+    inner = new(MIB)
+    write(inner, (0, b"y" * MIB))
+    path = tmp_path / "disk.raw"
+    outer = bytes(inner).ljust(8 * MIB, b"\0") + b"the rest of the disk" * 1000
+    path.write_bytes(outer)
+    qcow2c.resize(path, 64 * KIB, shrink=True)
+    assert path.read_bytes()[8 * MIB :].startswith(outer[8 * MIB :])
+
+
+def test_what_lies_behind_the_disk_in_a_data_file_stays(tmp_path: Path) -> None:
+    path, data = tmp_path / "image", tmp_path / "data"
+    qcow2c.create(path, MIB, data_file=str(data))
+    with qcow2c.open(path, "r+") as image:
+        image.pwrite(b"x" * MIB, 0)
+    with data.open("ab") as file:
+        file.write(FOOTER)
+    qcow2c.resize(path, 512 * KIB, shrink=True)
+    assert data.read_bytes() == b"x" * 512 * KIB + bytes(512 * KIB) + FOOTER
+    qcow2c.resize(path, 256 * KIB, shrink=True, drop_trailing=True)
+    assert data.read_bytes() == b"x" * 256 * KIB

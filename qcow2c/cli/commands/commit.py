@@ -27,6 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-b", "--base", metavar="FILE", help="the layer below that takes it all; implies -d")
     parser.add_argument("-d", "--drop", action="store_true", help="do not empty the image: it will be dropped")
     parser.add_argument("-r", "--rate", metavar="RATE", help="bytes a second that are copied at most; 0: no limit")
+    arguments.add_drop_trailing(parser)
     arguments.add_change(parser)
 
 
@@ -75,4 +76,5 @@ def _commit(chosen: Namespace, rate_limit: int | None) -> None:
             raise UnsupportedFeature("Could not open backing file: the image says that it has another format")
         # The line of the progress ends before an error is told.
         report = stack.enter_context(progress.shown(wanted=chosen.progress and not chosen.quiet))
-        commit_chain(chain, chosen.base, drop=chosen.drop, progress=report, rate_limit=rate_limit)
+        how_far = {"drop": chosen.drop, "drop_trailing": chosen.drop_trailing}
+        commit_chain(chain, chosen.base, **how_far, progress=report, rate_limit=rate_limit)

@@ -6,8 +6,9 @@ file are neither opened nor changed: the result names them as the image does, so
 
 The result is a new file, OUTPUT, which must not be there yet and has its name only when it is complete. With
 --in-place it then takes the place of IMAGE, in one step: after a crash IMAGE is the old or the new one. For that there
-must be room for both. No other program may use the image. An image in which check finds an error is refused, and so is
-one that is encrypted with LUKS, whose data cannot be moved.
+must be room for both, and nothing that another program has appended to IMAGE, unless --drop-trailing. No other program
+may use the image. An image in which check finds an error is refused, and so is one that is encrypted with LUKS, whose
+data cannot be moved.
 
 examples:
   qcow2c compact --dry-run disk.qcow2
@@ -34,6 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="write nothing, and tell what would be saved")
     parser.add_argument("-c", "--compress", action="store_true", help="compress clusters, by the image's method")
     parser.add_argument("--compression-level", metavar="N", type=int, help="with -c: 1 to 9 for zlib, 1 to 22 for zstd")
+    arguments.add_drop_trailing(parser)
     parser.add_argument("-p", "--progress", action="store_true", help="show progress")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     arguments.add_output(parser)
@@ -55,7 +57,7 @@ def run(chosen: Namespace) -> int:
             "progress": stack.enter_context(progress.shown(wanted=wanted)),
         }
         if chosen.in_place:
-            found = compact_in_place(chosen.image, **how)
+            found = compact_in_place(chosen.image, drop_trailing=chosen.drop_trailing, **how)
         else:
             found = compact(chosen.image, chosen.target, **how)
     if not chosen.quiet:

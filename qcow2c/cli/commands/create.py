@@ -135,15 +135,28 @@ def _options(chosen: Namespace) -> dict[str, Any]:
 
 
 def _look_at_backing(chosen: Namespace, options: dict[str, Any]) -> None:
-    """Take the size from the backing file. Raises UsageError, and what opening the backing file raises."""
+    """Take the size from the backing file, which the new files must not be.
+
+    Raises UsageError, and what opening the backing file raises.
+    """
     backing = options.get("backing_file")
-    if backing is None:
+    if backing is None and "data_file" not in options:
         return
+    from qcow2c.disk.apart import require_apart
+    from qcow2c.ops.create import backing_size
+
     if backing == "":
         raise UsageError("Expected backing file name, got empty string")
+    require_apart(
+        chosen.image,
+        backing_file=backing,
+        backing_format=options.get("backing_fmt"),
+        data_file=options.get("data_file"),
+        with_chain=not chosen.unsafe,
+    )
+    if backing is None:
+        return
     if not chosen.unsafe:
-        from qcow2c.ops.create import backing_size
-
         found = backing_size(plain_path(chosen.image), backing, options.get("backing_fmt"))
         if options["size"] is None:
             options["size"] = found

@@ -40,6 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 or raw (default: detected)")
     parser.add_argument("--preallocation", metavar="HOW", default="off", help=f"of what is new: {', '.join(_MODES)}")
     parser.add_argument("--shrink", action="store_true", help="the disk may lose what lies behind its new end")
+    arguments.add_drop_trailing(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("--image-opts", action="store_true", help="FILE is given as driver=...,file.filename=...")
     parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
@@ -98,4 +99,4 @@ def _resize(chosen: Namespace, word: str, change: tuple[int, int]) -> None:
         if 0 < size < disk.size and not chosen.shrink and chosen.preallocation == "off":
             raise UsageError(_SHRINKING)
         require_wanted(disk, size, shrink=chosen.shrink, preallocation=chosen.preallocation)
-        disk.resize(size, chosen.preallocation)
+        disk.resize(size, chosen.preallocation, drop_trailing=chosen.drop_trailing)
