@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from qcow2c.constants import MAGIC, Limit
 from qcow2c.errors import (
     ChainError,
     LimitExceeded,
@@ -48,7 +49,6 @@ from qcow2c.storage import locks
 from qcow2c.storage.gate import Gate, GateRequest, gate_for
 from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.sources import Source, Store, opened
-from qcow2c.structs import MAGIC, Limit
 
 SECTIONS = (
     "header", "features", "extensions", "encryption", "snapshots", "bitmaps", "l1", "l2", "refcounts", "map", "findings"

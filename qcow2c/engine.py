@@ -29,6 +29,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from qcow2c.bitmaps.edit import BitmapEdit
+from qcow2c.constants import ENTRY_BYTES
 from qcow2c.errors import CorruptMetadata, MissingKey, Qcow2Error, Span, UsageError
 from qcow2c.format import codecs
 from qcow2c.format.geometry import Geometry
@@ -43,7 +44,6 @@ from qcow2c.layers.state import LoadedState, active_state
 from qcow2c.references.admission import Admission, trusted
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.zeros import zeros
-from qcow2c.structs import ENTRY_BYTES
 from qcow2c.writer import cow
 from qcow2c.writer.allocation import Allocator
 from qcow2c.writer.cache import MetadataCache

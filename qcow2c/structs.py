@@ -24,10 +24,10 @@ HEADER_V2, HEADER_V3_TAIL, HEADER_ADDITIONAL
       └─ offset --> LUKS_HEADER, with a LUKS_KEY_SLOT for each passphrase
                     └─ key_material_offset --> the master key, encrypted
 
-This module owns the layout: names, widths, units, bounds, flags, enumerations, magic values and QEMU's limits. It
-never reads a file and decides nothing: `format/layout.py` derives masks, dtypes and traced parsers from the schemas,
-and `format/rules.py` judges values. A name is the specification's name; `Doc.spec` is the section of
-`docs/interop/qcow2.rst`.
+This module owns the layout: names, widths, units, bounds, flags; enumerations, magic values and QEMU's limits are in
+`constants.py` and have their names here, too. It never reads a file and decides nothing: `format/layout.py` derives
+masks, dtypes and traced parsers from the schemas, and `format/rules.py` judges values. A name is the specification's
+name; `Doc.spec` is the section of `docs/interop/qcow2.rst`.
 
 All numbers are big-endian. Schemas are of fixed size where the format is; only records are of variable length, and
 schemas that depend on the image are cached functions (`compressed_descriptor`, `refcount_group`).
@@ -35,7 +35,6 @@ schemas that depend on the image are cached functions (`compressed_descriptor`, 
 
 from __future__ import annotations
 
-import enum
 from functools import cache
 from typing import Final
 
@@ -57,63 +56,28 @@ from construct import (
     this,
 )
 
+from qcow2c.constants import (  # isort: skip - one statement, for all of them are a part of the declaration
+    ENTRY_BYTES as ENTRY_BYTES,
+    FOREIGN_FORMATS as FOREIGN_FORMATS,
+    FORMAT_PROBE_BYTES as FORMAT_PROBE_BYTES,
+    LUKS_MAGIC as LUKS_MAGIC,
+    MAGIC as MAGIC,
+    RECORD_ALIGNMENT as RECORD_ALIGNMENT,
+    SECTOR_SIZE as SECTOR_SIZE,
+    SUBCLUSTERS_PER_CLUSTER as SUBCLUSTERS_PER_CLUSTER,
+    UINT32 as UINT32,
+    UINT64 as UINT64,
+    V2_REFCOUNT_ORDER as V2_REFCOUNT_ORDER,
+    BitmapType as BitmapType,
+    CompressionType as CompressionType,
+    CryptMethod as CryptMethod,
+    ExtensionType as ExtensionType,
+    FeatureType as FeatureType,
+    Limit as Limit,
+    LuksKeySlotState as LuksKeySlotState,
+    Version as Version,
+)
 from qcow2c.schema import Doc, Section  # noqa: F401 - Doc is part of what a schema shows
-
-# --- what the header counts on --------------------------------------------------------------------------------------
-
-MAGIC: Final = b"QFI\xfb"
-
-
-class Version(enum.IntEnum):
-    V2 = 2
-    V3 = 3
-
-
-class CryptMethod(enum.IntEnum):
-    NONE = 0
-    AES = 1
-    LUKS = 2
-
-
-class CompressionType(enum.IntEnum):
-    ZLIB = 0
-    """Raw deflate (RFC 1951) without a zlib header, written with a 4 KiB window."""
-    ZSTD = 1
-
-
-class Limit:
-    """Bounds that QEMU enforces; a count from an image meets one of these before it is believed. Sizes in bytes."""
-
-    CLUSTER_BITS: Final = range(9, 22)
-    """512 bytes to 2 MiB."""
-    EXTENDED_L2_CLUSTER_BITS: Final = range(14, 22)
-    """A subcluster, one 32nd of a cluster, is never below 512 bytes."""
-    REFCOUNT_ORDER: Final = range(7)
-    HOST_OFFSET_END: Final = 1 << 56
-    """The first host offset that no L1, L2 or bitmap table entry can express."""
-    SIGNED_OFFSET_END: Final = 1 << 63
-    """QEMU computes with signed offsets: no size, and no table's end, may reach this."""
-    L1_TABLE_BYTES: Final = 32 << 20
-    L1_ENTRIES: Final = L1_TABLE_BYTES // 8
-    REFCOUNT_TABLE_BYTES: Final = 8 << 20
-    BACKING_FILE_NAME_BYTES: Final = 1023
-    BACKING_FORMAT_NAME_BYTES: Final = 15
-    BACKING_CHAIN_DEPTH: Final = 64
-    """Ours: QEMU follows a chain until its stack ends."""
-    SNAPSHOTS: Final = 65536
-    SNAPSHOT_TABLE_BYTES: Final = 64 << 20
-    SNAPSHOT_EXTRA_BYTES: Final = 1024
-    V3_SNAPSHOT_EXTRA_BYTES: Final = 16
-    """Version 3 demands extra data at least up to the disk size."""
-    BITMAPS: Final = 65535
-    BITMAP_DIRECTORY_BYTES: Final = 1024 * 65535
-    BITMAP_TABLE_ENTRIES: Final = 0x8000000
-    BITMAP_BYTES: Final = 0x20000000
-    BITMAP_NAME_BYTES: Final = 1023
-    BITMAP_GRANULARITY_BITS: Final = range(9, 32)
-    CHECKED_CLUSTERS: Final = (1 << 31) - 1
-    """QEMU's check refuses a file of more clusters than this."""
-
 
 # --- header ---------------------------------------------------------------------------------------------------------
 
@@ -195,16 +159,6 @@ HEADER_ADDITIONAL = Struct(
 
 _extensions = Section("Header extensions")
 
-
-class ExtensionType(enum.IntEnum):
-    END = 0x00000000
-    BACKING_FORMAT = 0xE2792ACA
-    FEATURE_NAME_TABLE = 0x6803F857
-    BITMAPS = 0x23852875
-    ENCRYPTION_HEADER = 0x0537BE77
-    DATA_FILE = 0x44415441
-
-
 EXTENSION_HEADER = Struct(
     "type" / Enum(Int32ub, ExtensionType) * _extensions("What the extension holds; unknown types are kept."),
     "length" / Int32ub * _extensions("Length of the data, without the padding to a multiple of 8.", unit="bytes"),
@@ -226,13 +180,6 @@ BACKING_FILE_NAME = Struct(
 """Not an extension: it lies between the end of the extensions and the end of the first cluster."""
 
 _feature_names = Section("Feature name table")
-
-
-class FeatureType(enum.IntEnum):
-    INCOMPATIBLE = 0
-    COMPATIBLE = 1
-    AUTOCLEAR = 2
-
 
 FEATURE_NAME = Struct(
     "type" / Enum(Int8ub, FeatureType) * _feature_names("Which feature field.", valid=tuple(FeatureType)),
@@ -268,14 +215,6 @@ ENCRYPTION_HEADER_POINTER = Struct(
 
 _luks = Section("Full disk encryption header pointer; LUKS On-Disk Format 1.2")
 
-LUKS_MAGIC: Final = b"LUKS\xba\xbe"
-
-
-class LuksKeySlotState(enum.IntEnum):
-    DISABLED = 0x0000DEAD
-    ENABLED = 0x00AC71F3
-
-
 LUKS_KEY_SLOT = Struct(
     "active" / Enum(Int32ub, LuksKeySlotState) * _luks("Whether the slot holds a key.", valid=tuple(LuksKeySlotState)),
     "iterations" / Int32ub * _luks("PBKDF2 iterations of this slot."),
@@ -303,12 +242,6 @@ LUKS_HEADER = Struct(
 
 # --- words that hold an offset --------------------------------------------------------------------------------------
 
-SECTOR_SIZE: Final = 512
-"""Bytes: the unit of compressed lengths, of LUKS offsets, and the least alignment of a host offset."""
-
-UINT32: Final = range(1 << 32)
-UINT64: Final = range(1 << 64)
-
 _HOST_OFFSET: Final = range(0, Limit.HOST_OFFSET_END, SECTOR_SIZE)
 
 
@@ -324,9 +257,6 @@ def _sectors(width: int) -> Construct:
 # --- host cluster management ----------------------------------------------------------------------------------------
 
 _refcounts = Section("Host cluster management")
-
-V2_REFCOUNT_ORDER: Final = 4
-"""Version 2 has no field `refcount_order`: its refcounts are always 16 bits wide."""
 
 REFCOUNT_TABLE_ENTRY = BitStruct(
     "refcount_block_offset"
@@ -379,9 +309,6 @@ L1_ENTRY = BitStruct(
     "reserved_0" / BitsInteger(9) * _mapping.reserved(),
 )
 
-ENTRY_BYTES: Final[int] = L1_ENTRY.sizeof()
-"""Of an entry of any table: L1, L2, refcount or bitmap table. An extended L2 entry is twice as long."""
-
 STANDARD_L2_ENTRY = BitStruct(
     "copied" / Flag * _mapping("The cluster's refcount is exactly one. Accurate only below the active L1 table."),
     "compressed" / Flag * _mapping("Set: the entry is a compressed cluster descriptor instead."),
@@ -424,8 +351,6 @@ def compressed_descriptor(cluster_bits: int) -> Construct:
 
 
 _extended_l2 = Section("Extended L2 Entries")
-
-SUBCLUSTERS_PER_CLUSTER: Final = 32
 
 SUBCLUSTER_BITMAP = BitStruct(
     "reads_as_zeros"
@@ -477,17 +402,9 @@ SNAPSHOT_RECORD = Struct(
 )
 """One entry of the snapshot table; the next begins at the next multiple of RECORD_ALIGNMENT."""
 
-RECORD_ALIGNMENT: Final = 8
-"""Bytes: header extensions, snapshot records and bitmap directory entries are padded to a multiple of this."""
-
 # --- bitmaps --------------------------------------------------------------------------------------------------------
 
 _directory = Section("Bitmap directory")
-
-
-class BitmapType(enum.IntEnum):
-    DIRTY_TRACKING = 1
-
 
 BITMAP_FLAGS = BitStruct(
     "reserved" / BitsInteger(29) * _directory.reserved(),
@@ -533,22 +450,3 @@ BITMAP_TABLE_ENTRY = BitStruct(
     "reserved_1" / BitsInteger(8) * _bitmap_table.reserved(),
     "all_ones" / Flag * _bitmap_table("Without an offset: the cluster reads as ones; with one: must be zero."),
 )
-
-# --- other formats --------------------------------------------------------------------------------------------------
-
-FOREIGN_FORMATS: Final = (
-    (0, MAGIC + b"\0\0\0\x01", "qcow"),
-    (0, LUKS_MAGIC, "luks"),
-    (0, b"KDMV", "vmdk"),
-    (0, b"COWD", "vmdk"),
-    (0, b"# Disk DescriptorFile", "vmdk"),
-    (0, b"vhdxfile", "vhdx"),
-    (0, b"conectix", "vpc"),
-    (0, b"QED\0", "qed"),
-    (0, b"WithoutFreeSpace", "parallels"),
-    (0, b"WithouFreSpacExt", "parallels"),
-    (64, b"\x7f\x10\xda\xbe", "vdi"),
-)
-"""Offset, signature and name of formats that must not be taken for raw where an image does not record a format."""
-
-FORMAT_PROBE_BYTES: Final = 68

@@ -30,7 +30,8 @@ class Room:
 ROOMS = (
     Room("errors.py"),
     Room("schema.py"),
-    Room("structs.py", may=("schema.py",)),
+    Room("constants.py"),
+    Room("structs.py", may=("schema.py", "constants.py")),
     Room("storage"),
     Room("format"),
     Room("references"),

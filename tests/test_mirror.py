@@ -50,6 +50,7 @@ ELSEWHERE = {
 
 WITHOUT_LOGIC = {
     "__main__.py": "calls the command line",
+    "constants.py": "numbers and names; tests/unit/test_structs.py holds them against the specification",
     "copy/options.py": "a record of choices",
     "format/array_types.py": "names of types",
     "schema.py": "what a field says of itself; tests/unit/test_structs.py reads all that is said",

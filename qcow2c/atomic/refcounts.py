@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qcow2c.format.array_types import U64Array
-from qcow2c.structs import Limit
+from qcow2c.constants import Limit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

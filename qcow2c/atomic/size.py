@@ -13,6 +13,7 @@ import numpy as np
 
 from qcow2c.atomic.successor import Successor, stored_words
 from qcow2c.bitmaps.edit import resized
+from qcow2c.constants import Limit
 from qcow2c.errors import LimitExceeded, UnsupportedFeature
 from qcow2c.format.tables import (
     L1_COPIED,
@@ -31,7 +32,6 @@ from qcow2c.storage.medium import Medium
 from qcow2c.storage.preallocation import Preallocation, extend
 from qcow2c.storage.trailing_data import trailing_data
 from qcow2c.storage.zeros import fill_zeros
-from qcow2c.structs import Limit
 
 if TYPE_CHECKING:
     from qcow2c.format.array_types import U64Array

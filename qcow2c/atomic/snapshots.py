@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c.atomic.successor import Successor, stored_words
+from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Span, UnsupportedFeature, UsageError
 from qcow2c.format import layout, rules
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import aligned
 from qcow2c.format.records import SnapshotRecord
-from qcow2c.structs import ENTRY_BYTES, SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER, Limit
+from qcow2c.structs import SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

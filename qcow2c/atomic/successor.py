@@ -16,6 +16,7 @@ import numpy as np
 
 from qcow2c.atomic.free_space import FreeSpace
 from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta, block_of
+from qcow2c.constants import ENTRY_BYTES, Limit, Version
 from qcow2c.errors import LimitExceeded, Span
 from qcow2c.format import layout, tables
 from qcow2c.format.geometry import ClusterRun, Geometry
@@ -34,7 +35,7 @@ from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer
 from qcow2c.storage.trailing_data import trailing_data
-from qcow2c.structs import AUTOCLEAR_FEATURES, ENTRY_BYTES, INCOMPATIBLE_FEATURES, Limit, Version
+from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES
 from qcow2c.writer.header_update import HeaderUpdate, change_header
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ import numpy as np
 
 from qcow2c.atomic.snapshots import set_table, stored_records
 from qcow2c.atomic.successor import Successor, stored_words
+from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.format import layout, tables
 from qcow2c.references.batches import batches
-from qcow2c.structs import ENTRY_BYTES, SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER, Limit
+from qcow2c.structs import SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

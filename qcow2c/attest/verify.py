@@ -27,6 +27,7 @@ from qcow2c.attest.agreement import (
     VerifyResult,
 )
 from qcow2c.attest.witnesses import Kaitai, Leaf, bit_values, leaves
+from qcow2c.constants import MAGIC, V2_REFCOUNT_ORDER, CryptMethod, ExtensionType, Limit, Version
 from qcow2c.errors import Span
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
@@ -50,18 +51,12 @@ from qcow2c.structs import (
     L1_ENTRY,
     LUKS_HEADER,
     LUKS_KEY_SLOT,
-    MAGIC,
     REFCOUNT_TABLE_ENTRY,
     SNAPSHOT_EXTRA_DATA,
     SNAPSHOT_HEADER,
     SNAPSHOT_RECORD,
     STANDARD_L2_ENTRY,
     SUBCLUSTER_BITMAP,
-    V2_REFCOUNT_ORDER,
-    CryptMethod,
-    ExtensionType,
-    Limit,
-    Version,
     compressed_descriptor,
     refcount_group,
 )

@@ -17,11 +17,11 @@ from construct import Construct as Schema
 from kaitaistruct import KaitaiStream, KaitaiStruct, KaitaiStructError
 
 from qcow2c.attest._kaitai.names import ORIGINAL_NAMES
+from qcow2c.constants import Limit
 from qcow2c.errors import Span
 from qcow2c.format import layout
 from qcow2c.format.layout import Value
 from qcow2c.storage.sources import Store
-from qcow2c.structs import Limit
 
 READ_BYTES: Final = 1 << Limit.CLUSTER_BITS[-1]
 """The most that a parser may ask for at once; no structure that is read whole is larger than a cluster."""

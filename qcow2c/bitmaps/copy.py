@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from qcow2c.bitmaps.stored import Bitmap, PlaceClusters, load_bitmaps, store_clusters, store_directory, table_entries
+from qcow2c.constants import Version
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.layout import zero_words
 from qcow2c.storage.store import Store
-from qcow2c.structs import Version
 
 
 def bitmaps_to_copy(

@@ -23,6 +23,7 @@ from qcow2c.bitmaps.stored import (
     united,
     without_rest,
 )
+from qcow2c.constants import ENTRY_BYTES, BitmapType, ExtensionType, Limit, Version
 from qcow2c.errors import CorruptMetadata, Span, UsageError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
@@ -31,7 +32,7 @@ from qcow2c.format.layout import zero_words
 from qcow2c.format.records import BitmapRecord
 from qcow2c.format.tables import BITMAP_OFFSET
 from qcow2c.storage.store import Store
-from qcow2c.structs import AUTOCLEAR_FEATURES, BITMAP_FLAGS, ENTRY_BYTES, BitmapType, ExtensionType, Limit, Version
+from qcow2c.structs import AUTOCLEAR_FEATURES, BITMAP_FLAGS
 
 DEFAULT_GRANULARITIES = (4096, 65536)
 """Bounds in bytes of the granularity that follows from the cluster size."""

@@ -12,6 +12,7 @@ from functools import cached_property, reduce
 from operator import or_
 from typing import overload
 
+from qcow2c.constants import ENTRY_BYTES
 from qcow2c.errors import CorruptMetadata, Span, UsageError
 from qcow2c.format import layout, rules
 from qcow2c.format.findings import Severity, raise_first
@@ -21,7 +22,7 @@ from qcow2c.format.records import BitmapRecord
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, broken_rules, suspects
 from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
 from qcow2c.storage.store import Store
-from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAPS_EXTENSION, ENTRY_BYTES
+from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAPS_EXTENSION
 
 PlaceClusters = Callable[[bytes], int]
 """Stores bytes in whole clusters of the image, which lie together; returns their host offset."""

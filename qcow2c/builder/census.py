@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Span
 from qcow2c.format import rules, tables
 from qcow2c.format.findings import Severity, raise_first
@@ -19,7 +20,6 @@ from qcow2c.format.layout import word_span
 from qcow2c.format.records import BitmapRecord
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, l2_rules, suspects
 from qcow2c.references.walk import L2Batch, Walk
-from qcow2c.structs import SECTOR_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,6 +17,7 @@ import numpy as np
 
 from qcow2c.builder.census import Census, PackedPlan, needs_cluster
 from qcow2c.builder.cluster_file import ClusterFile, Packer
+from qcow2c.constants import ExtensionType, Version
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format import layout, tables
 from qcow2c.format.codecs import Compressor
@@ -31,8 +32,6 @@ from qcow2c.structs import (
     BITMAPS_EXTENSION,
     INCOMPATIBLE_FEATURES,
     SNAPSHOT_HEADER,
-    ExtensionType,
-    Version,
 )
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from typing import Any
 from qcow2c.builder.final_header import write_final_header
 from qcow2c.builder.options import CreateOptions, Places, header_of
 from qcow2c.builder.plan import ImageLayout, plan
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.errors import UsageError
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import new_file
 from qcow2c.storage.preallocation import _fill
 from qcow2c.storage.sources import Store
-from qcow2c.structs import SECTOR_SIZE
 
 
 def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions, guest_data: Any = None) -> None:

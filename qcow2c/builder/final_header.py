@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from qcow2c.constants import MAGIC, SECTOR_SIZE
 from qcow2c.storage.store import Store
-from qcow2c.structs import MAGIC, SECTOR_SIZE
 
 
 def write_final_header(store: Store, header: bytes, *, durable: bool = True) -> None:

@@ -7,23 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
+from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, CompressionType, ExtensionType, Limit, Version
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header_writer import feature_name_table, first_cluster
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.integers import settle_integers
-from qcow2c.structs import (
-    AUTOCLEAR_FEATURES,
-    COMPATIBLE_FEATURES,
-    INCOMPATIBLE_FEATURES,
-    SECTOR_SIZE,
-    V2_REFCOUNT_ORDER,
-    CompressionType,
-    ExtensionType,
-    Limit,
-    Version,
-)
+from qcow2c.structs import AUTOCLEAR_FEATURES, COMPATIBLE_FEATURES, INCOMPATIBLE_FEATURES
 
 VERSIONS = {"0.10": Version.V2, "v2": Version.V2, "1.1": Version.V3, "v3": Version.V3}
 COMPRESSION_TYPES = {"zlib": CompressionType.ZLIB, "zstd": CompressionType.ZSTD}

@@ -10,12 +10,12 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.refcounts import RefcountRoom, refcount_room, stored_ones
 from qcow2c.format.tables import L1_COPIED, L2_COPIED
-from qcow2c.structs import ENTRY_BYTES, Limit
 
 _TOO_LARGE = "The image size is too large for file format 'qcow2' (try using a larger cluster size)"
 

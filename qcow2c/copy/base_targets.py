@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.plan import Slab
 from qcow2c.copy.targets import Target
 from qcow2c.disk.opening import open_image
@@ -17,7 +18,6 @@ from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
-from qcow2c.structs import SECTOR_SIZE
 
 
 class BaseTarget(Target):

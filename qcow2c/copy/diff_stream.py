@@ -13,11 +13,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from qcow2c.constants import SECTOR_SIZE, Limit
 from qcow2c.disk.differences import Difference
 from qcow2c.disk.disk import Disk
 from qcow2c.errors import CorruptData, Span, StoreError
 from qcow2c.storage.store import reason
-from qcow2c.structs import SECTOR_SIZE, Limit
 
 MAX_DATA = 4 << 20
 """Bytes of data in one record."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from qcow2c.builder.options import CreateOptions, Places, header_of
 from qcow2c.builder.plan import l1_entries_of, refcounts_of
+from qcow2c.constants import ENTRY_BYTES
 from qcow2c.copy.plan import Slab
 from qcow2c.copy.targets import Target, Write
 from qcow2c.format import layout
@@ -17,7 +18,6 @@ from qcow2c.format.geometry import ByteRange
 from qcow2c.format.refcounts import stored_ones
 from qcow2c.format.tables import L1_COPIED, L2_COPIED, SUBCLUSTERS_ALLOCATED
 from qcow2c.storage.zeros import zeros
-from qcow2c.structs import ENTRY_BYTES
 
 
 class DataSurvey(Target):

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 from qcow2c.builder.image_builder import ImageBuilder
 from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions, NewImageOptions, require_known
 from qcow2c.builder.plan import l1_entries_of
+from qcow2c.constants import Version
 from qcow2c.copy.plan import PlannedDisk
 from qcow2c.copy.zero_detection import data_ranges
 from qcow2c.disk.apart import require_apart
@@ -20,7 +21,6 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file
 from qcow2c.storage.store import Progress
 from qcow2c.storage.zeros import zeros
-from qcow2c.structs import Version
 
 _READ_BYTES = 2 << 20
 """Bytes that are read at a time: whole clusters of any size."""

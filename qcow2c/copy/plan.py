@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.buffers import SLAB_BYTES
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import DATA, OFFSET, PRESENT, ZERO
@@ -20,7 +21,6 @@ from qcow2c.layers.compressed import read_compressed
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import fill_zeros
-from qcow2c.structs import SECTOR_SIZE
 
 
 class Piece(NamedTuple):

@@ -14,6 +14,7 @@ from qcow2c.builder.empty_image import require_raw_preallocation, write_image
 from qcow2c.builder.image_builder import ImageBuilder
 from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions, NewImageOptions
 from qcow2c.builder.plan import l1_entries_of
+from qcow2c.constants import Version
 from qcow2c.copy.buffers import SLAB_BYTES
 from qcow2c.copy.image_pipe import DataSurvey, ImagePipe
 from qcow2c.copy.options import How
@@ -29,7 +30,6 @@ from qcow2c.storage.gate import Gate, GateFunction, any_file, gate_for
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, new_file
 from qcow2c.storage.sources import Store, opened
-from qcow2c.structs import Version
 
 if TYPE_CHECKING:
     from qcow2c.bitmaps.edit import BitmapEdit

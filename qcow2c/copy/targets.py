@@ -11,6 +11,7 @@ from select import select
 from typing import Any, BinaryIO
 
 from qcow2c.builder.image_builder import ImageBuilder
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.buffers import SLAB_BYTES
 from qcow2c.copy.plan import Slab
 from qcow2c.copy.zero_detection import data_ranges
@@ -21,7 +22,6 @@ from qcow2c.format.tables import SUBCLUSTERS_ALLOCATED
 from qcow2c.image import Image
 from qcow2c.storage.store import Store, reason
 from qcow2c.storage.zeros import zeros
-from qcow2c.structs import SECTOR_SIZE
 
 Write = Callable[[memoryview], object]
 """Takes all of some bytes, or raises."""

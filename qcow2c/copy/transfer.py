@@ -11,6 +11,7 @@ from itertools import chain
 from select import select
 from typing import Any, BinaryIO
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy import plan as slabs
 from qcow2c.copy.buffers import SLAB_BYTES, Buffers
 from qcow2c.copy.plan import Piece, PlannedDisk, Scope, Slab
@@ -19,7 +20,6 @@ from qcow2c.disk.disk import Disk
 from qcow2c.errors import StoreError
 from qcow2c.storage.store import Progress, reason
 from qcow2c.storage.zeros import fill_zeros
-from qcow2c.structs import SECTOR_SIZE
 
 _PATIENCE_SECONDS = 0.5
 """How long an interrupt waits for what a thread is doing."""

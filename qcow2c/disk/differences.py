@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map_layers import ZERO, Segment
 from qcow2c.disk.pair import BY_LAYER, NOTHING, PiecePair, Side, pairs
@@ -21,7 +22,6 @@ from qcow2c.format.tables import Kind
 from qcow2c.layers.chain import layers_of
 from qcow2c.storage.sources import Store
 from qcow2c.storage.store import Progress
-from qcow2c.structs import SECTOR_SIZE
 
 SLAB_BYTES = 512 << 10
 """Bytes that are read of each disk before they are compared."""

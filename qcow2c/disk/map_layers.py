@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
@@ -17,7 +18,6 @@ from qcow2c.format.tables import HAS_HOST_CLUSTER, Kind
 from qcow2c.layers.chain import layers_of
 from qcow2c.layers.layer import Layer
 from qcow2c.storage.sources import Store
-from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE
 
 DATA, ZERO, PRESENT, OFFSET, COMPRESSED = 1, 2, 4, 8, 16
 """Flags of a run: it holds data, reads as zeros, is decided by this layer, has a place in a file, is compressed."""

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from threading import RLock
 from typing import TYPE_CHECKING, Literal, TypedDict
 
+from qcow2c.constants import Limit
 from qcow2c.errors import ChainError, UsageError, doing
 from qcow2c.format.detection import Format, known_format
 from qcow2c.format.findings import Severity
@@ -28,7 +29,6 @@ from qcow2c.storage.gate import Gate, GateFunction, GateRequest, format_in, full
 from qcow2c.storage.locks import Use
 from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.sources import FileObject, Source, Store, opened
-from qcow2c.structs import Limit
 
 if TYPE_CHECKING:
     from qcow2c.engine import Engine

@@ -9,10 +9,10 @@ from operator import index
 
 from qcow2c.atomic.size import Resizing
 from qcow2c.atomic.successor import Successor
+from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE, Limit, Version
 from qcow2c.errors import LimitExceeded, Span, UnsupportedFeature, UsageError
 from qcow2c.image import Image
 from qcow2c.storage.preallocation import Preallocation
-from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE, Limit, Version
 
 
 def resize(image: Image, size: int, *, preallocation: Preallocation = "off", drop_trailing: bool = False) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.format import tables
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.refcounts import BLOCK_OFFSET
 from qcow2c.format.tables import Kind
-from qcow2c.structs import SECTOR_SIZE
 
 EntryMeaning = Callable[[int, int], str]
 """Says what an entry and its bitmap mean."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from construct import Construct as Schema
 
+from qcow2c.constants import SECTOR_SIZE, CryptMethod, ExtensionType, FeatureType, Version
 from qcow2c.errors import Span
 from qcow2c.forensic.nodes import Findings, Node, described, field_node, field_nodes, text_of
 from qcow2c.format import layout, rules
@@ -32,14 +33,9 @@ from qcow2c.structs import (
     HEADER_V3_TAIL,
     LUKS_HEADER,
     LUKS_KEY_SLOT,
-    SECTOR_SIZE,
     SNAPSHOT_EXTRA_DATA,
     SNAPSHOT_HEADER,
     SNAPSHOT_RECORD,
-    CryptMethod,
-    ExtensionType,
-    FeatureType,
-    Version,
 )
 
 DETAILED_RECORDS = 1024

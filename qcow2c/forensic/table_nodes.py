@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.errors import Span
 from qcow2c.forensic.entry_words import (
     EntryMeaning,
@@ -41,7 +42,6 @@ from qcow2c.format.table_rules import (
 )
 from qcow2c.references.counts import end_of_room
 from qcow2c.references.walk import ACTIVE, State, Walk
-from qcow2c.structs import ENTRY_BYTES, Limit
 
 if TYPE_CHECKING:
     from qcow2c.format.array_types import U64Array

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcow2c.constants import ENTRY_BYTES
 from qcow2c.errors import Span
 from qcow2c.forensic.entry_words import l1_words, l2_words, subclusters_words
 from qcow2c.forensic.nodes import Node, text_of
@@ -21,7 +22,6 @@ from qcow2c.format.tables import Kind
 from qcow2c.references.ownership import HostUse, extents
 from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import State, Walk
-from qcow2c.structs import ENTRY_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

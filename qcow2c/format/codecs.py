@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 
+from qcow2c.constants import CompressionType
 from qcow2c.errors import UnsupportedFeature, UsageError
-from qcow2c.structs import CompressionType
 
 Decompressor = Callable[[bytes | memoryview, int], bytes | bytearray]
 """Takes the sectors that hold the compressed data, and the cluster size; returns a cluster."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 
+from qcow2c.constants import FOREIGN_FORMATS, FORMAT_PROBE_BYTES, MAGIC
 from qcow2c.errors import UnsupportedFeature
 from qcow2c.storage.store import Store
-from qcow2c.structs import FOREIGN_FORMATS, FORMAT_PROBE_BYTES, MAGIC
 
 
 class Format(enum.StrEnum):

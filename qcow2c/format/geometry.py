@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE, SUBCLUSTERS_PER_CLUSTER, Version
+from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE, SUBCLUSTERS_PER_CLUSTER, Version
 
 
 class ByteRange(NamedTuple):

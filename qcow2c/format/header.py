@@ -11,6 +11,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from qcow2c.constants import (
+    MAGIC,
+    RECORD_ALIGNMENT,
+    V2_REFCOUNT_ORDER,
+    CompressionType,
+    CryptMethod,
+    ExtensionType,
+    FeatureType,
+    Limit,
+    Version,
+)
 from qcow2c.errors import NotQcow2, Span, UnsupportedFeature
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
@@ -26,15 +37,6 @@ from qcow2c.structs import (
     HEADER_V2,
     HEADER_V3_TAIL,
     INCOMPATIBLE_FEATURES,
-    MAGIC,
-    RECORD_ALIGNMENT,
-    V2_REFCOUNT_ORDER,
-    CompressionType,
-    CryptMethod,
-    ExtensionType,
-    FeatureType,
-    Limit,
-    Version,
 )
 
 V2_LENGTH: int = HEADER_V2.sizeof()

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qcow2c.constants import LUKS_MAGIC, SECTOR_SIZE, LuksKeySlotState
 from qcow2c.errors import CorruptMetadata, Span, UnsupportedFeature
 from qcow2c.format.header import EncryptionHeader
 from qcow2c.storage.sources import Store
-from qcow2c.structs import LUKS_HEADER, LUKS_MAGIC, SECTOR_SIZE, LuksKeySlotState
+from qcow2c.structs import LUKS_HEADER
 
 SPEC = "Full disk encryption header pointer"
 

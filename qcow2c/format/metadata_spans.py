@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from qcow2c.constants import ENTRY_BYTES
 from qcow2c.errors import Span
 from qcow2c.format.header import Header
-from qcow2c.structs import ENTRY_BYTES, SNAPSHOT_HEADER
+from qcow2c.structs import SNAPSHOT_HEADER
 
 
 def metadata_spans(header: Header) -> Iterator[tuple[str, Span]]:

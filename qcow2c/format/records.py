@@ -10,18 +10,13 @@ from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any, NamedTuple
 
+from qcow2c.constants import Limit
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, Span
 from qcow2c.format import layout
 from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.header import Header, aligned
 from qcow2c.storage.sources import Store
-from qcow2c.structs import (
-    BITMAP_DIRECTORY_HEADER,
-    BITMAP_FLAGS,
-    SNAPSHOT_EXTRA_DATA,
-    SNAPSHOT_HEADER,
-    Limit,
-)
+from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAP_FLAGS, SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER
 
 _SNAPSHOT_HEADER_SIZE: int = SNAPSHOT_HEADER.sizeof()
 _FLAGS = layout.bits(BITMAP_FLAGS)

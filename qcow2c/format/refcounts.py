@@ -10,9 +10,10 @@ from array import array
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
-from qcow2c.structs import ENTRY_BYTES, REFCOUNT_TABLE_ENTRY, Limit, refcount_group
+from qcow2c.structs import REFCOUNT_TABLE_ENTRY, refcount_group
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from qcow2c.constants import ENTRY_BYTES, CompressionType, CryptMethod, ExtensionType, FeatureType, Limit, Version
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, Span, UnsupportedFeature
 from qcow2c.format import layout
 from qcow2c.format.findings import Finding, Severity
@@ -17,16 +18,9 @@ from qcow2c.structs import (
     BITMAP_DIRECTORY_HEADER,
     BITMAPS_EXTENSION,
     ENCRYPTION_HEADER_POINTER,
-    ENTRY_BYTES,
     HEADER_V2,
     HEADER_V3_TAIL,
     SNAPSHOT_HEADER,
-    CompressionType,
-    CryptMethod,
-    ExtensionType,
-    FeatureType,
-    Limit,
-    Version,
 )
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from qcow2c.constants import Limit
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.refcounts import BLOCK_OFFSET, TABLE_RESERVED
 from qcow2c.format.tables import (
@@ -26,7 +27,6 @@ from qcow2c.format.tables import (
     SUBCLUSTERS_ZERO_SHIFT,
     compressed_masks,
 )
-from qcow2c.structs import Limit
 
 Words = Any
 """One word as an int, or an array of uint64."""

@@ -11,19 +11,11 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE, Limit
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
-from qcow2c.structs import (
-    BITMAP_TABLE_ENTRY,
-    ENTRY_BYTES,
-    L1_ENTRY,
-    SECTOR_SIZE,
-    STANDARD_L2_ENTRY,
-    SUBCLUSTER_BITMAP,
-    Limit,
-    compressed_descriptor,
-)
+from qcow2c.structs import BITMAP_TABLE_ENTRY, L1_ENTRY, STANDARD_L2_ENTRY, SUBCLUSTER_BITMAP, compressed_descriptor
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,10 +8,10 @@ from __future__ import annotations
 from array import array
 from typing import NamedTuple
 
+from qcow2c.constants import ENTRY_BYTES
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.storage.store import Store
-from qcow2c.structs import ENTRY_BYTES
 
 
 class LoadedState(NamedTuple):

@@ -16,6 +16,7 @@ from typing import TypedDict, Unpack
 from qcow2c.atomic.successor import Successor, changing
 from qcow2c.atomic.version import complete_records, expand_zero_clusters, has_compressed_clusters, widest_refcount
 from qcow2c.builder.options import NAMES_ABOVE, VERSIONS
+from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, ExtensionType, Limit, Version
 from qcow2c.disk.opening import BackingChoice, Opening, open_image
 from qcow2c.disk.size import resize
 from qcow2c.errors import UsageError
@@ -28,17 +29,7 @@ from qcow2c.storage.integers import settle_integers
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Source, Store, opened
-from qcow2c.structs import (
-    AUTOCLEAR_FEATURES,
-    COMPATIBLE_FEATURES,
-    INCOMPATIBLE_FEATURES,
-    SECTOR_SIZE,
-    SNAPSHOT_HEADER,
-    V2_REFCOUNT_ORDER,
-    ExtensionType,
-    Limit,
-    Version,
-)
+from qcow2c.structs import AUTOCLEAR_FEATURES, COMPATIBLE_FEATURES, INCOMPATIBLE_FEATURES, SNAPSHOT_HEADER
 from qcow2c.writer.header_update import change_header
 
 _NEWER = "compatibility level 1.1 {} above (use compat=1.1 or greater)"

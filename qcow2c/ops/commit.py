@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import compress, pairwise
 from typing import Literal, NamedTuple
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.base_targets import BaseTarget, open_base
 from qcow2c.copy.buffers import Buffers
 from qcow2c.copy.plan import PlannedDisk, Scope, Slab
@@ -33,7 +34,6 @@ from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Memory, Store, opened
 from qcow2c.storage.store import Progress
-from qcow2c.structs import SECTOR_SIZE
 
 FileName = str | os.PathLike[str]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qcow2c.builder.compaction import Compaction
+from qcow2c.constants import CryptMethod
 from qcow2c.errors import CorruptMetadata, UnsupportedFeature, UsageError
 from qcow2c.format import codecs
 from qcow2c.format.header import Header
@@ -31,7 +32,6 @@ from qcow2c.storage.new_file import complete_file, replacement
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer, Progress
 from qcow2c.storage.trailing_data import trailing_data
-from qcow2c.structs import CryptMethod
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.disk.block_status import segments, slice_bytes
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.disk.map_layers import ZERO, Segment, mapped_layers
@@ -20,7 +21,6 @@ from qcow2c.layers.chain import layers_of
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
 from qcow2c.storage.store import Progress
-from qcow2c.structs import SECTOR_SIZE
 
 SLAB_BYTES = 512 << 10
 """Bytes that are read of each disk before they are compared: both must stay in the processor's cache."""

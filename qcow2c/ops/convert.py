@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Unpack
 from qcow2c.bitmaps.copy import bitmaps_to_copy
 from qcow2c.bitmaps.stored import Bitmap
 from qcow2c.builder.options import VERSIONS, NewImageOptions, require_known
+from qcow2c.constants import FORMAT_PROBE_BYTES, SECTOR_SIZE, Version
 from qcow2c.copy.options import CopyOptions, How
 from qcow2c.copy.plan import PlannedDisk
 from qcow2c.copy.send import is_built, send
@@ -24,7 +25,6 @@ from qcow2c.format.detection import detect_format
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Memory, Source, Store, opened
 from qcow2c.storage.store import Progress
-from qcow2c.structs import FORMAT_PROBE_BYTES, SECTOR_SIZE, Version
 
 MAX_SPARSE_SIZE = 16 << 20
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from qcow2c.builder.empty_image import write_image
 from qcow2c.builder.options import CreateOptions
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.disk.apart import require_apart
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import NotQcow2, UsageError
@@ -15,7 +16,6 @@ from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.gate import GateRequest, any_file
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import opened
-from qcow2c.structs import SECTOR_SIZE
 
 __all__ = ["backing_size", "create", "join_backing"]
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from qcow2c.builder.image_builder import ImageBuilder
 from qcow2c.builder.options import CreateOptions
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.plan import PlannedDisk
 from qcow2c.copy.targets import NewImageTarget, RawTarget, Target
 from qcow2c.copy.transfer import DiskCopy
@@ -20,7 +21,6 @@ from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, new_file
 from qcow2c.storage.sources import Source, Store
-from qcow2c.structs import SECTOR_SIZE
 
 BLOCK_SIZE = SECTOR_SIZE
 """Bytes of a block, unless the caller says otherwise."""

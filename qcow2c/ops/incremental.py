@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 from qcow2c.bitmaps.stored import Bitmaps
 from qcow2c.builder.options import NewImageOptions
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.diff_stream import write_records
 from qcow2c.copy.overlay import write_differences
 from qcow2c.disk.differences import Difference, require_no_key
@@ -19,7 +20,6 @@ from qcow2c.disk.disk import Disk
 from qcow2c.disk.map_layers import ZERO
 from qcow2c.errors import Span
 from qcow2c.storage.store import Progress
-from qcow2c.structs import SECTOR_SIZE
 
 
 def dirty_differences(disk: Disk, name: str, progress: Progress | None = None) -> Iterator[Difference]:

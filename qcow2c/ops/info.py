@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from qcow2c.constants import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
 from qcow2c.disk.image_info import BitmapInfo, ChildInfo, ImageInfo, SnapshotInfo
 from qcow2c.errors import ChainError
 from qcow2c.format.detection import Format, known_format
@@ -17,7 +18,6 @@ from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import load_bitmap_records, load_header, load_snapshots
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
-from qcow2c.structs import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
 
 if TYPE_CHECKING:
     from qcow2c.format.records import SnapshotRecord

@@ -12,6 +12,7 @@ from itertools import compress
 from typing import Unpack
 
 from qcow2c.builder.options import PREALLOCATIONS, CreateOptions, NewImageOptions, require_known
+from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, Limit, Version
 from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.disk.map import COMPRESSED, DATA, ZERO, Columns
 from qcow2c.errors import UsageError
@@ -24,7 +25,7 @@ from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.sources import Source, Store
-from qcow2c.structs import BITMAP_DIRECTORY_HEADER, SECTOR_SIZE, V2_REFCOUNT_ORDER, Limit, Version
+from qcow2c.structs import BITMAP_DIRECTORY_HEADER
 
 _COMPATS = ("0.10", "1.1")
 """Without "v2" and "v3", which only create knows."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import Any
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.diff_stream import DiffReader
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import StoreError, UsageError
@@ -17,7 +18,6 @@ from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Progress, reason
-from qcow2c.structs import SECTOR_SIZE
 
 
 def patch(

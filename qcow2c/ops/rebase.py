@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qcow2c.constants import ExtensionType, Limit, Version
 from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError, doing
 from qcow2c.format import layout
 from qcow2c.format.detection import Format, known_format
@@ -25,7 +26,7 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Memory, Source, Store, opened
 from qcow2c.storage.store import Progress
-from qcow2c.structs import AUTOCLEAR_FEATURES, ExtensionType, Limit, Version
+from qcow2c.structs import AUTOCLEAR_FEATURES
 from qcow2c.writer.header_update import change_header
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from operator import index
 from typing import Protocol
 
 from qcow2c.atomic.header_growth import grow_by_header
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.opening import BackingChoice, open_image
 from qcow2c.errors import UsageError
@@ -24,7 +25,6 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.preallocation import Preallocation, extend
 from qcow2c.storage.sources import Source, Store, opened
-from qcow2c.structs import SECTOR_SIZE
 
 __all__ = ["resize"]
 

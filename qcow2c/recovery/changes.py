@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE, Limit
 from qcow2c.errors import Span
 from qcow2c.format import layout, tables
 from qcow2c.format.geometry import Geometry
@@ -26,7 +27,7 @@ from qcow2c.recovery.journal import Journal
 from qcow2c.recovery.plan import Plan, PlannedRefcounts, RepairAction, RepairKind
 from qcow2c.recovery.survey import Survey
 from qcow2c.references.walk import ACTIVE, L2Batch, State
-from qcow2c.structs import AUTOCLEAR_FEATURES, ENTRY_BYTES, SECTOR_SIZE, Limit
+from qcow2c.structs import AUTOCLEAR_FEATURES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.format import tables
 from qcow2c.format.refcounts import TABLE_RESERVED, refcounts
 from qcow2c.format.table_rules import L1_RULES, l2_rules
 from qcow2c.recovery.survey import Survey
 from qcow2c.references.batches import flat
 from qcow2c.references.walk import ACTIVE, BATCH_BYTES, L2Batch
-from qcow2c.structs import SECTOR_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

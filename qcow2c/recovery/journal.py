@@ -27,10 +27,10 @@ from contextlib import contextmanager
 from heapq import merge
 from typing import Any, NamedTuple
 
+from qcow2c.constants import SECTOR_SIZE, Limit
 from qcow2c.errors import LimitExceeded, Span, StoreError, UsageError
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.sources import FileObject, LocalFile, Store
-from qcow2c.structs import SECTOR_SIZE, Limit
 
 _MAGIC = b"qcow2c undo 1\n"
 

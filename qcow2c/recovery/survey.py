@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcow2c.constants import SECTOR_SIZE, Limit
 from qcow2c.format import layout
 from qcow2c.format.geometry import ClusterRun
 from qcow2c.format.header import Header
@@ -21,7 +22,7 @@ from qcow2c.references.batches import SCAN_CLUSTERS, flat
 from qcow2c.references.counts import Accounting
 from qcow2c.references.walk import L2Tables, Owner, References, State, Walk
 from qcow2c.storage.store import Store
-from qcow2c.structs import AUTOCLEAR_FEATURES, SECTOR_SIZE, Limit
+from qcow2c.structs import AUTOCLEAR_FEATURES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

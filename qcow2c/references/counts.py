@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.format import tables
 from qcow2c.format.table_rules import l2_rules
 from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.sweep import Sweep, Tally, Window
 from qcow2c.references.walk import L2Tables, Owner, References, Walk
-from qcow2c.structs import SECTOR_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcow2c.constants import ENTRY_BYTES, CryptMethod
 from qcow2c.errors import CorruptMetadata, Span, UnsupportedFeature
 from qcow2c.format import rules, tables
 from qcow2c.format.findings import Finding, Severity
@@ -25,7 +26,6 @@ from qcow2c.references.check_result import Fault
 from qcow2c.references.counts import L1_TABLES, leaves_file
 from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import ACTIVE, L2Batch, Owner, References, Walk
-from qcow2c.structs import ENTRY_BYTES, CryptMethod
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

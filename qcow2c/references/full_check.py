@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from qcow2c.constants import ENTRY_BYTES
 from qcow2c.errors import Span
 from qcow2c.format import rules
 from qcow2c.format.findings import Finding, Severity
@@ -36,7 +37,6 @@ from qcow2c.references.overlaps import overlaps
 from qcow2c.references.sweep import Window
 from qcow2c.references.walk import ACTIVE, References, Walk
 from qcow2c.storage.sources import Store
-from qcow2c.structs import ENTRY_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

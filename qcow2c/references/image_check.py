@@ -5,6 +5,7 @@ A small image that is clean needs no arrays; any other is counted by `full_check
 
 from __future__ import annotations
 
+from qcow2c.constants import SECTOR_SIZE, Limit
 from qcow2c.errors import LimitExceeded
 from qcow2c.format.findings import Severity
 from qcow2c.format.loaded_image import load_header
@@ -13,7 +14,6 @@ from qcow2c.format.rules import LOST_OWNERS
 from qcow2c.references.check_result import CheckResult
 from qcow2c.references.small_check import proved_clean
 from qcow2c.storage.store import Store
-from qcow2c.structs import SECTOR_SIZE, Limit
 
 _REFUSED = ("header.crypt_method", "extension.bitmaps")
 """Rules, by the start of their names, that leave part of the image uncounted where they are broken."""

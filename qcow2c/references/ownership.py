@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcow2c.constants import Limit
 from qcow2c.errors import LimitExceeded
 from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import Owner, References, Walk
-from qcow2c.structs import Limit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

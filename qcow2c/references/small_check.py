@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE
 from qcow2c.format import layout, rules
 from qcow2c.format.header import Header
 from qcow2c.format.records import BitmapDirectory, SnapshotTable
@@ -39,7 +40,6 @@ from qcow2c.format.tables import (
     entries_alike,
 )
 from qcow2c.storage.store import Store
-from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE
 
 MAX_WORDS = 1 << 19
 """Words of L1, L2, bitmap and refcount tables; also the clusters of the file. An image with more is not small."""

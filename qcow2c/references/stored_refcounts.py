@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcow2c.constants import Limit
 from qcow2c.format.refcounts import BLOCK_OFFSET, refcounts
 from qcow2c.references.batches import SCAN_CLUSTERS
 from qcow2c.references.walk import Walk
-from qcow2c.structs import Limit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.errors import LimitExceeded, Span
 from qcow2c.format import tables
 from qcow2c.format.geometry import Geometry
@@ -22,7 +23,6 @@ from qcow2c.format.header import Header
 from qcow2c.format.records import BitmapDirectory, SnapshotTable, read_bitmaps, read_snapshots
 from qcow2c.format.refcounts import BLOCK_OFFSET
 from qcow2c.storage.sources import Store
-from qcow2c.structs import ENTRY_BYTES, Limit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from qcow2c.structs import SECTOR_SIZE
+from qcow2c.constants import SECTOR_SIZE
 
 
 class Action(enum.Enum):

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from qcow2c.builder.options import CreateOptions
+from qcow2c.constants import SECTOR_SIZE, Limit
 from qcow2c.disk.opening import open_image
 from qcow2c.image import Image
 from qcow2c.ops.create import create
-from qcow2c.structs import SECTOR_SIZE, Limit
 from qcow2c.testing.histories import Action, Operation, operations
 
 MAX_CLUSTERS = 64

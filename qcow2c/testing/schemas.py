@@ -9,17 +9,11 @@ from construct import Construct as Schema
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from qcow2c.constants import Limit
 from qcow2c.format import layout, tables
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, L1_RULES, broken_rules, l2_rules
-from qcow2c.structs import (
-    BITMAP_TABLE_ENTRY,
-    L1_ENTRY,
-    STANDARD_L2_ENTRY,
-    SUBCLUSTER_BITMAP,
-    Limit,
-    compressed_descriptor,
-)
+from qcow2c.structs import BITMAP_TABLE_ENTRY, L1_ENTRY, STANDARD_L2_ENTRY, SUBCLUSTER_BITMAP, compressed_descriptor
 
 MAX_LENGTH = 64
 """Bytes of what has a length of its own, where nothing else is asked for."""

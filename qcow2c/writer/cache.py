@@ -19,6 +19,7 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format import layout
 from qcow2c.format.geometry import ClusterRun, Geometry
@@ -26,7 +27,6 @@ from qcow2c.format.header import Header
 from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, stored_block
 from qcow2c.format.tables import Table
 from qcow2c.storage.medium import Medium
-from qcow2c.structs import ENTRY_BYTES, SECTOR_SIZE
 from qcow2c.writer.header_update import HeaderUpdate
 
 BLOCK_CACHE_BYTES = 32 << 20

@@ -12,12 +12,13 @@ from array import array
 from collections.abc import Callable
 
 from qcow2c.bitmaps.stored import load_bitmaps, united
+from qcow2c.constants import ENTRY_BYTES
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.records import BitmapRecord
 from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
-from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAP_FLAGS, ENTRY_BYTES
+from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAP_FLAGS
 from qcow2c.writer.allocation import Allocator
 from qcow2c.writer.cache import MetadataCache
 

@@ -9,11 +9,11 @@ Spec: "Header", "Header extensions".
 
 from __future__ import annotations
 
+from qcow2c.constants import SECTOR_SIZE, ExtensionType, Limit
 from qcow2c.errors import UsageError
 from qcow2c.format.header import Header, aligned
 from qcow2c.format.header_writer import Extensions, HeaderChange, assembled, extensions_of, header_proper, with_fields
 from qcow2c.storage.medium import Medium
-from qcow2c.structs import SECTOR_SIZE, ExtensionType, Limit
 
 
 class HeaderUpdate:

@@ -12,13 +12,14 @@ from dataclasses import replace
 
 from qcow2c.bitmaps.edit import BitmapEdit
 from qcow2c.bitmaps.stored import PlaceClusters
+from qcow2c.constants import Version
 from qcow2c.errors import Qcow2Error, Span, UsageError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange
 from qcow2c.layers.reader import Reader
 from qcow2c.references.admission import Admission
-from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES, Version
+from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES
 from qcow2c.writer.allocation import Allocator
 from qcow2c.writer.cache import MetadataCache
 from qcow2c.writer.dirty_bitmaps import BitmapTracker

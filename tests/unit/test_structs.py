@@ -129,7 +129,7 @@ def test_every_field_says_what_it_is_and_where_the_specification_does(name: str,
 
 
 FORBIDDEN_CALLS = {"pack", "unpack", "unpack_from", "pack_into", "from_bytes", "to_bytes"}
-SCHEMA_FILES = {"structs.py", "layout.py", "locks.py"}
+SCHEMA_FILES = {"structs.py", "constants.py", "layout.py", "locks.py"}
 """Of the format, and `locks.py` of the operating system's `struct flock`."""
 
 
