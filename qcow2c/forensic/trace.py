@@ -45,7 +45,7 @@ def host_nodes(walk: Walk, offset: int, sections: Iterator[Node]) -> Iterator[No
             words = f"{extent.use.value}, {offset - extent.offset} bytes into it"
             yield Node("belongs to", Span(extent.offset, extent.length), label, words)
     refcounts = StoredRefcounts(walk)
-    count = int(refcounts.at(np.array([cluster], dtype=np.uint64))[0])
+    count = int(refcounts.whole_at(np.array([cluster], dtype=np.uint64))[0])
     start = cluster << walk.geometry.cluster_bits
     yield Node("host cluster", Span(start, walk.geometry.cluster_size), cluster, f"refcount {count}")
     for section in sections:

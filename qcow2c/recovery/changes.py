@@ -240,7 +240,7 @@ class Changes:
         """Return which entries, without their reserved bits, name a cluster with the refcount that it ought to have."""
         whole: NDArray[np.bool_] = self._has_place(offsets) & (offsets % np.uint64(self._geometry.cluster_size) == 0)
         clusters = offsets[whole] >> np.uint64(self._bits)
-        counts = self._survey.refcounts.at(clusters)
+        counts = self._survey.refcounts.whole_at(clusters)
         whole[whole] = counts == self._survey.references_at(clusters.view(np.int64))
         assert whole.shape == entries.shape
         return whole

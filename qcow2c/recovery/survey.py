@@ -113,8 +113,8 @@ class Survey:
             yield first, min(self.step, self.clusters - first)
 
     def old(self, first: int, count: int) -> U64Array:
-        """Return the refcounts as they are, above 32 bits the largest number of 32 bits; shape (count,)."""
-        return self.refcounts.window(first, count).astype(np.uint64)
+        """Return the refcounts as they are, none cut off; shape (count,)."""
+        return self.refcounts.counts(first, count)
 
     def references(self, first: int, count: int, *, structures: bool = True) -> U64Array:
         """Return the references, with those of the refcount table and its blocks or without; shape (count,)."""

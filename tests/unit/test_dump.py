@@ -331,6 +331,13 @@ def test_a_byte_of_the_disk_is_traced_in_every_state() -> None:
     assert named(nodes, "subcluster 1").text == "unallocated in cluster"
 
 
+def test_a_refcount_of_64_bits_is_shown_whole() -> None:
+    builder = Builder(refcount_order=6)
+    at = builder.data(0, b"x")
+    builder.refcounts[at // builder.cluster_size] = 0x123456789A
+    assert named(answers(builder.build(), host_offset=at), "host cluster").text == f"refcount {0x123456789A}"
+
+
 def test_a_question_needs_a_header_that_says_where_things_are() -> None:
     builder = Builder()
     builder.fields["cluster_bits"] = 60

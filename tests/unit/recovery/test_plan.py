@@ -145,3 +145,16 @@ def test_an_action_reads_as_a_line_and_as_plain_values() -> None:
         "reason": "reserved bits",
         "may-lose-data": True,
     }
+
+
+def test_refcounts_of_64_bits_are_planned_whole() -> None:
+    """Neither said to be less than they are, nor lowered to 32 bits where they are to be kept."""
+    builder = Builder(1 << 20, refcount_order=6)
+    high, leak = builder.data(0, b"x" * SIZE) // SIZE, builder.put(b"leaked") // SIZE
+    builder.refcounts[high], builder.refcounts[leak] = 0x123456789A, 1 << 63
+    _, plan = planned(builder)
+    assert [(action.old, action.new) for action in plan.actions] == [(0x123456789A, 1), (1 << 63, 0)]
+    builder.entry(101, 1 << 40 | L2_COPIED)
+    refcounts, plan = planned(builder, rebuild=True)
+    assert refcounts.keeps
+    assert [int(count) for count in refcounts.of(0, refcounts.survey.clusters)[1][[high, leak]]] == [0x123456789A, 1 << 63]
