@@ -14,13 +14,14 @@ from enum import Enum
 
 from qcow2c.storage.sources import WritableMemory
 from qcow2c.storage.store import Buffer
+from tests.profile import DEEP
 
 SECTOR = 512
 SUBSETS = 200
 """Subsets of the writes of an epoch that are tried where there are too many for all."""
 
-ALL_SUBSETS_UP_TO = 10
-TORN = 40
+ALL_SUBSETS_UP_TO = 10 if DEEP else 6
+TORN = 40 if DEEP else 24
 """States of an epoch with torn writes."""
 
 JUNK = 0xA5

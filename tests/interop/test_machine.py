@@ -81,6 +81,6 @@ class AlternatingMachine(ImageMachine):
 @pytest.mark.usefixtures("requires_qemu")
 def test_qemu_and_qcow2c_write_in_turn() -> None:
     chosen = settings(
-        max_examples=500 if DEEP else 40, stateful_step_count=30 if DEEP else 12, deadline=None, database=None
+        max_examples=500 if DEEP else 20, stateful_step_count=30 if DEEP else 12, deadline=None, database=None
     )
     run_state_machine_as_test(AlternatingMachine, settings=chosen)

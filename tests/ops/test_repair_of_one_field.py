@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 
 import pytest
 
@@ -16,8 +17,14 @@ from qcow2c.format.header import Header, field_span
 from qcow2c.format.records import read_bitmaps, read_snapshots
 from qcow2c.storage.sources import Memory, WritableMemory
 from tests.corpus.patch import seed_bytes
+from tests.profile import DEEP
 
 SEEDS = ("snapshots.qcow2", "snapshots-v2.qcow2", "bitmaps.qcow2", "luks.qcow2")
+
+WHATS = ("leaks", "all")
+
+STEP = 1 if DEEP else len(WHATS)
+"""Each damage is repaired in one of the two ways; the deep profile repairs it in both."""
 
 TABLE = field_span("refcount_table_offset")
 
@@ -69,11 +76,12 @@ def assert_nothing_is_gone(seed: str, at: int, wrong: bytes, what: str) -> None:
     assert not gone and found.failed is None, (seed, at, wrong, what, gone, found.failed)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("what", ["leaks", "all"])
+@pytest.mark.parametrize("what", WHATS)
 def test_a_repair_after_one_wrong_field_frees_nothing_that_the_field_owned(seed: str, what: str) -> None:
     lost = []
-    for at, wrong in damages(seed):
+    for at, wrong in islice(damages(seed), WHATS.index(what), None, STEP):
         try:
             assert_nothing_is_gone(seed, at, wrong, what)
         except AssertionError as gone:

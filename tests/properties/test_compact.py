@@ -22,6 +22,7 @@ from qcow2c.structs import SECTOR_SIZE
 from qcow2c.testing import images, operations
 from qcow2c.testing.histories import Action
 from qcow2c.testing.images import apply
+from tests.profile import DEEP
 
 ACTIONS = tuple(action for action in Action if action is not Action.REOPEN)
 
@@ -31,7 +32,7 @@ def states(image: bytes) -> list[Any]:
         return [active.readall(), *((found.name, found.open().readall()) for found in active.snapshots.list())]
 
 
-@settings(max_examples=40)
+@settings(max_examples=500 if DEEP else 20)
 @given(images(), st.data())
 def test_each_state_is_the_same_and_nothing_is_left_over(image: bytes, data: DataObject) -> None:
     file = bytearray(image)
@@ -55,7 +56,7 @@ def test_each_state_is_the_same_and_nothing_is_left_over(image: bytes, data: Dat
         assert again.zero_clusters == 0 and again.data_clusters == found.data_clusters
 
 
-@settings(max_examples=100)
+@settings(max_examples=1000 if DEEP else 60)
 @given(st.integers(0, 1 << 32), st.integers(9, 14), st.integers(0, 6))
 def test_packed_data_keeps_its_bytes_and_shares_them_as_before(seed: int, cluster_bits: int, order: int) -> None:
     chooser = random.Random(seed)

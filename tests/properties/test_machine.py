@@ -9,4 +9,4 @@ from tests.profile import DEEP
 
 
 class TestImage(ImageMachine.TestCase):  # type: ignore[misc,name-defined]
-    settings = settings(max_examples=2000 if DEEP else 120, stateful_step_count=40 if DEEP else 20)
+    settings = settings(max_examples=2000 if DEEP else 80, stateful_step_count=40 if DEEP else 20)

@@ -157,4 +157,7 @@ def test_refcounts_of_64_bits_are_planned_whole() -> None:
     builder.entry(101, 1 << 40 | L2_COPIED)
     refcounts, plan = planned(builder, rebuild=True)
     assert refcounts.keeps
-    assert [int(count) for count in refcounts.of(0, refcounts.survey.clusters)[1][[high, leak]]] == [0x123456789A, 1 << 63]
+    assert [int(count) for count in refcounts.of(0, refcounts.survey.clusters)[1][[high, leak]]] == [
+        0x123456789A,
+        1 << 63,
+    ]

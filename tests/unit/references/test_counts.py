@@ -15,6 +15,7 @@ from qcow2c.references.walk import Owner, Walk
 from qcow2c.storage.sources import Memory
 from tests.building import L1_COPIED, Builder
 from tests.drawn_images import images
+from tests.profile import DEEP
 
 
 def counted(data: bytes) -> tuple[Counter[int], int]:
@@ -44,7 +45,7 @@ def test_refcounts_that_agree_are_clean() -> None:
     assert check(builder.build()).exit_code == 0
 
 
-@settings(max_examples=150)
+@settings(max_examples=1000 if DEEP else 80)
 @given(images())
 def test_mismatches_are_those_of_a_count_one_by_one(builder: Builder) -> None:
     data = builder.build()
@@ -64,7 +65,7 @@ def test_mismatches_are_those_of_a_count_one_by_one(builder: Builder) -> None:
     assert got == expected
 
 
-@settings(max_examples=60)
+@settings(max_examples=1000 if DEEP else 40)
 @given(images())
 def test_many_windows_find_what_one_window_finds(builder: Builder) -> None:
     data = builder.build()

@@ -23,6 +23,7 @@ from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
 from tests.building import L2_COPIED, L2_ZERO, Builder, deflate, extension, packed_words
 from tests.drawn_images import images
+from tests.profile import DEEP
 
 _INCOMPATIBLE = layout.bits(structs.INCOMPATIBLE_FEATURES)
 EXTENDED_L2, DATA_FILE = _INCOMPATIBLE["extended_l2"].mask, _INCOMPATIBLE["data_file"].mask
@@ -133,19 +134,19 @@ def require_agreement(data: bytes) -> bool:
     return True
 
 
-@settings(max_examples=150)
+@settings(max_examples=1000 if DEEP else 80)
 @given(sound_images())
 def test_small_sound_images_are_proved_clean_with_the_sums_of_the_arrays(builder: Builder) -> None:
     assert require_agreement(builder.build())
 
 
-@settings(max_examples=150)
+@settings(max_examples=1000 if DEEP else 80)
 @given(images())
 def test_nothing_wrong_is_proved_clean(builder: Builder) -> None:
     require_agreement(builder.build())
 
 
-@settings(max_examples=200)
+@settings(max_examples=1000 if DEEP else 100)
 @given(sound_images(), st.data())
 def test_no_changed_byte_is_proved_clean_where_arrays_find_it(builder: Builder, draws: st.DataObject) -> None:
     data = builder.build()
