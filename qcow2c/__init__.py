@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from qcow2c.errors import StoreError as StoreError
     from qcow2c.errors import UnsupportedFeature as UnsupportedFeature
     from qcow2c.errors import UsageError as UsageError
+    from qcow2c.errors import WrongKey as WrongKey
     from qcow2c.image import Image as Image
     from qcow2c.ops import bitmaps
     from qcow2c.ops import snapshots as snapshots
@@ -120,6 +121,7 @@ _HOMES = {
     "StoreError": "qcow2c.errors:StoreError",
     "UnsupportedFeature": "qcow2c.errors:UnsupportedFeature",
     "UsageError": "qcow2c.errors:UsageError",
+    "WrongKey": "qcow2c.errors:WrongKey",
     "amend": "qcow2c.ops.amend:amend",
     "bitmap": "qcow2c.ops.bitmaps",
     "check": "qcow2c.ops.check:check",

@@ -68,6 +68,15 @@ class BitmapType(enum.IntEnum):
 
 LUKS_MAGIC: Final = b"LUKS\xba\xbe"
 
+LUKS_STRIPES: Final = 4000
+"""Into how many stripes the anti-forensic splitter spreads a key: each LUKS1 writer's number; QEMU takes no other."""
+
+LUKS_KEY_MATERIAL_OFFSET: Final = 4096
+"""Where the key material of the first slot begins, at the earliest, and what each area of it is aligned to; bytes."""
+
+LUKS_LEAST_ITERATIONS: Final = 1000
+"""Of PBKDF2, that a writer uses."""
+
 
 class LuksKeySlotState(enum.IntEnum):
     DISABLED = 0x0000DEAD
@@ -104,6 +113,8 @@ class Limit:
     BITMAP_BYTES: Final = 0x20000000
     BITMAP_NAME_BYTES: Final = 1023
     BITMAP_GRANULARITY_BITS: Final = range(9, 32)
+    LUKS_ITERATIONS: Final = 1 << 27
+    """Ours: of PBKDF2, of all key slots together. Writers choose for each what takes them two seconds, 2^23 or so."""
     CHECKED_CLUSTERS: Final = (1 << 31) - 1
     """QEMU's check refuses a file of more clusters than this."""
 

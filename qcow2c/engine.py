@@ -30,7 +30,7 @@ from dataclasses import replace
 
 from qcow2c.bitmaps.edit import BitmapEdit
 from qcow2c.constants import ENTRY_BYTES
-from qcow2c.errors import CorruptMetadata, MissingKey, Qcow2Error, Span, UsageError
+from qcow2c.errors import CorruptMetadata, Qcow2Error, Span, UsageError
 from qcow2c.format import codecs
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
@@ -38,6 +38,7 @@ from qcow2c.format.header_writer import HeaderChange
 from qcow2c.format.metadata_spans import metadata_spans
 from qcow2c.format.records import SnapshotTable, read_snapshots
 from qcow2c.format.tables import L2_COMPRESSED, Table
+from qcow2c.layers.guest_data import require_key
 from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.state import LoadedState, active_state
@@ -73,8 +74,7 @@ class Engine:
     def _compose(self, admission: Admission) -> None:
         """Make the parts, for the state that the reader shows."""
         reader = self.reader
-        if reader.header.encrypted:
-            raise MissingKey("the image is encrypted, and no key was given", spec="Data encryption")
+        require_key(reader)
         if len(reader.l1_table) != reader.l1_entries:
             where = Span(reader.l1_offset, reader.l1_entries * ENTRY_BYTES)
             raise CorruptMetadata("the L1 table leaves the file: run check -r first", where=where, spec="Header")
@@ -142,6 +142,7 @@ class Engine:
 
     def _write(self, data: memoryview, guest_offset: int) -> None:
         mapping = self.mapping
+        data, guest_offset = cow.whole_sectors(self.reader, data, guest_offset)
         host_offset = self.reader.locate(guest_offset, len(data))
         if host_offset >= 0 and mapping.is_own(host_offset >> self._cluster_bits):  # As most small ones are.
             self.data.write((data,), host_offset)
@@ -154,8 +155,7 @@ class Engine:
     def _write_below(self, table: Table, data: memoryview, guest_offset: int) -> None:
         """Write guest bytes that one L2 table maps."""
         done = 0
-        while done < len(data):
-            start = guest_offset + done
+        while (start := guest_offset + done) < guest_offset + len(data):
             stop, host_offset = self.mapping.stretch(table, start, guest_offset + len(data))
             part = data[done : stop - guest_offset]
             if host_offset is not None:
@@ -190,7 +190,7 @@ class Engine:
         """Write pieces of guest data to host clusters: those that lie together in one go."""
         for run in cow.together(pieces):
             at = host_offset + run[0].guest_offset - guest_cluster
-            buffers = [piece.data for piece in run]
+            buffers = cow.stored(self.reader.cipher, run, at)
             if self._raw_data:  # Its size is the disk's: no zeros behind that.
                 buffers = cow.cut(buffers, self.disk_size - at)
             self.data.write(buffers, at)
@@ -392,6 +392,7 @@ class Engine:
             self.reader.store,
             state,
             data_store=self.reader.data_store,
+            cipher=self.reader.cipher,
             backing=backing,
             metadata=self.reader.metadata,
             turn=self.turn,

@@ -7,6 +7,7 @@ Qcow2Error                      everything this package raises on purpose
 │   └── LimitExceeded           ... by being larger than anything that is believed
 ├── CorruptData                 a guest cluster that cannot be read (past the end of the file, bad compressed data)
 ├── MissingKey                  guest data is encrypted and no key was given
+├── WrongKey                    the key that was given opens no key slot
 ├── GateRefused                 an image names a file that the gate does not allow to be opened
 ├── ChainError                  a loop in the backing chain, or too many layers
 ├── StoreError                  the file itself: not found, not a regular file, I/O error (also an OSError)
@@ -78,6 +79,10 @@ class CorruptData(Qcow2Error):
 
 class MissingKey(Qcow2Error):
     """Guest data is encrypted and no key was given."""
+
+
+class WrongKey(Qcow2Error):
+    """The key that was given does not open the image."""
 
 
 class GateRefused(Qcow2Error):

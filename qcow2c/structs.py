@@ -60,7 +60,10 @@ from qcow2c.constants import (  # isort: skip - one statement, for all of them a
     ENTRY_BYTES as ENTRY_BYTES,
     FOREIGN_FORMATS as FOREIGN_FORMATS,
     FORMAT_PROBE_BYTES as FORMAT_PROBE_BYTES,
+    LUKS_KEY_MATERIAL_OFFSET as LUKS_KEY_MATERIAL_OFFSET,
+    LUKS_LEAST_ITERATIONS as LUKS_LEAST_ITERATIONS,
     LUKS_MAGIC as LUKS_MAGIC,
+    LUKS_STRIPES as LUKS_STRIPES,
     MAGIC as MAGIC,
     RECORD_ALIGNMENT as RECORD_ALIGNMENT,
     SECTOR_SIZE as SECTOR_SIZE,
@@ -222,7 +225,7 @@ LUKS_KEY_SLOT = Struct(
     "key_material_offset"
     / Int32ub
     * _luks("Where the slot's key material begins, from the start of the encryption header.", unit="sectors"),
-    "stripes" / Int32ub * _luks("Anti-forensic stripes."),
+    "stripes" / Int32ub * _luks("Anti-forensic stripes.", valid=(LUKS_STRIPES,)),
 )
 
 LUKS_HEADER = Struct(

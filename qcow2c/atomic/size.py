@@ -69,15 +69,19 @@ class Resizing:
         below = layer.backing
         self._hides = self._grows and below is not None and below.disk_size > self._cut
         """The backing file would show in what is new."""
+        self._zeros_are_data = layer.cipher is None
+        """Whether zeros in the file are zeros of the disk."""
         raw = image.header.external_data and image.header.data_file_raw
         # A raw data file is the disk only if all clusters are in it.
         self._preallocation = "metadata" if raw and self._grows and preallocation == "off" else preallocation
+        self._hides |= self._preallocation != "off" and not self._zeros_are_data
 
     def run(self) -> None:
         geometry, image = self._geometry, self._image
         self._change_bitmaps()
         first, end = geometry.clusters(self._cut), geometry.clusters(self._size)
-        whole = self._hides and first < end and self._preallocation in ("off", "metadata")
+        as_data = self._preallocation in ("falloc", "full") and self._zeros_are_data
+        whole = self._hides and first < end and not as_data
         if whole and not (geometry.has_zero_bit or geometry.extended_l2):
             raise UnsupportedFeature("Failed to zero out new clusters: Operation not supported")
         if geometry.external_data and self._grows:
@@ -202,13 +206,18 @@ class Resizing:
             return
         fill_zeros(tail)
         if geometry.external_data:
-            self._data.write((memoryview(content)[: self._size - start],), start)
+            self._data.write((memoryview(self._stored(content, start, start))[: self._size - start],), start)
             self._data.flush()
             host = start
         else:
-            host = self._image.place(content, 0)
+            host = self._image.place_by(len(content), lambda host_offset: self._stored(content, host_offset, start), 0)
         entry[0] = host | L2_COPIED
         entry[1:] = SUBCLUSTERS_ALLOCATED
+
+    def _stored(self, content: bytearray, host_offset: int, guest_offset: int) -> bytearray:
+        """Return a cluster as it is in the file."""
+        cipher = self._layer.cipher
+        return content if cipher is None else cipher.encrypted(content, host_offset, guest_offset)
 
     def _add_tables(self, l1_words: U64Array, start: int, end: int, first: int, host: int) -> None:
         """Place tables for the guest clusters `start` to `end`, which no table maps, and enter them."""
@@ -231,7 +240,7 @@ class Resizing:
             clusters = np.arange(base, base + count, dtype=np.uint64)
             found[:, 0] = clusters << np.uint64(geometry.cluster_bits) | np.uint64(L2_COPIED)
         if self._hides:
-            as_data = self._preallocation in ("falloc", "full")
+            as_data = self._preallocation in ("falloc", "full") and self._zeros_are_data
             if geometry.extended_l2:
                 found[:, 1] = SUBCLUSTERS_ALLOCATED if as_data else SUBCLUSTERS_ALLOCATED << SUBCLUSTERS_ZERO_SHIFT
             elif not as_data:

@@ -8,7 +8,7 @@ its refcounts are exact in both. Spec: "Header", "Host cluster management".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -165,10 +165,14 @@ class Successor:
 
         Its clusters will have refcount `weight`.
         """
-        clusters = self.geometry.clusters(len(data))
+        return self.place_by(len(data), lambda _host_offset: data, weight)
+
+    def place_by(self, length: int, data_at: Callable[[int], Buffer], weight: int = 1) -> int:
+        """Do what `place` does with data that depend on where they lie."""
+        clusters = self.geometry.clusters(length)
         first = self._free.take(clusters)
         self._delta.add_run(first, clusters, weight)
-        self._write([data, bytes((clusters << self._bits) - len(data))], first)
+        self._write([data_at(first << self._bits), bytes((clusters << self._bits) - length)], first)
         return first << self._bits
 
     def _write(self, parts: Sequence[Buffer], first: int) -> None:

@@ -114,6 +114,14 @@ def has_compressed_clusters(image: Successor) -> bool:
     return any(packed.any() for packed in found)
 
 
+def has_zero_clusters(image: Successor) -> bool:
+    """Return whether any state has clusters that are marked as zeros."""
+    walk, mask = image.walk, np.uint64(tables.L2_ZERO | tables.L2_COMPRESSED)
+    return any(
+        (batch.entries & mask == np.uint64(tables.L2_ZERO)).any() for _, batch in batches(walk, walk.l2_tables())
+    )
+
+
 def widest_refcount(image: Successor, most: int) -> tuple[int, int] | None:
     """Return host offset and refcount of the first cluster whose refcount exceeds `most`, None without one."""
     bits = image.geometry.refcount_block_bits

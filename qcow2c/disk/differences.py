@@ -59,9 +59,9 @@ def differences(
 
 
 def require_no_key(disk: Disk) -> None:
-    """Raise MissingKey for a disk with a layer that is encrypted."""
+    """Raise MissingKey for a disk with a layer that is encrypted, and was opened without a key."""
     for layer in layers_of(disk.layer):
-        if layer.encrypted:
+        if layer.needs_key:
             raise MissingKey(f"{layer.store.name!r} is encrypted, and no key was given", spec="Data encryption")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qcow2c.disk.map import DiskMap
 from qcow2c.disk.opening import BackingChoice, open_image
@@ -18,6 +18,9 @@ from qcow2c.layers.reader import Reader
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.secrets import Key, KeyRing
 
 
 class Disk:
@@ -68,6 +71,7 @@ def open_disk(
     backing: BackingChoice = None,
     data_file: Source | Store | None = None,
     on_error: Literal["raise", "zero"] = "raise",
+    key: Key | KeyRing = None,
 ) -> Iterator[Disk]:
     """Open an image of a given or detected format, with what lies below it; the rest is as in `open_image`.
 
@@ -90,7 +94,7 @@ def open_disk(
             yield Disk(RawLayer(store), store.name)
             return
         with open_image(
-            store, gate=gate, share=share, backing=backing, data_file=data_file, on_error=on_error
+            store, key=key, gate=gate, share=share, backing=backing, data_file=data_file, on_error=on_error
         ) as image:
             layer = image.layer if snapshot is None else _state(image, snapshot)
             yield Disk(layer, store.name, image)

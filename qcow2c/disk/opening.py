@@ -31,6 +31,8 @@ from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.sources import FileObject, Source, Store, opened
 
 if TYPE_CHECKING:
+    from qcow2c.crypto.guest_cipher import GuestCipher
+    from qcow2c.crypto.secrets import Key, KeyRing
     from qcow2c.engine import Engine
 
 _MODES = ("r", "rb", "r+", "rb+", "r+b")
@@ -41,6 +43,7 @@ BackingChoice = Source | Store | Image | Literal[False] | None
 class Opening(TypedDict, total=False):
     """The choices of `open_image`, for what opens an image by the way."""
 
+    key: Key | KeyRing
     backing: BackingChoice
     backing_format: str | None
     data_file: Source | Store | None
@@ -54,6 +57,7 @@ def open_image(
     source: Source | Store,
     mode: str = "r",
     *,
+    key: Key | KeyRing = None,
     backing: BackingChoice = None,
     backing_format: str | None = None,
     data_file: Source | Store | None = None,
@@ -68,13 +72,18 @@ def open_image(
     references, and nothing may overlap; `trust=True` opens without looking. `share=True` reads an image although
     another process may be writing to it.
 
+    `key` opens encrypted images: a passphrase, as bytes or str (UTF-8), or a function that is called with the name of
+    the image, only where that is encrypted. It counts for all layers; a mapping has one for each, by the path of its
+    file or its depth (0: the image itself). Without a key an encrypted image shows all its metadata, and no guest data.
+
     `backing` replaces the backing file that the image names (False: none, unallocated clusters read as zeros; an open
     `Image` stays open), and `data_file` the external data file. `backing_format`, "qcow2" or "raw", is the backing
     file's, where that is not what the image says. `gate` decides about files that images name: "directory" (names that
     lead into the image's own directory), a list of directories beside that, "deny", "any", or a callable.
     `on_error="zero"` is salvage mode: what cannot be read is zeros, and is listed in `Image.salvaged`.
 
-    Raises NotQcow2, UnsupportedFeature, CorruptMetadata, MissingKey, GateRefused, ChainError, StoreError, UsageError.
+    Raises NotQcow2, UnsupportedFeature, CorruptMetadata, MissingKey, WrongKey, GateRefused, ChainError, StoreError,
+    UsageError.
     """
     if mode not in _MODES:
         raise UsageError(f"mode {mode!r} is not one of {', '.join(map(repr, _MODES))}")
@@ -85,7 +94,7 @@ def open_image(
         raise UsageError(f'on_error={on_error!r} is neither "raise" nor "zero"')
     with ExitStack() as stack:
         salvage = Salvage() if on_error == "zero" else None
-        opener = _Opener(gate_for(gate), salvage, stack, share=share, backing_format=backing_format)
+        opener = _Opener(gate_for(gate), salvage, stack, share=share, backing_format=backing_format, key=key)
         use = Use.WRITABLE_IMAGE if writable else Use.of_reader(share=share)
         store = stack.enter_context(opened(_as_bytes(source, writable=writable), use))
         loaded = load_image(store, opener.refused_from)
@@ -130,9 +139,17 @@ class _Opener:
     """What holds while a chain is opened: the gate, the salvage log, and what must be closed."""
 
     def __init__(
-        self, gate: GateFunction, salvage: Salvage | None, stack: ExitStack, *, share: bool, backing_format: str | None
+        self,
+        gate: GateFunction,
+        salvage: Salvage | None,
+        stack: ExitStack,
+        *,
+        share: bool,
+        backing_format: str | None,
+        key: Key | KeyRing,
     ) -> None:
         """`backing_format` is that of the layer below the top one, None as the image says."""
+        self._key = key
         self._gate = gate
         self._backing_format = backing_format
         self._share = share
@@ -155,17 +172,27 @@ class _Opener:
         writable: bool = False,
     ) -> Reader:
         """Return the reader of the active state of a loaded image, over what it lies on."""
+        cipher = self._cipher(store, header, len(chain) - 1) if header.encrypted and self._key is not None else None
         data_store = self._data_store(store, header, data_file, writable=writable)
         below = self._backing_layer(store, header, backing, chain)
         return Reader(
             store,
             active_state(store, header),
             data_store=data_store,
+            cipher=cipher,
             backing=below,
             metadata=tuple(metadata_spans(header)),
             salvage=self._salvage,
             turn=fork_safe(RLock()) if writable else AT_ONCE,
         )
+
+    def _cipher(self, store: Store, header: Header, depth: int) -> GuestCipher | None:
+        """Return the cipher of an encrypted image, None where no key was given for it. Raises WrongKey."""
+        from qcow2c.crypto.guest_cipher import guest_cipher  # Late, both: most images are not encrypted.
+        from qcow2c.crypto.secrets import KeyRing
+
+        secret = KeyRing(self._key).of(store.name, store.path, depth)
+        return None if secret is None else guest_cipher(store, header, secret)
 
     def _data_store(
         self, store: Store, header: Header, data_file: Source | Store | None, *, writable: bool

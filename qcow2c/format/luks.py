@@ -1,14 +1,22 @@
 """Encryption headers as facts: the LUKS1 header that `crypt_method` 2 points to. It holds no keys.
 
-Owns what the header says and which names QEMU has for it. It decrypts nothing yet and never writes.
+Owns what the header says, where its parts lie, and which names QEMU has for it. It decrypts nothing and never writes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qcow2c.constants import LUKS_MAGIC, SECTOR_SIZE, LuksKeySlotState
-from qcow2c.errors import CorruptMetadata, Span, UnsupportedFeature
+from qcow2c.constants import (
+    LUKS_KEY_MATERIAL_OFFSET,
+    LUKS_MAGIC,
+    LUKS_STRIPES,
+    SECTOR_SIZE,
+    Limit,
+    LuksKeySlotState,
+)
+from qcow2c.errors import CorruptMetadata, LimitExceeded, Span, UnsupportedFeature
 from qcow2c.format.header import EncryptionHeader
 from qcow2c.storage.sources import Store
 from qcow2c.structs import LUKS_HEADER
@@ -30,6 +38,9 @@ class LuksSlot:
     iterations: int
     stripes: int
     key_offset: int
+    salt: bytes = b""
+    is_sound: bool = True
+    """Whether the field that says so is one of the two values that there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,13 @@ class LuksHeader:
     iterations: int
     uuid: str
     slots: tuple[LuksSlot, ...]
+    digest: bytes = b""
+    digest_salt: bytes = b""
+
+    @property
+    def material_bytes(self) -> int:
+        """Length of the key material of one slot."""
+        return self.key_bytes * LUKS_STRIPES
 
 
 def read_luks_header(store: Store, pointer: EncryptionHeader) -> LuksHeader:
@@ -71,6 +89,8 @@ def read_luks_header(store: Store, pointer: EncryptionHeader) -> LuksHeader:
             iterations=slot.iterations,
             stripes=slot.stripes,
             key_offset=slot.key_material_offset * SECTOR_SIZE,
+            salt=slot.salt,
+            is_sound=int(slot.active) in tuple(LuksKeySlotState),
         )
         for slot in found.key_slots
     )
@@ -85,7 +105,52 @@ def read_luks_header(store: Store, pointer: EncryptionHeader) -> LuksHeader:
         iterations=found.mk_digest_iter,
         uuid=_text(found.uuid),
         slots=slots,
+        digest=found.mk_digest,
+        digest_salt=found.mk_digest_salt,
     )
+
+
+def require_sound_slots(luks: LuksHeader, pointer: EncryptionHeader) -> None:
+    """Raise CorruptMetadata, LimitExceeded for key slots that QEMU refuses, or that would take too long to open.
+
+    Each must lie within the encryption header, before the payload, and over no other one.
+    """
+    where = Span(pointer.offset, LUKS_HEADER.sizeof())
+    for problem in _slot_problems(luks, pointer):
+        raise CorruptMetadata(problem, where=where, spec=SPEC)
+    for what, iterations in _iterations(luks):
+        if iterations > Limit.LUKS_ITERATIONS:
+            message = f"{what}: {iterations} iterations, more than {Limit.LUKS_ITERATIONS}"
+            raise LimitExceeded(message, where=where, spec=SPEC)
+        if not iterations:
+            raise CorruptMetadata(f"{what}: no iterations", where=where, spec=SPEC)
+
+
+def _iterations(luks: LuksHeader) -> Iterator[tuple[str, int]]:
+    yield "master key digest", luks.iterations
+    for index, slot in enumerate(luks.slots):
+        if slot.active:
+            yield f"key slot {index}", slot.iterations
+    yield "all key slots", sum(slot.iterations for slot in luks.slots if slot.active) or 1
+
+
+def _slot_problems(luks: LuksHeader, pointer: EncryptionHeader) -> Iterator[str]:
+    length = -(-luks.material_bytes // SECTOR_SIZE) * SECTOR_SIZE
+    end = min(luks.payload_offset, pointer.length)
+    known: list[tuple[int, int]] = []
+    for index, slot in enumerate(luks.slots):
+        if not slot.is_sound:
+            yield f"key slot {index} is neither active nor free"
+        if slot.stripes != LUKS_STRIPES:
+            yield f"key slot {index}: {slot.stripes} stripes, not {LUKS_STRIPES}"
+        if slot.key_offset < LUKS_KEY_MATERIAL_OFFSET:
+            yield f"key slot {index}: key material at {slot.key_offset:#x}, over the LUKS header"
+        if slot.key_offset + length > end:
+            yield f"key slot {index}: key material at {slot.key_offset:#x} leaves the encryption header of {end} bytes"
+        for other, start in known:
+            if abs(start - slot.key_offset) < length:
+                yield f"key slot {index}: key material at {slot.key_offset:#x}, over that of key slot {other}"
+        known.append((index, slot.key_offset))
 
 
 def _text(field: bytes) -> str:

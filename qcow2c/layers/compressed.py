@@ -17,7 +17,7 @@ _SLACK_BYTES = 256 << 10
 
 def read_compressed(layer: Layer, buffer: memoryview, guest_offset: int) -> None:
     """Fill a buffer as `Layer.read_into`, which raises the same, but from compressed clusters in bulk."""
-    if not isinstance(layer, Reader) or layer.encrypted or layer.salvage is not None:
+    if not isinstance(layer, Reader) or layer.needs_key or layer.salvage is not None:
         layer.read_into(buffer, guest_offset)
         return
     size = layer.geometry.cluster_size

@@ -56,6 +56,11 @@ class Layer(Protocol):
         """Whether its data in the file is encrypted."""
         ...
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether it is encrypted, and no key was given: its data cannot be read."""
+        ...
+
     def read_into(self, buffer: memoryview, guest_offset: int) -> None:
         """Fill `buffer` from `guest_offset`, with zeros beyond the end.
 
@@ -84,7 +89,7 @@ class RawLayer:
 
     image_format = "raw"
     header = None
-    encrypted = False
+    encrypted = needs_key = False
     backing: Layer | None = None
 
     def __init__(self, store: Store) -> None:

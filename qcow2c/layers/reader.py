@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
+from qcow2c.errors import CorruptData, CorruptMetadata, Span
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.table_rules import L1_RULES, broken_rules, l2_rules
@@ -29,12 +30,16 @@ from qcow2c.format.tables import (
     kind_of,
 )
 from qcow2c.layers.decompressed import DecompressedClusters
+from qcow2c.layers.guest_data import fetch_data, require_key
 from qcow2c.layers.layer import Layer, Run
 from qcow2c.layers.state import LoadedState, load_state
 from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.sources import Store
 from qcow2c.storage.zeros import fill_zeros
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.guest_cipher import GuestCipher
 
 L2_CACHE_BYTES = 64 << 20
 """Bound of the cached L2 tables of one reader: enough for 512 GiB of guest data with 64 KiB clusters."""
@@ -54,17 +59,19 @@ class Reader:
         state: LoadedState,
         *,
         data_store: Store | None = None,
+        cipher: GuestCipher | None = None,
         backing: Layer | None = None,
         metadata: Sequence[tuple[str, Span]] = (),
         salvage: SalvageLog | None = None,
         turn: AbstractContextManager[object] = AT_ONCE,
     ) -> None:
         """`data_store` is the external data file; no L2 table may overlap the places that `metadata` names.
-
+        `cipher` is that of an encrypted image, None without a key: then it shows its tables, and no guest data.
         `turn` is held for each read of guest data: the lock of a writer, or what raises once the state is gone.
         """
         self.store = store
         self.data_store = data_store or store
+        self.cipher = cipher
         self.backing = backing
         self.salvage = salvage
         self.l2_tables: dict[int, Table] = {}
@@ -114,6 +121,7 @@ class Reader:
             self.store,
             load_state(self.store, self.header, l1_offset, l1_entries, disk_size),
             data_store=self.data_store,
+            cipher=self.cipher,
             backing=self.backing,
             metadata=self.metadata,
             salvage=self.salvage,
@@ -123,6 +131,10 @@ class Reader:
     @property
     def encrypted(self) -> bool:
         return self.header.encrypted
+
+    @property
+    def needs_key(self) -> bool:
+        return self.header.encrypted and self.cipher is None
 
     # --- mapping ---
 
@@ -335,9 +347,8 @@ class Reader:
     def _read(self, buffer: memoryview, guest_offset: int) -> None:
         start = guest_offset
         end = guest_offset + len(buffer)
-        if self.header.encrypted and buffer:
-            guest = Span(guest_offset, len(buffer))
-            raise MissingKey("the image is encrypted, and no key was given", guest=guest, spec="Data encryption")
+        if self.needs_key and buffer:
+            require_key(self, Span(guest_offset, len(buffer)))
         while guest_offset < end:
             remaining = end - guest_offset
             try:
@@ -370,20 +381,9 @@ class Reader:
             self._fetch_compressed(buffer, run)
 
     def _fetch_data(self, buffer: memoryview, run: Run) -> None:
-        done = self.data_store.readinto_at(buffer, run.host_offset)
-        if done == len(buffer):
-            return
-        # The last cluster of a file may be cut short, and then ends in zeros. One that begins past the end is lost.
-        size, cluster_size = self.data_store.size(), self.geometry.cluster_size
-        cluster_start = run.host_offset & ~self._cluster_mask
-        first_lost = max(cluster_start, self.geometry.clusters(size) * cluster_size)
-        kept = max(0, min(len(buffer), first_lost - run.host_offset))
-        fill_zeros(buffer[done:])
-        if kept < len(buffer):
-            guest = Span(run.guest_offset + kept, len(buffer) - kept)
-            where = Span(run.host_offset + kept, len(buffer) - kept)
-            message = f"the host cluster is past the end of the file at {size:#x}"
-            self._lose(CorruptData(message, where=where, guest=guest, spec="Cluster mapping"))
+        lost = fetch_data(self.data_store, self.geometry, self.cipher, buffer, run)
+        if lost is not None:
+            self._lose(lost)
 
     def _fetch_compressed(self, buffer: memoryview, run: Run) -> None:
         inside = run.guest_offset & self._cluster_mask

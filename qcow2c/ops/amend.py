@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
 from qcow2c.atomic.successor import Successor, changing
-from qcow2c.atomic.version import complete_records, expand_zero_clusters, has_compressed_clusters, widest_refcount
+from qcow2c.atomic.version import (
+    complete_records,
+    expand_zero_clusters,
+    has_compressed_clusters,
+    has_zero_clusters,
+    widest_refcount,
+)
 from qcow2c.builder.options import NAMES_ABOVE, VERSIONS
 from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, ExtensionType, Limit, Version
 from qcow2c.disk.opening import BackingChoice, Opening, open_image
@@ -192,6 +198,8 @@ def _problems_of_version_2(image: Successor, refcount_bits: int, disk_size: int)
         yield f"Cannot downgrade an image with incompatible features {incompatible:#x} set"
     if header.incompatible_features & _COMPRESSION and has_compressed_clusters(image):
         yield "Cannot downgrade an image with zstd compression type and existing compressed clusters"
+    if header.encrypted and has_zero_clusters(image):
+        yield "Cannot downgrade an encrypted image with zero clusters: zeros would have to be encrypted"
     if header.bitmaps is not None and header.bitmaps_consistent:
         yield "Cannot downgrade an image with bitmaps, which would be lost: remove them first"
 

@@ -245,7 +245,7 @@ def _disk(chain: Chain, depth: int, data_store: Store | None, stack: ExitStack) 
 
 def _require_readable(image: Image) -> None:
     """Raise MissingKey before anything is written, rather than at the first cluster."""
-    if image.header.encrypted:
+    if image.layer.needs_key:
         raise MissingKey(f"the image {image.name!r} is encrypted, and no key was given", spec="Data encryption")
 
 

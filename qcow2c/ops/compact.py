@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from qcow2c.builder.compaction import Compaction
@@ -154,7 +154,7 @@ def _compaction(
             raise UnsupportedFeature("guest data in an external data file cannot be compressed", spec="Header")
         compressor = codecs.compressor(header.compression_type, level)
     # What is moved need not be understood: no key is needed.
-    admission = admit(store, replace(header, crypt_method=CryptMethod.NONE), snapshots)
+    admission = admit(store, header, snapshots)
     if header.external_data:
         _require_no_corruption(store, header, snapshots)
     return Compaction(store, header, snapshots, compress=compressor, progress=progress), admission

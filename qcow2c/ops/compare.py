@@ -95,7 +95,7 @@ def compare_disks(first: Disk, second: Disk, *, strict: bool = False, progress: 
 
 
 def _require_no_key(disk: Disk) -> None:
-    if any(layer.encrypted for layer in layers_of(disk.layer)):
+    if any(layer.needs_key for layer in layers_of(disk.layer)):
         with doing(f"Could not open {disk.name!r}", exit_code=CANNOT_OPEN):
             raise MissingKey("it is encrypted, and no key was given")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from qcow2c.errors import CorruptMetadata, MissingKey
+from qcow2c.errors import CorruptMetadata
 from qcow2c.format import rules
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import Header, field_span
@@ -34,7 +34,7 @@ class Admission:
 def admit(store: Store, header: Header, snapshots: SnapshotTable) -> Admission:
     """Return the admission of an image whose header and snapshot table were believed when it was opened.
 
-    Raises CorruptMetadata, MissingKey, and LimitExceeded where it would take too much to look.
+    Raises CorruptMetadata, and LimitExceeded where it would take too much to look.
     """
     _require_state(header)
     for record in snapshots.records:
@@ -64,5 +64,3 @@ def _require_state(header: Header) -> None:
             "the image is not opened for writing: run check -r first"
         )
         raise CorruptMetadata(message, where=field_span("incompatible_features"), spec="Header")
-    if header.encrypted:
-        raise MissingKey("the image is encrypted, and no key was given", spec="Data encryption")

@@ -7,8 +7,9 @@ old contents; they change, write and allocate nothing. Spec: "Cluster mapping".
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from qcow2c.constants import SECTOR_SIZE
 from qcow2c.format.tables import (
     Kind,
     Table,
@@ -18,6 +19,9 @@ from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
 from qcow2c.storage.store import Buffer
 from qcow2c.storage.zeros import zeros
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.guest_cipher import GuestCipher
 
 _ZERO_KINDS = (Kind.ZERO, Kind.ZERO_ALLOCATED)
 _BELOW_KINDS = (Kind.UNALLOCATED, Kind.UNALLOCATED_IN_CLUSTER)
@@ -40,6 +44,7 @@ def pieces(
     end = guest_offset + len(data)
     size = reader.geometry.cluster_size
     base = guest_offset & -size
+    fresh = fresh and reader.cipher is None  # Else zeros of the file are none of the disk.
     if end <= base + size and not reader.geometry.extended_l2:
         return _pieces_of_cluster(reader, table, base, guest_offset, data, in_place=in_place, fresh=fresh)
     last = (end - 1) // size * size
@@ -119,6 +124,27 @@ def _subcluster_kinds(reader: Reader, table: Table, guest_offset: int) -> list[K
     entry = table.words[index * geometry.l2_entry_words]
     bitmap = table.words[index * 2 + 1] if geometry.extended_l2 else 0
     return [kind_of(entry, bitmap, subcluster, geometry) for subcluster in range(geometry.subclusters)]
+
+
+def whole_sectors(reader: Reader, data: memoryview, guest_offset: int) -> tuple[memoryview, int]:
+    """Return data and its offset; of an encrypted image, with what completes its first and last sector."""
+    if reader.cipher is None:
+        return data, guest_offset
+    before, behind = guest_offset % SECTOR_SIZE, -(guest_offset + len(data)) % SECTOR_SIZE
+    if not before and not behind:
+        return data, guest_offset
+    start = guest_offset - before
+    sectors = bytearray(before + len(data) + behind)
+    for at in {0, len(sectors) - SECTOR_SIZE}:
+        reader.read_into(memoryview(sectors)[at : at + SECTOR_SIZE], start + at)
+    sectors[before : before + len(data)] = data
+    return memoryview(sectors), start
+
+
+def stored(cipher: GuestCipher | None, run: list[GuestBytes], host_offset: int) -> list[Buffer]:
+    """Return what is written for consecutive pieces at a host offset: their data, encrypted where the image is."""
+    buffers = [piece.data for piece in run]
+    return buffers if cipher is None else [cipher.encrypted(b"".join(buffers), host_offset, run[0].guest_offset)]
 
 
 def together(found: list[GuestBytes]) -> Iterator[list[GuestBytes]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import qcow2c
-from qcow2c.errors import CorruptMetadata, LimitExceeded, MissingKey, Qcow2Error, StoreError, UsageError
+from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, StoreError, UsageError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.records import read_bitmaps, read_snapshots
@@ -369,9 +369,7 @@ def test_bitmaps_are_not_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "error"),
-    [({"incompatible": FEATURES["corrupt"].mask}, CorruptMetadata), ({"crypt_method": 1}, MissingKey)],
-    ids=["corrupt", "encrypted"],
+    ("fields", "error"), [({"incompatible": FEATURES["corrupt"].mask}, CorruptMetadata)], ids=["corrupt"]
 )
 def test_what_must_not_be_written_is_not(fields: dict[str, int], error: type[Qcow2Error]) -> None:
     data = bytearray(Builder(SIZE, **fields).build())
