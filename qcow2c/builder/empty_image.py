@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from typing import Any
 
 from qcow2c.builder.final_header import write_final_header
-from qcow2c.builder.options import CreateOptions, Places, header_of
+from qcow2c.builder.options import CreateOptions, Places, header_of, problems_of_extent_size
 from qcow2c.builder.plan import ImageLayout, plan
 from qcow2c.constants import SECTOR_SIZE
 from qcow2c.errors import UsageError
 from qcow2c.storage.locks import Use
-from qcow2c.storage.new_file import new_file
+from qcow2c.storage.new_file import FileHints, new_file
 from qcow2c.storage.preallocation import _fill
 from qcow2c.storage.sources import Store
 
@@ -26,11 +26,11 @@ def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions, gues
     planned = plan(options.geometry, options.disk_size, allocated=options.allocates)
     header = header_of(options, _places(planned))
     with ExitStack() as stack:
-        store = stack.enter_context(new_file(path, Use.WRITABLE_IMAGE, nocow=options.nocow))
+        store = stack.enter_context(new_file(path, Use.WRITABLE_IMAGE, hints=options.hints))
         data = store
         if options.data_file is not None:
             target = options.data_file if guest_data is None else guest_data
-            data = stack.enter_context(new_file(target, Use.WRITABLE_DATA_FILE, nocow=options.nocow))
+            data = stack.enter_context(new_file(target, Use.WRITABLE_DATA_FILE, hints=options.hints))
             data.truncate(options.disk_size)
         _write(store, data, header, planned, options)
 
@@ -70,11 +70,20 @@ def require_raw_preallocation(preallocation: str) -> None:
         raise UsageError(f"Parameter 'preallocation' does not accept value {preallocation!r}")
 
 
-def create_raw(path: str | os.PathLike[str], size: int, *, preallocation: str = "off", nocow: bool = False) -> None:
+def create_raw(
+    path: str | os.PathLike[str],
+    size: int,
+    *,
+    preallocation: str = "off",
+    nocow: bool = False,
+    extent_size_hint: int | None = None,
+) -> None:
     """Create a raw image. Raises UsageError, StoreError, ImageLocked."""
     require_raw_preallocation(preallocation)
+    for problem in problems_of_extent_size(extent_size_hint):
+        raise UsageError(problem)
     whole = -(-size // SECTOR_SIZE) * SECTOR_SIZE
-    with new_file(path, Use.WRITABLE_DATA_FILE, nocow=nocow) as store:
+    with new_file(path, Use.WRITABLE_DATA_FILE, hints=FileHints(nocow, extent_size_hint)) as store:
         store.truncate(whole)
         if preallocation == "falloc":
             store.allocate(0, whole)

@@ -14,12 +14,14 @@ from qcow2c.format.geometry import Geometry
 from qcow2c.format.header_writer import feature_name_table, first_cluster
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.integers import settle_integers
+from qcow2c.storage.new_file import FileHints
 from qcow2c.structs import AUTOCLEAR_FEATURES, COMPATIBLE_FEATURES, INCOMPATIBLE_FEATURES
 
 VERSIONS = {"0.10": Version.V2, "v2": Version.V2, "1.1": Version.V3, "v3": Version.V3}
 COMPRESSION_TYPES = {"zlib": CompressionType.ZLIB, "zstd": CompressionType.ZSTD}
 PREALLOCATIONS = ("off", "metadata", "falloc", "full")
 _NEWER = "with compatibility level 1.1 and above (use version=v3 or greater)"
+_MAX_EXTENT_SIZE = (1 << 32) - 1
 NAMES_ABOVE = 4096
 """Cluster size in bytes up to which there is no feature name table: it would leave no room for a backing file."""
 
@@ -39,6 +41,7 @@ class NewImageOptions(TypedDict, total=False):
     data_file_raw: bool
     preallocation: str
     nocow: bool
+    extent_size_hint: int | None
 
 
 def require_known(options: Iterable[str], *refused: str) -> None:
@@ -46,6 +49,12 @@ def require_known(options: Iterable[str], *refused: str) -> None:
     for name in options:
         if name not in NewImageOptions.__annotations__ or name in refused:
             raise UsageError(f"Invalid parameter {name!r}")
+
+
+def problems_of_extent_size(size: int | None) -> Iterator[str]:
+    """Yield, in QEMU's words, what is wrong with a hint of 32 bits."""
+    if size is not None and not 0 <= size <= _MAX_EXTENT_SIZE:
+        yield "Extent size hint is too large" if size > 0 else f"Extent size hint {size} is negative"
 
 
 @dataclass(frozen=True)
@@ -65,11 +74,17 @@ class CreateOptions:
     data_file_raw: bool = False
     preallocation: str = "off"
     nocow: bool = False
+    extent_size_hint: int | None = None
 
     def __post_init__(self) -> None:
         settle_integers(self)
         # The header names a file, not how QEMU was told of it.
         object.__setattr__(self, "data_file", plain_path(self.data_file))
+
+    @property
+    def hints(self) -> FileHints:
+        """What the file system is asked to do with the file."""
+        return FileHints(self.nocow, self.extent_size_hint)
 
     @property
     def disk_size(self) -> int:
@@ -117,6 +132,7 @@ class CreateOptions:
             yield "Cluster size must be a power of two between 512 and 2048k"
         if not _is_power_of_two(self.refcount_bits) or self.refcount_bits.bit_length() - 1 not in Limit.REFCOUNT_ORDER:
             yield "Refcount width must be a power of two and may not exceed 64 bits"
+        yield from problems_of_extent_size(self.extent_size_hint)
 
     def _problems_of_version_2(self) -> Iterator[str]:
         if self.refcount_bits != 1 << V2_REFCOUNT_ORDER:

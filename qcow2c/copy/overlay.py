@@ -75,7 +75,7 @@ def write_differences(
     require_apart(target, backing_file=options.backing_file, backing_format=options.backing_fmt)
     for disk in disks:
         PlannedDisk(disk, 0).require_other(target)
-    with complete_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow) as store:
+    with complete_file(target, Use.WRITABLE_IMAGE, hints=options.hints) as store:
         builder = ImageBuilder(store, options)
         _OverlayBuild(builder, after, packer).take(found)
         builder.finish()

@@ -12,7 +12,7 @@ from qcow2c.bitmaps.copy import copy_bitmaps
 from qcow2c.bitmaps.stored import Bitmap
 from qcow2c.builder.empty_image import require_raw_preallocation, write_image
 from qcow2c.builder.image_builder import ImageBuilder
-from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions, NewImageOptions
+from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions, NewImageOptions, problems_of_extent_size
 from qcow2c.builder.plan import l1_entries_of
 from qcow2c.constants import Version
 from qcow2c.copy.buffers import SLAB_BYTES
@@ -28,7 +28,7 @@ from qcow2c.format import codecs
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.gate import Gate, GateFunction, any_file, gate_for
 from qcow2c.storage.locks import Use
-from qcow2c.storage.new_file import complete_file, new_file
+from qcow2c.storage.new_file import FileHints, complete_file, new_file
 from qcow2c.storage.sources import Store, opened
 
 if TYPE_CHECKING:
@@ -66,22 +66,22 @@ def send(
         _into_image(copy, target, how, gate, bitmaps=bitmaps)
     elif is_built(how, create):
         options, compress = _options(copy.size, create), _compressor(how, create)
-        with _built_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow, durable=how.durable) as store:
+        with _built_file(target, Use.WRITABLE_IMAGE, hints=options.hints, durable=how.durable) as store:
             _to_new_image(copy, store, how, options, compress, bitmaps)
     else:
         options, _ = _options(copy.size, create), _compressor(how, create)
         made = ExitStack()
         if options.data_file is not None and not os.path.exists(options.data_file):
             made.callback(_remove, options.data_file)
-        with made, complete_file(target, Use.WRITABLE_IMAGE, nocow=options.nocow, durable=how.durable) as store:
+        with made, complete_file(target, Use.WRITABLE_IMAGE, hints=options.hints, durable=how.durable) as store:
             write_image(store, options)
             _into_image(copy, store, how, gate, options, bitmaps)
             made.pop_all()  # A data file without its image is of no use, but for this one.
 
 
-def _built_file(target: Any, use: Use, *, nocow: bool, durable: bool) -> AbstractContextManager[Store]:
+def _built_file(target: Any, use: Use, *, hints: FileHints, durable: bool) -> AbstractContextManager[Store]:
     """Open the file of an image that is built: a new one under its own name, as it has no magic value until the end."""
-    return (complete_file if _is_there(target) else new_file)(target, use, nocow=nocow, durable=durable)
+    return (complete_file if _is_there(target) else new_file)(target, use, hints=hints, durable=durable)
 
 
 def _is_there(target: object) -> bool:
@@ -107,8 +107,10 @@ def _to_raw(copy: Copying, target: Any, how: How, create: NewImageOptions) -> No
         return
     preallocation = create.get("preallocation", "off")
     require_raw_preallocation(preallocation)
-    nocow = create.get("nocow", False)
-    with complete_file(target, Use.WRITABLE_DATA_FILE, nocow=nocow, durable=how.durable) as store:
+    hints = FileHints(create.get("nocow", False), create.get("extent_size_hint"))
+    for problem in problems_of_extent_size(hints.extent_size):
+        raise UsageError(problem)
+    with complete_file(target, Use.WRITABLE_DATA_FILE, hints=hints, durable=how.durable) as store:
         if preallocation != "off":
             store.allocate(0, copy.size)
         copy.run(RawTarget(store, unit=how.sparse_size, durable=how.durable), scope)

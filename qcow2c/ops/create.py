@@ -36,6 +36,7 @@ def create(
     data_file_raw: bool = CreateOptions.data_file_raw,
     preallocation: str = CreateOptions.preallocation,
     nocow: bool = CreateOptions.nocow,
+    extent_size_hint: int | None = CreateOptions.extent_size_hint,
     check_backing: bool = True,
     guest_data: Any = None,
 ) -> None:
@@ -43,7 +44,8 @@ def create(
 
     The options are those that qemu-img create takes with -o. An existing file is replaced. Without a size it is the
     backing file's; with `check_backing=False` the backing file is not looked at. An external data file is created, too,
-    unless `guest_data`, a binary file object or a bytearray, is to be it.
+    unless `guest_data`, a binary file object or a bytearray, is to be it. `nocow` and `extent_size_hint` ask the file
+    system for something, which is all the same where it cannot.
 
     Durable order: everything but the magic value, the magic value, the file's name. A crash leaves no image.
     Raises UsageError before any file is touched, StoreError, ImageLocked, and what opening the backing file raises.
@@ -71,6 +73,7 @@ def create(
         data_file_raw=data_file_raw,
         preallocation=preallocation,
         nocow=nocow,
+        extent_size_hint=extent_size_hint,
     )
     write_image(path, options, guest_data)
 

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from qcow2c.errors import StoreError, UsageError
 from qcow2c.storage.file_names import plain_path
@@ -14,6 +14,23 @@ from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.partial_file import partial_file, partial_name
 from qcow2c.storage.sources import Store, opened
+
+
+class FileHints(NamedTuple):
+    """What the file system is asked to do with a new file; where it cannot, nothing happens."""
+
+    nocow: bool = False
+    extent_size: int | None = None
+
+    def give(self, file: LocalFile) -> None:
+        """Give them to a file that is empty still."""
+        if self.nocow:
+            file.set_no_copy_on_write()
+        if self.extent_size:
+            file.set_extent_size_hint(self.extent_size)
+
+
+NO_HINTS = FileHints()
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -72,7 +89,7 @@ def _take_on(old: LocalFile, new: LocalFile, status: os.stat_result) -> None:
 
 @contextmanager
 def new_file(
-    path: str | os.PathLike[str] | Any, use: Use, *, nocow: bool = False, durable: bool = True
+    path: str | os.PathLike[str] | Any, use: Use, *, hints: FileHints = NO_HINTS, durable: bool = True
 ) -> Iterator[Store]:
     """Open a file to be written from its start: locked, then emptied. What fails removes it if it was not there.
 
@@ -89,8 +106,7 @@ def new_file(
         file.lock(use)
         if file.size():  # ext4 writes a file out when it is closed, if it was ever emptied.
             file.truncate(0)
-        if nocow:
-            file.set_no_copy_on_write()
+        hints.give(file)
         if not durable:
             file.expect_no_flush()
         yield file
@@ -107,7 +123,7 @@ def new_file(
 
 @contextmanager
 def complete_file(
-    path: str | os.PathLike[str] | Any, use: Use, *, nocow: bool = False, durable: bool = True
+    path: str | os.PathLike[str] | Any, use: Use, *, hints: FileHints = NO_HINTS, durable: bool = True
 ) -> Iterator[Store]:
     """Open a new file that takes its name only when it is complete: what has no magic value always looks complete.
 
@@ -118,7 +134,7 @@ def complete_file(
     """
     path = plain_path(path)
     if not isinstance(path, str | os.PathLike):
-        with new_file(path, use, nocow=nocow, durable=durable) as store:
+        with new_file(path, use, hints=hints, durable=durable) as store:
             yield store
         return
     final, shown = os.fsdecode(os.path.realpath(path)), os.fsdecode(path)
@@ -134,8 +150,7 @@ def complete_file(
         assert file is not None, "only a file that is there can have no partial one"
         if partial is None and file.size():
             file.truncate(0)
-        if nocow:
-            file.set_no_copy_on_write()
+        hints.give(file)
         if not durable:
             file.expect_no_flush()
         yield file

@@ -273,16 +273,13 @@ class OpenFile(Store):
         return array("I", bytes(attributes[4:8]))[0] or None
 
     def set_extent_size_hint(self, size_bytes: int) -> None:
-        """Ask the file system to give the file its space in pieces of a size. Raises StoreError where it does not."""
-        self.require_writable(Span(0, 0))
+        """Ask the file system to give the file its space in pieces of a size; where it cannot, nothing happens."""
         attributes = bytearray(_ATTRIBUTES_BYTES)
-        try:
+        with suppress(OSError):
             fcntl.ioctl(self._fd, _attributes_request(2, 31), attributes)
             flags = array("I", bytes(attributes[:4]))[0] | _HAS_EXTENT_SIZE
             attributes[:8] = array("I", [flags, size_bytes]).tobytes()
             fcntl.ioctl(self._fd, _attributes_request(1, 32), attributes)
-        except OSError as exc:
-            raise self.failure(exc, "set the extent size hint of") from exc
 
     def set_no_copy_on_write(self) -> None:
         """Ask the file system to write the file in place; where it cannot, nothing happens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def test_an_image_is_created_and_its_options_are_shown(run: Run, tmp_path: Path)
     )
     with qcow2c.open(tmp_path / "disk.qcow2") as image:
         assert image.size() == 1572864 and image.header.version == 2
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "raw"])
+def test_the_file_system_is_given_hints(run: Run, image_format: str) -> None:
+    status, out, err = run("-f", image_format, "-o", "extent_size_hint=2M,nocow=on", "disk", "1M")
+    assert (status, err) == (0, "")
+    assert out.endswith(" nocow=on extent_size_hint=2097152\n")
+    status, _, err = run("-f", image_format, "-o", "extent_size_hint=4G", "other", "1M")
+    assert (status, err) == (1, "qcow2c: other: Extent size hint is too large\n")
+    assert not os.path.exists("other")
 
 
 def test_quiet_is_quiet(run: Run, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ OPTIONS = (
     "extended_l2=on,cluster_size=16k,lazy_refcounts=on",
     "compression_type=zstd",
     "nocow=on",
+    "extent_size_hint=2M,nocow=on",
     "data_file=data.raw",
     "data_file=data.raw,data_file_raw=on,extended_l2=on",
 )

@@ -20,7 +20,7 @@ from qcow2c.cli import arguments, image_names, interrupts, option_list, progress
 from qcow2c.cli.commands.create import QCOW2_OPTIONS
 from qcow2c.errors import UnsupportedFeature, UsageError
 
-_FOR_CREATION = ("cluster_size", "compression_type", "extended_l2", "nocow", "preallocation")
+_FOR_CREATION = ("cluster_size", "compression_type", "extended_l2", "extent_size_hint", "nocow", "preallocation")
 OPTIONS = tuple(option for option in QCOW2_OPTIONS if option.name not in _FOR_CREATION)
 _HINT = "qcow2c amend --help"
 

@@ -18,6 +18,7 @@ from qcow2c.cli.option_list import Option
 from qcow2c.errors import UnsupportedFeature, UsageError
 from qcow2c.storage.file_names import plain_path
 
+_EXTENT_SIZE = Option("extent_size_hint", "size", "Extent size hint for the image file, 0 to disable")
 QCOW2_OPTIONS = (
     Option("backing_file", "str", "File name of a base image"),
     Option("backing_fmt", "str", "Image format of the base image"),
@@ -27,6 +28,7 @@ QCOW2_OPTIONS = (
     Option("data_file", "str", "File name of an external data file"),
     Option("data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"),
     Option("extended_l2", "bool (on/off)", "Extended L2 tables"),
+    _EXTENT_SIZE,
     Option("lazy_refcounts", "bool (on/off)", "Postpone refcount updates"),
     Option("nocow", "bool (on/off)", "Turn off copy-on-write (valid only on btrfs)"),
     Option("preallocation", "str", "Preallocation mode (allowed values: off, metadata, falloc, full)"),
@@ -34,6 +36,7 @@ QCOW2_OPTIONS = (
     Option("size", "size", "Virtual disk size"),
 )
 RAW_OPTIONS = (
+    _EXTENT_SIZE,
     Option("nocow", "bool (on/off)", "Turn off copy-on-write (valid only on btrfs)"),
     Option("preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"),
     Option("size", "size", "Virtual disk size"),
@@ -55,8 +58,9 @@ SHOWN = {
         "lazy_refcounts",
         "refcount_bits",
         "nocow",
+        "extent_size_hint",
     ),
-    "raw": ("size", "preallocation", "nocow"),
+    "raw": ("size", "nocow", "preallocation", "extent_size_hint"),
 }
 """The order in which the first line of output shows the options."""
 

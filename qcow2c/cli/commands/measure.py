@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from qcow2c.disk.disk import SnapshotKey
     from qcow2c.ops.measure import Measurement
 
-_OF_FILES = (Option("extent_size_hint", "size", "Extent size hint for the image file, 0 to disable"),)
-"""Options without any part in the size."""
-
 _SIZE_FORM = f"Invalid image size specified. {sizes.SUFFIXES_HELP}"
 _SIZE_RANGE = f"Invalid image size specified. Must be between 0 and {(1 << 63) - 1}."
 
@@ -57,7 +54,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     chosen.image = chosen.images[0] if chosen.images else None
-    known = sorted((*OPTIONS.get(chosen.output_format, ()), *_OF_FILES))
+    known = sorted(OPTIONS.get(chosen.output_format, ()))
     if chosen.output_format in OPTIONS and option_list.asks_for_help(chosen.options):
         text.write(option_list.listing(chosen.output_format, known))
         return 0
@@ -104,8 +101,6 @@ def _options(chosen: Namespace, known: list[Option]) -> dict[str, Any]:
         found = option_list.parse(chosen.options, known)
     except UsageError as exc:
         raise UsageError(f"{exc}\nInvalid options for file format {chosen.output_format!r}") from exc
-    for option in _OF_FILES:
-        found.pop(option.name, None)
     return found
 
 

@@ -14,7 +14,8 @@ import pytest
 import qcow2c
 from qcow2c.errors import StoreError
 from qcow2c.storage.descriptors import DescriptorFile
-from qcow2c.storage.sources import FileObject, opened
+from qcow2c.storage.local_file import LocalFile
+from qcow2c.storage.sources import FileObject, Memory, opened
 
 
 @pytest.fixture
@@ -57,6 +58,15 @@ def test_it_works_where_the_file_cannot_be_opened_again(
     store.pwrite(b"!", 0)
     store.close()
     assert os.pread(file.fileno(), 2, 0) == b"!1"
+
+
+def test_a_hint_of_extents_is_kept_where_the_file_system_has_such_a_thing(tmp_path: Path) -> None:
+    store = LocalFile(tmp_path / "new", writable=True, create=True)
+    assert store.extent_size_hint() is None
+    store.set_extent_size_hint(1 << 20)
+    assert store.extent_size_hint() in (None, 1 << 20)
+    store.close()
+    assert Memory(b"").extent_size_hint() is None
 
 
 def test_what_is_no_file_to_write_to_or_to_read_is_refused(tmp_path: Path) -> None:
