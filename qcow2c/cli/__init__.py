@@ -175,18 +175,18 @@ def _unmarked(value: Any) -> Any:
 
 
 def _with_values(parser: ArgumentParser, words: list[str]) -> list[str]:
-    """Return words where the one behind an option that takes a value is its value, whatever it begins with."""
-    takes_value = {
-        name
+    """Return words where those behind an option that takes values are its values, whatever they begin with."""
+    values = {
+        name: 1 if action.nargs is None else action.nargs
         for action in parser._actions  # noqa: SLF001 - argparse says it nowhere else
-        if action.nargs is None
+        if action.nargs is None or isinstance(action.nargs, int)
         for name in action.option_strings
     }
     marked: list[str] = []
-    is_value = False
+    awaited = 0
     for word in words:
-        marked.append(_NO_OPTION + word if is_value and word.startswith("-") and word != "-" else word)
-        is_value = not is_value and word in takes_value
+        marked.append(_NO_OPTION + word if awaited and word.startswith("-") and word != "-" else word)
+        awaited = awaited - 1 if awaited else values.get(word, 0)
     return marked
 
 
@@ -211,8 +211,11 @@ def _answer(arguments: Namespace) -> int:
         reason, status = error.strerror or str(error), 1
     except MemoryError:
         reason, status = "not enough memory", 1
+    first, *more = reason.splitlines() or [""]
     # A name that could not be understood is in the reason already.
-    text.complain(f"{arguments.image}: {reason}" if arguments.image else reason)
+    text.complain(f"{arguments.image}: {first}" if arguments.image else first)
+    for line in more:
+        text.complain(line)
     return status
 
 

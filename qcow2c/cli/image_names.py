@@ -6,10 +6,10 @@ Only what a user types is understood so, never what an image says. What only QEM
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qcow2c.cli import option_list, text
+from qcow2c.cli import option_list, pipes, text
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UnsupportedFeature, UsageError, doing
 from qcow2c.storage import file_names
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from qcow2c.disk.disk import Disk, SnapshotKey
     from qcow2c.storage.gate import Gate
+    from qcow2c.storage.store import Store
 
 _SNAPSHOT_PREFIX = "snapshot."
 _SNAPSHOT_OPTIONS = (Option("snapshot.id", "str", ""), Option("snapshot.name", "str", ""))
@@ -27,16 +28,37 @@ _PROTOCOLS = ("file", "host_device")
 _TRUE, _FALSE = (True, "on", "yes", "true", "y"), (False, "off", "no", "false", "n")
 
 
+class PartOfFile(NamedTuple):
+    """A part of a file: `size` is None for all from `offset` on."""
+
+    offset: int
+    size: int | None
+
+
 class NamedImage(NamedTuple):
     """An image that a user has named. `format` is None where it is to be detected."""
 
     name: str
-    filename: str
+    place: str
+    """The file."""
     format: str | None
     options: dict[str, Any]
     """Arguments of `open_disk`: `backing` and `data_file`, where they were given."""
     share: bool = False
     backing_format: str | None = None
+    part: PartOfFile | None = None
+    """The part of the file in which the image lies, None for all of it."""
+    lower: NamedImage | None = None
+    """The backing file, where it needs options of its own."""
+
+    @property
+    def filename(self) -> str:
+        """The file, for those who change the image. Raises UnsupportedFeature where it is not as simple as that."""
+        if self.part is not None:
+            raise UnsupportedFeature("an image in a part of a file (offset=, size=) is read, and never changed")
+        if self.lower is not None:
+            raise UnsupportedFeature("a backing file with options of its own is read, and nothing above it changed")
+        return self.place
 
 
 def add_arguments(parser: ArgumentParser, what: str = "the image") -> None:
@@ -104,44 +126,87 @@ def _from_options(word: str, given: dict[str, Any], image_format: str | None) ->
         if given.pop("backing") is not None:
             text.note('qcow2c: warning: Use of "backing": "" is deprecated; use "backing": null instead')
         options["backing"] = False
-    filename = _file(given, "file")
+    part = _part(given) if driver == "raw" else None
+    filename, inner = _file(given, "file")
     data_file = _data_file(given)
     with doing("Could not open backing file"):
-        backing, backing_format = _below(given, "backing")
-    options |= {name: value for name, value in (("backing", backing), ("data_file", data_file)) if value is not None}
+        below, backing_format = _below(given, "backing")
+    lower = below if below is not None and (below.part or below.lower or below.options) else None
+    if below is not None:
+        options["backing"] = below.place
+    if data_file is not None:
+        options["data_file"] = data_file
     _require_no_more(given, f"format {driver or 'qcow2'!r} does not")
-    return NamedImage(word, filename, driver, options, share in _TRUE, backing_format)
+    return NamedImage(
+        word, filename, driver, options, share in _TRUE, backing_format, _inside(filename, inner, part), lower
+    )
 
 
-def _below(given: dict[str, Any], role: str) -> tuple[str | None, str | None]:
-    """Take file name and format of a layer below out of what is given; None where the image above says them."""
+def _part(given: dict[str, Any]) -> PartOfFile | None:
+    """Take the part of a file that is raw out of what is given."""
+    found = {name: _size(name, given.pop(name)) for name in ("offset", "size") if name in given}
+    return PartOfFile(found.get("offset", 0), found.get("size")) if found else None
+
+
+def _size(name: str, value: object) -> int:
+    words = str(value).replace(",", ",,")
+    found: int = option_list.parse([f"{name}={words}"], (Option(name, "size", ""),))[name]
+    return found
+
+
+def _inside(filename: str, outer: PartOfFile | None, inner: PartOfFile | None) -> PartOfFile | None:
+    """Return the part of a file that a part of a part is. Raises UsageError, StoreError where it does not lie in it."""
+    if outer is None and inner is None:
+        return None
+    from qcow2c.storage.file_part import FilePart
+    from qcow2c.storage.sources import opened
+
+    with opened(filename) as whole:
+        part, store = PartOfFile(0, None), whole
+        for found in (outer, inner):
+            if found is not None:
+                store = FilePart(store, *found)
+                rest = None if part.size is None else part.size - found.offset
+                part = PartOfFile(part.offset + found.offset, rest if found.size is None else found.size)
+    return part
+
+
+def _below(given: dict[str, Any], role: str) -> tuple[NamedImage | None, str | None]:
+    """Take file and format of a layer below out of what is given; None where the image above says them."""
     names = [name for name in given if name.startswith(f"{role}.")]
     part = {name.removeprefix(f"{role}."): given.pop(name) for name in names}
-    driver = part.pop("driver", None)
-    if driver in _PROTOCOLS:
-        driver, part = "raw", {f"file.{name}": value for name, value in (("driver", driver), *part.items())}
+    driver = part.get("driver")
+    if driver in _PROTOCOLS or any(name in ("file", "backing") or name.startswith("file.") for name in part):
+        found = _from_options("", part, None)
+        return found, found.format
     _require_known(driver)
-    filename = _file(part, "file") if any(name == "file" or name.startswith("file.") for name in part) else None
+    part.pop("driver", None)
     _require_no_more(part, f"format {driver or 'qcow2'!r} does not")
-    return filename, driver
+    return None, driver
 
 
 def _data_file(given: dict[str, Any]) -> str | None:
     """Take the external data file, which is a raw one, out of what is given."""
     driver = given.get("data-file.driver")
     if driver == "raw":
-        return _below(given, "data-file")[0]
+        found, _ = _below(given, "data-file")
+        return None if found is None else found.filename
     if driver in _FORMATS:
         raise UnsupportedFeature("An external data file is always raw")
     named = any(name == "data-file" or name.startswith("data-file.") for name in given)
-    return _file(given, "data-file") if named else None
+    return _file(given, "data-file")[0] if named else None
 
 
-def _file(given: dict[str, Any], prefix: str) -> str:
-    """Take the file name, and all else that begins with a prefix, out of what is given."""
+def _file(given: dict[str, Any], prefix: str) -> tuple[str, PartOfFile | None]:
+    """Take a file, and all else that begins with a prefix, out of what is given: its name, and what is meant of it."""
     names = [name for name in given if name.startswith(f"{prefix}.")]
     part = {name.removeprefix(f"{prefix}."): given.pop(name) for name in names}
     protocol = part.pop("driver", "file")
+    if protocol == "raw":
+        own = _part(part)
+        filename, inner = _file(part, "file")
+        _require_no_more(part, "format 'raw' does not")
+        return filename, _inside(filename, inner, own)
     if protocol not in _PROTOCOLS:
         raise UnsupportedFeature(f"Unknown driver {protocol!r}")
     filename = part.pop("filename", None)
@@ -153,7 +218,7 @@ def _file(given: dict[str, Any], prefix: str) -> str:
     if not isinstance(filename, str) or not filename:
         raise UsageError(f"The {protocol!r} block driver requires a file name")
     _require_no_more(part, f"protocol {protocol!r} doesn't")
-    return filename
+    return filename, None
 
 
 def _require_known(driver: object) -> None:
@@ -168,22 +233,52 @@ def _require_no_more(given: dict[str, Any], driver: str) -> None:
             raise UnsupportedFeature(f"Block {driver} support the option {name!r}")
 
 
-def open_named(named: NamedImage, *, gate: str | Gate, **how: Any) -> AbstractContextManager[Disk]:
-    """Open an image as its options say; `how` are arguments of `open_disk`. Raises as it, and UnsupportedFeature."""
-    from qcow2c.disk.disk import open_disk
+@contextmanager
+def source_of(named: NamedImage) -> Iterator[str | Store]:
+    """Give out what an image is read from: its file, a part of it, or what came out of a pipe.
 
-    disk = open_disk(named.filename, image_format=named.format, gate=gate, share=named.share, **named.options, **how)
-    return disk if named.backing_format is None else _with_backing(disk, named.backing_format)
+    Raises UsageError, StoreError.
+    """
+    from qcow2c.storage.file_part import FilePart
+    from qcow2c.storage.sources import opened
+
+    with ExitStack() as stack:
+        if named.part is not None:
+            whole = stack.enter_context(opened(named.place))
+            yield FilePart(whole, *named.part, name=named.name or None)
+        elif pipes.is_pipe(named.place):
+            yield stack.enter_context(pipes.kept(named.place))
+        else:
+            yield named.place
 
 
 @contextmanager
-def _with_backing(opened: AbstractContextManager[Disk], image_format: str) -> Iterator[Disk]:
-    """Open a disk whose backing file must have a format: the image above it has the last word."""
-    with opened as disk:
-        found = disk.backing_format
-        if found not in (None, image_format):
-            raise UnsupportedFeature(f"Could not open backing file: the image says that its format is {found!r}")
-        yield disk
+def open_named(named: NamedImage, *, gate: str | Gate, **how: Any) -> Iterator[Disk]:
+    """Open an image as its options say; `how` are arguments of `open_disk`. Raises as it, and UnsupportedFeature."""
+    from qcow2c.disk.disk import open_disk
+
+    with ExitStack() as stack:
+        source = stack.enter_context(source_of(named))
+        how = {"image_format": named.format, "share": named.share, **named.options, **how}
+        if named.lower is not None:
+            how["backing"] = stack.enter_context(_opened_below(named.lower, gate, share=named.share))
+        yield stack.enter_context(open_disk(source, gate=gate, backing_format=named.backing_format, **how))
+
+
+@contextmanager
+def _opened_below(named: NamedImage, gate: str | Gate, *, share: bool) -> Iterator[Any]:
+    """Open a backing file that has options of its own: an image, or a part of a raw file."""
+    from qcow2c.disk.opening import open_image
+
+    with ExitStack() as stack:
+        source = stack.enter_context(source_of(named))
+        if named.format == "raw":
+            yield source
+            return
+        options = {"backing_format": named.backing_format, **named.options}
+        if named.lower is not None:
+            options["backing"] = stack.enter_context(_opened_below(named.lower, gate, share=share))
+        yield stack.enter_context(open_image(source, gate=gate, share=share or named.share, **options))
 
 
 def snapshot_key(words: str | None) -> str | SnapshotKey | None:

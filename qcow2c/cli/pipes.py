@@ -8,12 +8,18 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
+
+from qcow2c.storage.descriptors import DescriptorFile
+from qcow2c.storage.store import Store
 
 STREAM = "-"
 """Standard input or output."""
 
 _DESCRIPTOR = re.compile(r"/dev/std(in|out)|/dev/fd/\d+|/proc/self/fd/\d+")
+_PIECE_BYTES = 1 << 20
 _NUMBERS = {"0": "in", "1": "out"}
 
 
@@ -36,3 +42,25 @@ def as_stream(word: str, which: str) -> str:
 def opened(word: str, mode: str) -> Any:
     """Open a pipe by its name, without a buffer; it is closed when nothing refers to it any more. Raises OSError."""
     return open(word, mode, buffering=0)
+
+
+@contextmanager
+def kept(word: str) -> Iterator[Store]:
+    """Read a pipe to its end into a temporary file, and give that out under the pipe's name. Raises OSError."""
+    from tempfile import TemporaryFile
+
+    with opened(word, "rb") as pipe, TemporaryFile(buffering=0) as file:
+        while piece := pipe.read(_PIECE_BYTES):
+            if piece.count(0) == len(piece):
+                file.seek(len(piece), os.SEEK_CUR)  # A hole.
+            else:
+                _write_all(file, piece)
+        file.truncate(file.tell())
+        with closing(DescriptorFile(file.fileno(), name=word)) as store:
+            yield store
+
+
+def _write_all(file: Any, piece: bytes) -> None:
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[file.write(rest) :]

@@ -69,6 +69,7 @@ def open_disk(
     share: bool = False,
     snapshot: str | SnapshotKey | None = None,
     backing: BackingChoice = None,
+    backing_format: str | None = None,
     data_file: Source | Store | None = None,
     on_error: Literal["raise", "zero"] = "raise",
     key: Key | KeyRing = None,
@@ -94,7 +95,14 @@ def open_disk(
             yield Disk(RawLayer(store), store.name)
             return
         with open_image(
-            store, key=key, gate=gate, share=share, backing=backing, data_file=data_file, on_error=on_error
+            store,
+            key=key,
+            gate=gate,
+            share=share,
+            backing=backing,
+            backing_format=backing_format,
+            data_file=data_file,
+            on_error=on_error,
         ) as image:
             layer = image.layer if snapshot is None else _state(image, snapshot)
             yield Disk(layer, store.name, image)

@@ -46,7 +46,19 @@ class DiskMap:
 
     def file_names(self) -> list[str]:
         """Return the name of the file that holds the data of each layer, by depth."""
-        return [mapped.layer.data_store.name for mapped in self._layers]
+        stores = [(mapped.layer.header, mapped.layer.data_store) for mapped in self._layers]
+        return [store.file_name if header is None else store.name for header, store in stores]
+
+    def located(self, start: int = 0, max_length: int | None = None) -> Iterator[Columns]:
+        """Yield the `columns` with the offsets that raw data has in its file, of which the layer may be a part."""
+        starts = [mapped.layer.data_store.start if mapped.layer.header is None else 0 for mapped in self._layers]
+        for columns in self.columns(start, max_length):
+            if not any(starts):
+                yield columns
+                continue
+            places = zip(columns.offsets, columns.depths, columns.flags, strict=True)
+            moved = [offset + starts[depth] if flags & OFFSET else offset for offset, depth, flags in places]
+            yield columns._replace(offsets=moved)
 
     def columns(self, start: int = 0, max_length: int | None = None) -> Iterator[Columns]:
         """Yield the runs from byte `start` on, at most `max_length` bytes, merged, in batches.
@@ -164,7 +176,7 @@ class Extent(NamedTuple):
 def extents(image: Image | Layer, start: int = 0, max_length: int | None = None) -> Iterator[Extent]:
     """Yield the map of an open image, as `qemu-img map --output=json` prints it. Raises as `DiskMap.columns`."""
     layer = image.layer if isinstance(image, Image) else image
-    for columns in DiskMap(layer).columns(start, max_length):
+    for columns in DiskMap(layer).located(start, max_length):
         for at, length, depth, flags, offset in zip(*columns, strict=True):
             place = offset if flags & OFFSET else None
             present, zero, data, compressed = (bool(flags & one) for one in (PRESENT, ZERO, DATA, COMPRESSED))

@@ -7,7 +7,7 @@ taken by a target (`copy/targets.py`, `copy/send.py`) in the order of the disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, BinaryIO, Unpack
 
 from qcow2c.bitmaps.copy import bitmaps_to_copy
@@ -22,6 +22,7 @@ from qcow2c.copy.transfer import DiskCopy, StreamCopy
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import UsageError
 from qcow2c.format.detection import detect_format
+from qcow2c.storage.descriptors import DescriptorFile
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Memory, Source, Store, opened
 from qcow2c.storage.store import Progress
@@ -131,7 +132,12 @@ def copy_stream(
     with TemporaryFile() as kept:
         copy.keep(kept)
         kept.flush()
-        with open_disk(f"/proc/self/fd/{kept.fileno()}", image_format=found, gate=gate) as disk:
+        name = getattr(file, "name", None)
+        name = name if isinstance(name, str) else "standard input"
+        with (
+            closing(DescriptorFile(kept.fileno(), name=name)) as store,
+            open_disk(store, image_format=found, gate=gate) as disk,
+        ):
             copy_disks([disk], target, output_format, how, gate=gate, **create)
 
 

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from qcow2c.builder.image_builder import ImageBuilder
 from qcow2c.builder.options import CreateOptions
 from qcow2c.constants import SECTOR_SIZE
+from qcow2c.copy.options import How
 from qcow2c.copy.plan import PlannedDisk
-from qcow2c.copy.targets import NewImageTarget, RawTarget, Target
+from qcow2c.copy.send import send
+from qcow2c.copy.targets import NewImageTarget, Pipe, RawTarget, Target
 from qcow2c.copy.transfer import DiskCopy
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import UsageError, doing
@@ -69,11 +71,14 @@ def dd(
 
 
 def copy_part(disk: Disk, target: Any, part: Part, output_format: str) -> None:
-    """Copy a part of an open disk; see `dd`."""
+    """Copy a part of an open disk; see `dd`. The target may be a `Pipe`, too."""
     if output_format not in ("raw", "qcow2"):
         raise UsageError("Unknown file format")
     source = PlannedDisk(disk, 0, first=part.first, length=part.length)
     copy = DiskCopy([source])
+    if isinstance(target, Pipe):
+        send(copy, target, output_format, How(), "deny", {})
+        return
     is_raw = output_format == "raw"
     with ExitStack() as stack:
         with doing("error while creating output image"):

@@ -11,6 +11,7 @@ from qcow2c.copy.options import How
 from qcow2c.copy.overlay import write_overlay
 from qcow2c.copy.plan import PlannedDisk
 from qcow2c.copy.send import send
+from qcow2c.copy.targets import Pipe
 from qcow2c.copy.transfer import DiskCopy
 from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.errors import UsageError
@@ -60,7 +61,7 @@ def export(
 
 def export_disk(
     disk: Disk,
-    target: str | os.PathLike[str],
+    target: str | os.PathLike[str] | Pipe,
     output_format: str = "qcow2",
     relative: Disk | None = None,
     *,
@@ -75,7 +76,7 @@ def export_disk(
     `create` are options of a new image. With `backing_file` (as seen from the target) it is an overlay: it holds what
     differs from the backing file; or from `relative`, another state of the image, which the caller knows to be what
     the backing file shows: then the backing file is not read, and what both states share is not, either. The target
-    has its name, or its magic value, only when it is complete.
+    has its name, or its magic value, only when it is complete. Without `backing_file` it may be a `Pipe`, too.
 
     Raises UsageError, ImageLocked for a target that is read, StoreError, and as reading a disk.
     """
@@ -96,15 +97,17 @@ def export_disk(
         return
     if output_format == "raw":
         raise UsageError("Backing file not supported for file format 'raw'")
-    target = plain_path(target)
-    place = full_name(os.fsdecode(target), base)
-    _require_other(place, target)
+    if isinstance(target, Pipe):
+        raise UsageError("an overlay cannot be written into a pipe")
+    path = plain_path(target)
+    place = full_name(os.fsdecode(path), base)
+    _require_other(place, path)
     how_overlay: dict[str, Any] = {"compress": compressed, "compression_level": compression_level, "progress": progress}
     if relative is not None:
-        write_overlay(relative, disk, target, **how_overlay, **create)
+        write_overlay(relative, disk, path, **how_overlay, **create)
         return
     with open_disk(place, image_format=create.get("backing_fmt"), gate=gate) as before:
-        write_overlay(before, disk, target, **how_overlay, **create)
+        write_overlay(before, disk, path, **how_overlay, **create)
 
 
 def _require_other(base: str, target: str | os.PathLike[str]) -> None:

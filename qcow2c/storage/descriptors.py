@@ -27,9 +27,13 @@ def is_regular(fd: int) -> bool:
 class DescriptorFile(OpenFile):
     """A regular file that is open already, and stays open when this is closed."""
 
-    def __init__(self, fd: int, *, writable: bool = False, file: Any = None) -> None:
-        """`file` is the file object over it, which may have bytes in its buffer. Raises StoreError."""
-        super().__init__(-1, str(getattr(file, "name", None) or f"<descriptor {fd}>"), writable=writable)
+    def __init__(self, fd: int, *, writable: bool = False, file: Any = None, name: str | None = None) -> None:
+        """`file` is the file object over it, which may have bytes in its buffer; errors call it `name`.
+
+        Raises StoreError.
+        """
+        name = name or str(getattr(file, "name", None) or f"<descriptor {fd}>")
+        super().__init__(-1, name, writable=writable)
         self._file = file
         try:
             if not is_regular(fd):

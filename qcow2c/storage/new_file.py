@@ -35,6 +35,12 @@ NO_HINTS = FileHints()
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def _resolved(path: str | os.PathLike[str]) -> str:
+    """Return a path without links; of what is no file, such as a pipe by its descriptor, the path as it is."""
+    real = os.path.realpath(path)
+    return os.fsdecode(real if os.path.exists(real) or not os.path.exists(path) else path)
+
+
 @contextmanager
 def replacement(old: LocalFile, use: Use) -> Iterator[LocalFile]:
     """Open an empty file that takes the name, mode, owner and extended attributes of another one in the end.
@@ -101,7 +107,7 @@ def new_file(
             yield store
         return
     path = plain_path(path)
-    file = LocalFile(os.path.realpath(path), writable=True, create=True, name=os.fsdecode(path))
+    file = LocalFile(_resolved(path), writable=True, create=True, name=os.fsdecode(path))
     try:
         file.lock(use)
         if file.size():  # ext4 writes a file out when it is closed, if it was ever emptied.
@@ -137,7 +143,7 @@ def complete_file(
         with new_file(path, use, hints=hints, durable=durable) as store:
             yield store
         return
-    final, shown = os.fsdecode(os.path.realpath(path)), os.fsdecode(path)
+    final, shown = _resolved(path), os.fsdecode(path)
     with ExitStack() as stack:
         old = None
         if os.path.exists(final):

@@ -33,6 +33,8 @@ class Store(ABC):
 
     name: str
     path: str | None = None
+    start: int = 0
+    """Where the first byte is in the file, which is another thing than the store where it is only a part of it."""
     writable: bool = False
     _flush_failure: StoreError | None = None
     _process: int | None = None
@@ -44,6 +46,11 @@ class Store(ABC):
     def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
         """Refuse `copy` and `pickle`: two objects would close one file."""
         raise TypeError(f"cannot copy or pickle {self!r}: open it again")
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file in which the bytes are."""
+        return self.name
 
     @abstractmethod
     def size(self) -> int:

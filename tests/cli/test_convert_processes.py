@@ -213,6 +213,13 @@ def begun(target: Path, old: bytes) -> bool:
         "$Q convert -p -f raw -O raw disk.raw /dev/fd/1 | cat > copy.raw",
         "$Q convert -f raw -O raw <(cat disk.raw) copy.raw",
         "$Q convert -f raw -O raw disk.raw >(cat > x && mv x copy.raw); until [ -e copy.raw ]; do sleep .1; done",
+        "$Q dd -f raw if=<(cat disk.raw) bs=1M of=/dev/stdout | cat > copy.raw",
+        "$Q convert -f raw -O qcow2 disk.raw x && $Q dd -f qcow2 if=/dev/stdin of=copy.raw < <(cat x)",
+        "$Q convert -f raw -O qcow2 disk.raw x && $Q snapshot -c s x && "
+        "$Q export -O raw x s >(cat > y && mv y copy.raw); until [ -e copy.raw ]; do sleep .1; done",
+        "mv disk.raw copy.raw && $Q compare -f raw -F raw <(cat copy.raw) copy.raw",
+        "cp disk.raw copy.raw; $Q convert -f raw -O qcow2 disk.raw x && for command in info map check measure dump; do "
+        "$Q $command <(cat x) > named && $Q $command x > there && [ -s named ] || exit 1; done",
     ],
 )
 def test_names_of_pipes_are_streams(line: str, tmp_path: Path, project_root: Path) -> None:

@@ -85,16 +85,65 @@ def test_another_backing_file(run: Run, tmp_path: Path) -> None:
         assert (status, "moved.qcow2" in out) == (0, True)
 
 
-def test_a_backing_file_is_not_read_in_another_format_than_the_image_says(run: Run) -> None:
+def test_a_backing_file_is_read_in_the_format_that_the_user_says(run: Run) -> None:
     name = "driver=qcow2,file.filename=over.qcow2,backing.driver=raw"
-    status, out, err = run("map", "--image-opts", name)
-    assert (status, out) == (1, "")
-    assert err.endswith("Could not open backing file: the image says that its format is 'qcow2'\n")
+    status, out, _ = run("map", "--image-opts", name)
+    assert (status, out.splitlines()[1].split()[2:]) == (0, ["0", "disk.qcow2"])
     qcow2c.create("over-raw.qcow2", 1 << 20, backing_file="raw", backing_fmt="raw")
     name = "driver=qcow2,file.filename=over-raw.qcow2,backing.driver={},backing.{}filename=raw"
     for driver, file in (("raw", "file."), ("file", "")):
         assert run("compare", "--image-opts", name.format(driver, file), OPTIONS)[0] == 0
     assert run("compare", "--image-opts", name.format("qcow2", "file."), OPTIONS)[0] == 2
+
+
+def test_an_image_in_a_part_of_a_file(run: Run, tmp_path: Path) -> None:
+    inner = (tmp_path / "disk.qcow2").read_bytes()
+    (tmp_path / "whole").write_bytes(bytes(4096) + inner + bytes(512))
+    file = {"driver": "raw", "offset": 4096, "size": str(len(inner)), "file": {"filename": "whole"}}
+    name = "json:" + json.dumps({"driver": "qcow2", "file": file})
+    assert run("compare", name, "disk.qcow2")[0] == 0
+    for command in ("info", "map", "check", "measure"):
+        assert run(command, name)[0] == 0
+    assert run("snapshot", "-l", name) == (0, "", "")
+    before = (tmp_path / "whole").read_bytes()
+    changes = ["resize", name, "2M"], ["snapshot", "-c", "x", name], ["amend", "-o", "size=2M", name], ["commit", name]
+    for words in (
+        *changes,
+        ["bitmap", "--add", name, "b"],
+        ["rebase", "-u", "-b", "", name],
+        ["check", "-r", "all", name],
+    ):
+        status, _, err = run(*words)
+        assert status == 1 and "in a part of a file (offset=, size=) is read, and never changed" in err
+    assert (tmp_path / "whole").read_bytes() == before
+
+
+def test_a_part_of_a_raw_file_is_a_disk(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(bytes(512) + b"x" * 1024 + b"y" * 512)
+    name = "driver=raw,offset=512,size=1024,file.filename=raw"
+    assert run("convert", "-O", "raw", "--image-opts", name, "part")[0] == 0
+    assert (tmp_path / "part").read_bytes() == b"x" * 1024
+    assert run("map", "--image-opts", name)[1].splitlines()[1].split() == ["0", "0x400", "0x200", "raw"]
+
+
+def test_a_backing_file_has_options_of_its_own(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(bytes(512) + b"x" * 4096)
+    qcow2c.create("top.qcow2", 1 << 20, backing_file="over.qcow2", backing_fmt="qcow2")
+    lower: dict[str, object] = {"driver": "raw", "offset": 512, "size": 4096, "file.filename": "raw"}
+
+    def data(backing: object) -> bytes:
+        name = "json:" + json.dumps({"driver": "qcow2", "file.filename": "top.qcow2", "backing": backing})
+        assert run("convert", "-O", "raw", name, "out")[0] == 0
+        return (tmp_path / "out").read_bytes()[:4096]
+
+    assert data({"file.filename": "over.qcow2"}) == DATA
+    assert data({"driver": "qcow2", "file.filename": "over.qcow2", "backing": None}) == bytes(4096)
+    assert data({"driver": "qcow2", "file.filename": "over.qcow2", "backing": lower}) == b"x" * 4096
+    assert data(lower) == b"x" * 4096
+    name = "json:" + json.dumps({"driver": "qcow2", "file.filename": "top.qcow2", "backing": lower})
+    for words in (["resize", name, "2M"], ["commit", name], ["rebase", "-b", "", name], ["info", name]):
+        assert run(*words)[0] == 1
+    assert data({"file.filename": "over.qcow2"}) == DATA
 
 
 def test_an_external_data_file_that_has_moved(run: Run, tmp_path: Path) -> None:
@@ -129,7 +178,16 @@ WRONG = {
     "driver=file": "The 'file' block driver requires a file name",
     "driver=qcow2,file.driver=nbd,file.host=x": "Unknown driver 'nbd'",
     "driver=qcow2,file.filename=x,colour=red": "Block format 'qcow2' does not support the option 'colour'",
-    "driver=raw,file.filename=x,offset=512": "Block format 'raw' does not support the option 'offset'",
+    "driver=qcow2,file.filename=x,offset=512": "Block format 'qcow2' does not support the option 'offset'",
+    "driver=raw,file.filename=raw,offset=5k": "Offset (5120) cannot be greater than size of the containing file (4096)",
+    "driver=raw,file.filename=raw,size=100": "Specified size is not multiple of 512",
+    "driver=qcow2,file.driver=raw,file.size=1M,file.file.filename=raw": (
+        "The sum of offset (0) and size (1048576) has to be smaller or equal to the  actual size of the containing "
+        "file (4096)"
+    ),
+    "driver=raw,file.driver=raw,file.offset=3584,offset=1024,file.file.filename=raw": (
+        "Offset (1024) cannot be greater than size of the containing file (512)"
+    ),
     "driver=file,filename=x,colour=red": "Block protocol 'file' doesn't support the option 'colour'",
     "file.filename=x,force-share=maybe": "Parameter 'force-share' expects 'on' or 'off'",
     "file.filename=x,backing.driver=foo": "Could not open backing file: Unknown driver 'foo'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,40 @@ def test_any_driver_of_qemu_may_be_the_format_of_a_backing_file(driver: str, tmp
     assert main(["rebase", "-u", "-b", "base", "-F", driver, str(path)]) == 0
     assert qcow2c.info(path)["backing-filename-format"] == driver
     assert main(["rebase", "-u", "-b", "base", "-F", "nosuch", str(path)]) == 1
+
+
+def test_each_line_of_an_error_is_a_line(tmp_path: Path, capfdbinary: Capture) -> None:
+    path = tmp_path / "disk.qcow2"
+    qcow2c.create(path, 1 << 20)
+    for command in ("export", "convert", "diff", "measure"):
+        key = {"export": [], "diff": ["--from-snapshot"]}.get(command, ["-l"])
+        words = [*key, "snapshot.colour=red", str(path)]
+        words = [str(path), "snapshot.colour=red", "out"] if command == "export" else words
+        assert main([command, *words, *(["out"] if command == "convert" else [])]) == 1
+        first, second = capfdbinary.readouterr().err.decode().splitlines()
+        assert first.endswith("Invalid parameter 'snapshot.colour'")
+        assert second == "qcow2c: Failed in parsing snapshot param 'snapshot.colour=red'"
+
+
+def test_both_names_of_a_renaming_may_begin_with_a_dash(tmp_path: Path) -> None:
+    path = tmp_path / "disk.qcow2"
+    qcow2c.create(path, 1 << 20)
+    assert main(["snapshot", "-c", "-x", str(path)]) == 0
+    assert main(["snapshot", "--rename", "-x", "-y", str(path)]) == 0
+    with qcow2c.open(path) as image:
+        assert list(image.snapshots) == ["-y"]
+
+
+def test_a_pipe_that_cannot_hold_an_image_is_called_what_it_is(tmp_path: Path, capfdbinary: Capture) -> None:
+    reading, writing = os.pipe()
+    assert main(["create", "-q", f"/dev/fd/{writing}", "1M"]) == 1
+    assert capfdbinary.readouterr().err.decode().rstrip().endswith("it is a FIFO, not a regular file")
+    os.close(reading)
+    os.close(writing)
+    (tmp_path / "gone").write_bytes(b"raw")
+    with (tmp_path / "gone").open("r+b") as file:
+        (tmp_path / "gone").unlink()
+        assert main(["create", "-q", f"/dev/fd/{file.fileno()}", "1M"]) in (0, 1)
 
 
 def test_a_value_may_begin_with_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,9 @@ WORDS = [
     'json:{"driver":"qcow2","file":"node"}', '-f raw json:{"driver":"file","filename":"disk.qcow2"}',
     'json:{"driver":"qcow2","file.filename":"over.qcow2","backing":null}', "--object secret,id=a,data=b disk.qcow2",
     'json:{"driver":"qcow2","file.filename":"over.qcow2"}',
+    "opts driver=raw,offset=100,size=1000,file.filename=data",
+    "opts driver=raw,size=10M,file.filename=data", "opts driver=raw,offset=10M,file.filename=data",
+    "opts driver=qcow2,offset=512,file.filename=disk.qcow2",
 ]  # fmt: skip
 
 # Only for what reads the backing file.
@@ -37,6 +40,14 @@ CHAINS = [
     f"opts {OVER},backing.driver=foo", f"opts {OVER},backing.driver=qcow2",
     f"opts {OVER},backing.driver=qcow2,backing.file.filename=disk.qcow2",
     f"opts {OVER},backing.driver=qcow2,backing.file.filename=disk.qcow2,backing.colour=red",
+    f"opts {OVER},backing.driver=raw", f"opts {OVER},backing.driver=raw,backing.file.filename=data",
+    f"opts {OVER},backing.driver=raw,backing.file.filename=data,backing.offset=512,backing.size=64k",
+    "opts driver=raw,offset=512,size=1024,file.filename=data", "opts driver=raw,size=4k,file.filename=data",
+    "opts driver=raw,offset=512,size=1024,file.driver=raw,file.offset=1024,file.file.filename=data",
+    'json:{"driver":"qcow2","file.filename":"over.qcow2","backing":{"driver":"qcow2","backing":null,"file.filename":'
+    '"disk.qcow2"}}',
+    'json:{"driver":"qcow2","file.filename":"over.qcow2","backing":{"driver":"qcow2","file.filename":"over2.qcow2",'
+    '"backing":{"driver":"raw","file.filename":"data"}}}',
 ]  # fmt: skip
 
 
@@ -46,6 +57,7 @@ def folder(tmp_path: Path) -> Path:
     for words in (
         "convert -O qcow2 data disk.qcow2",
         "create -q -f qcow2 -b disk.qcow2 -F qcow2 over.qcow2",
+        "create -q -f qcow2 -b disk.qcow2 -F qcow2 over2.qcow2",
     ):
         assert run_qemu_img(tmp_path, *words.split()).status == 0
     return tmp_path

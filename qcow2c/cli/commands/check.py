@@ -67,7 +67,7 @@ def run(chosen: Namespace) -> int:
 
     is_repair = repair_report.is_wanted(chosen)
     named = image_names.chosen_image(chosen, chosen.image, chosen.format)
-    with opened(named.filename) as store:
+    with image_names.source_of(named) as source, opened(source) as store:
         image_format = named.format or detect_format(store)
         if image_format != "qcow2":
             text.complain(f"{chosen.image}: This image format does not support checks ({image_format})")

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
-from qcow2c.cli import arguments, image_names, sizes, text
+from qcow2c.cli import arguments, image_names, pipes, sizes, text
 from qcow2c.errors import UnsupportedFeature, UsageError
 
 _LARGEST = (1 << 63) - 1
@@ -47,6 +47,7 @@ def run(chosen: Namespace) -> int:
         for line in error.message.splitlines():
             text.complain(line)
         return 1
+    from qcow2c.copy.targets import Pipe
     from qcow2c.ops.dd import BLOCK_SIZE, copy_part, part_of
 
     with image_names.open_named(source, gate=chosen.gate) as disk:
@@ -59,8 +60,9 @@ def run(chosen: Namespace) -> int:
             count=numbers.get("count"),
             skip=numbers.get("skip", 0),
         )
-        chosen.image = files["of"]
-        copy_part(disk, files["of"], part, chosen.output_format)
+        target = chosen.image = files["of"]
+        place = Pipe(pipes.opened(target, "wb"), target) if pipes.is_pipe(target) else target
+        copy_part(disk, place, part, chosen.output_format)
     if part.beyond:
         text.complain(f"{source.name}: cannot skip to specified offset")
     return 0

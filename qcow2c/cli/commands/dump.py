@@ -21,7 +21,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from qcow2c.cli import arguments, output, sizes, text
+from qcow2c.cli import arguments, output, pipes, sizes, text
 
 if TYPE_CHECKING:
     from qcow2c.dump import Dump
@@ -51,7 +51,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     if not chosen.backing_chain:
-        return _dump(chosen, chosen.image)
+        if not pipes.is_pipe(chosen.image):
+            return _dump(chosen, chosen.image)
+        with pipes.kept(chosen.image) as store:
+            return _dump(chosen, store)
     from qcow2c.dump import chain
 
     # As with info: one array for the chain, closed even where the chain breaks off.

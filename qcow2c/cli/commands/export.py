@@ -17,7 +17,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import Any
 
-from qcow2c.cli import arguments, interrupts, option_list, progress, text
+from qcow2c.cli import arguments, interrupts, option_list, pipes, progress, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import chosen_image, open_named, snapshot_key
 from qcow2c.errors import UsageError
@@ -51,6 +51,7 @@ def run(chosen: Namespace) -> int:
     for name, given in (("backing_file", chosen.backing), ("backing_fmt", chosen.backing_format)):
         if given is not None:
             create[name] = given
+    from qcow2c.copy.targets import Pipe
     from qcow2c.ops.export import export_disk
 
     keys = [snapshot_key(chosen.snapshot)]
@@ -63,5 +64,7 @@ def run(chosen: Namespace) -> int:
         disks = [stack.enter_context(open_named(named, gate=chosen.gate, snapshot=key)) for key in keys]
         create |= {"gate": chosen.gate, "progress": report, "compressed": chosen.compress}
         relative = disks[1] if len(disks) > 1 else None
-        export_disk(disks[0], chosen.target, chosen.output_format, relative, **create)
+        target = chosen.target
+        place = Pipe(pipes.opened(target, "wb"), target) if pipes.is_pipe(target) else target
+        export_disk(disks[0], place, chosen.output_format, relative, **create)
     return 0

@@ -41,13 +41,14 @@ def run(chosen: Namespace) -> int:
         chosen.image = ""
         reason = "Block format 'qcow2' does not support the option 'backing.driver'"
         raise UnsupportedFeature(f"Could not open {named.name!r}: {reason}")
-    found = info(
-        named.filename,
-        backing_chain=chosen.backing_chain,
-        gate=chosen.gate,
-        image_format=named.format,
-        share=named.share,
-    )
+    with image_names.source_of(named) as source:
+        found = info(
+            source,
+            backing_chain=chosen.backing_chain,
+            gate=chosen.gate,
+            image_format=named.format,
+            share=named.share,
+        )
     if chosen.output == "json":
         facts = [one.as_dict() for one in found] if isinstance(found, list) else found.as_dict()
         text.write(text.pretty_json(facts) + "\n")

@@ -55,7 +55,7 @@ def _write_json(disk: DiskMap, start: int, max_length: int | None) -> None:
     ]
     text.write("[")
     before = ""
-    for columns in disk.columns(start, max_length):
+    for columns in disk.located(start, max_length):
         values = zip(columns.starts, columns.lengths, columns.depths, columns.offsets, strict=True)
         slab = ",\n".join(map(lines.__getitem__, columns.flags)) % tuple(chain.from_iterable(values))
         text.write(before + slab)
@@ -68,7 +68,7 @@ def _write_json(disk: DiskMap, start: int, max_length: int | None) -> None:
 def _write_human(disk: DiskMap, start: int, max_length: int | None) -> None:
     text.write(f"{'Offset':<16}{'Length':<16}{'Mapped to':<16}File\n")
     names = [text.printable(name) for name in disk.file_names()]
-    for columns in disk.columns(start, max_length):
+    for columns in disk.located(start, max_length):
         _write_data(columns, names)
 
 

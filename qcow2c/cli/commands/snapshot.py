@@ -90,19 +90,21 @@ def run(chosen: Namespace) -> int:
         raise UsageError(f"Could not open {word!r}: force-share=on can only be used with read-only images")
     from qcow2c.storage.sources import opened
 
-    with opened(named.filename, writable=verb != "list") as store:
-        if verb in ("list", ""):
-            found = _snapshots(store, named)
-            if verb:
-                _show(found, chosen.output)
+    if verb == "list":
+        with image_names.source_of(named) as source:
+            _show(_snapshots(source, named), chosen.output)
+        return 0
+    with opened(named.filename, writable=True) as store:
+        if not verb:
+            _snapshots(store, named)
             return 0
         return _change(store, named.format, verb, *words)
 
 
-def _snapshots(store: Store, named: NamedImage) -> list[dict[str, Any]]:
+def _snapshots(source: str | Store, named: NamedImage) -> list[dict[str, Any]]:
     from qcow2c.ops.info import info
 
-    found = info(store, image_format=named.format, share=named.share)
+    found = info(source, image_format=named.format, share=named.share)
     snapshots: list[dict[str, Any]] = found.get("snapshots", [])
     return snapshots
 
