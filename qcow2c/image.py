@@ -20,6 +20,7 @@ from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.records import SnapshotRecord, read_snapshots
 from qcow2c.internal_snapshots import KeptSnapshot, Snapshots, renewed
+from qcow2c.layers.direct import IN_NO_FILE
 from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage, SalvagedRange
@@ -65,7 +66,7 @@ class Image(PositionedFile):
         self._opened, self._engine, self._active = opened, engine, parent is None
         self._parent = parent
         self._process = os.getpid()
-        self._locate, self._read_store = layer.locate, layer.data_store.pread
+        self._locate, self._read_directly = layer.locate, layer.data_store.direct_pread()
         self._size = layer.disk_size
         self._direct_end = self._size if layer.turn is AT_ONCE else -1
         """Up to where `pread` goes straight to the file: nowhere where reads take turns with writes, or once closed."""
@@ -135,12 +136,17 @@ class Image(PositionedFile):
         Raises CorruptMetadata, CorruptData, MissingKey, StoreError, UsageError.
         """
         length, offset = index(length), index(offset)
-        if offset >= 0 and offset + length <= self._direct_end:
+        if 0 <= offset <= offset + length <= self._direct_end:
             host_offset = self._locate(offset, length)
             if host_offset >= 0:
-                data = self._read_store(length, host_offset)
-                if len(data) == length:
+                try:
+                    data = self._read_directly(length, host_offset)
+                except OSError:
+                    data = b""  # The way of all other reads says what is wrong.
+                if len(data) == length and self._direct_end >= 0:  # Else it was closed meanwhile.
                     return data
+            elif host_offset == IN_NO_FILE:
+                return bytes(length)
         return self._pread_any(length, offset)
 
     def _pread_any(self, length: int, offset: int) -> bytes:

@@ -34,8 +34,11 @@ if TYPE_CHECKING:
 BROKEN = BELOW << 1
 """The flag of a run whose entry breaks a rule."""
 
-WINDOW_ENTRIES = 1 << 19
-"""How many entries, subclusters counted, a window has room for in each layer."""
+WINDOW_ENTRIES = 1 << 17
+"""How many entries, subclusters counted, a window has room for in each layer.
+
+Arrays of that size lie in memory that is used again; larger ones are given back, and faulted in anew, each time.
+"""
 
 MAX_REPEATED_BYTES = 2 << 20
 """Bytes of L2 tables that an L1 table may name again. A sound one names each once; a hostile one, millions of times."""

@@ -34,7 +34,7 @@ def refcount(block: bytes, index: int, refcount_order: int) -> int:
     if shifts:
         byte = block[index // len(shifts)]
         return byte >> shifts[index % len(shifts)] & mask
-    width = refcount_group(refcount_order).sizeof()
+    width = _group_bytes(refcount_order)
     return layout.integer(block[index * width : (index + 1) * width])
 
 
@@ -44,12 +44,18 @@ def refcounts(blocks: bytes | bytearray | memoryview, refcount_order: int) -> ND
 
     shifts, mask = _sub_byte(refcount_order)
     if not shifts:
-        width = refcount_group(refcount_order).sizeof()
+        width = _group_bytes(refcount_order)
         return np.frombuffer(blocks, dtype=f">u{width}")
     packed = np.frombuffer(blocks, dtype=np.uint8)
     unpacked = packed[:, None] >> np.array(shifts, dtype=np.uint8)
     unpacked &= np.uint8(mask)
     return unpacked.reshape(-1)
+
+
+@cache
+def _group_bytes(refcount_order: int) -> int:
+    """Return the bytes of a refcount, or of those that share a byte."""
+    return int(refcount_group(refcount_order).sizeof())
 
 
 @cache
@@ -94,7 +100,7 @@ def stored_ones(count: int, refcount_order: int) -> bytes:
     """Return `count` refcounts of 1 as they are stored, with refcounts of 0 up to the next whole byte."""
     shifts, _mask = _sub_byte(refcount_order)
     if not shifts:
-        return layout.stored_integer(1, refcount_group(refcount_order).sizeof()) * count
+        return layout.stored_integer(1, _group_bytes(refcount_order)) * count
     whole, rest = divmod(count, len(shifts))
     data = bytes([sum(1 << shift for shift in shifts)]) * whole
     return data + bytes([sum(1 << shift for shift in shifts[:rest])]) if rest else data
@@ -103,7 +109,7 @@ def stored_ones(count: int, refcount_order: int) -> bytes:
 @cache
 def word_code(refcount_order: int) -> str:
     """Return the type code of an array that holds refcounts in native order, each in one word."""
-    size = 1 if _sub_byte(refcount_order)[0] else refcount_group(refcount_order).sizeof()
+    size = 1 if _sub_byte(refcount_order)[0] else _group_bytes(refcount_order)
     return next(code for code in "BHILQ" if array(code).itemsize == size)
 
 

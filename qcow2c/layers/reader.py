@@ -30,6 +30,7 @@ from qcow2c.format.tables import (
     kind_of,
 )
 from qcow2c.layers.decompressed import DecompressedClusters
+from qcow2c.layers.direct import locator
 from qcow2c.layers.guest_data import fetch_data, require_key
 from qcow2c.layers.layer import Layer, Run
 from qcow2c.layers.state import LoadedState, load_state
@@ -103,7 +104,7 @@ class Reader:
         self._every_entry_counts = geometry.extended_l2 or geometry.external_data
         self.unusual_bits = ~(L2_OFFSET & ~self._cluster_mask | L2_COPIED)
         """A plain data cluster has nothing but a cluster-aligned offset and the copied bit."""
-        self.locate = self._locator()
+        self.locate = locator(state.l1_table, self.l2_tables, state.header, lies_on_nothing=self.backing is None)
 
     def ignore_overlaps(self) -> None:
         """Believe that no L2 table overlaps other metadata: the admission has looked."""
@@ -148,34 +149,6 @@ class Reader:
         """Return the L2 descriptor of a guest cluster, not judged; 0 where there is none. Raises CorruptMetadata."""
         table = self.table(guest_offset)
         return 0 if table is None else table.words[(guest_offset >> self._cluster_bits & self._l2_mask) * self._words]
-
-    def _locator(self) -> Callable[[int, int], int]:
-        """Return `locate(guest_offset, length)`: where bytes within one plain data cluster are in the data store.
-
-        It is the way of small reads, with everything at hand and no object made; it waits for no turn. It returns -1
-        where the answer is not so simple: a table that is not loaded, an entry with any unusual bit, a range over the
-        cluster's end.
-        """
-        geometry = self.geometry
-        if geometry.extended_l2 or geometry.external_data or self.header.encrypted:
-            return lambda _guest_offset, _length: -1
-        cached = self.l2_tables.get
-        cluster_bits, coverage_bits, l2_mask = geometry.cluster_bits, geometry.l2_coverage_bits, self._l2_mask
-        cluster_size, cluster_mask = geometry.cluster_size, self._cluster_mask
-        special, plain_offset, disk_size = self.unusual_bits, L2_OFFSET & ~self._cluster_mask, self.disk_size
-
-        def locate(guest_offset: int, length: int) -> int:
-            table = cached(guest_offset >> coverage_bits)
-            if table is None:
-                return -1
-            entry = table.words[guest_offset >> cluster_bits & l2_mask]
-            inside = guest_offset & cluster_mask
-            if entry & special or inside + length > cluster_size or guest_offset + length > disk_size:
-                return -1
-            host_offset = entry & plain_offset
-            return host_offset + inside if host_offset and length > 0 else -1
-
-        return locate
 
     def runs(self, guest_offset: int, length: int) -> Iterator[Run]:
         """Yield what `length` bytes at `guest_offset` are, in order and without gaps.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MEMORY_BYTES = 128 << 20
 """An array above this is kept in a file."""
 
-SCAN_CLUSTERS = 1 << 20
+SCAN_CLUSTERS = 1 << 18
 """Clusters whose refcounts are looked at together."""
 
 _THREADS = 2

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ACTIVE = -1
 """The index of the active state; snapshots count from 0."""
 
-BATCH_BYTES = 4 << 20
+BATCH_BYTES = 2 << 20
 """Bytes of L2 tables that are read and handled together: big enough for I/O, small enough for the caches."""
 
 MAX_L2_TABLES = 1 << 23

@@ -13,7 +13,7 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from qcow2c.errors import Span
@@ -110,6 +110,9 @@ class OpenFile(Store):
             raise self.failure(exc, "read", Span(offset, length)) from exc
         except OverflowError:
             return b"".join(parts)  # No file is that long.
+
+    def direct_pread(self) -> Callable[[int, int], bytes]:
+        return partial(os.pread, self._fd)
 
     def readinto_at(self, buffer: memoryview, offset: int) -> int:
         done = 0

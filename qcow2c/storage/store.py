@@ -56,6 +56,10 @@ class Store(ABC):
     def size(self) -> int:
         """Return the length in bytes."""
 
+    def direct_pread(self) -> Callable[[int, int], bytes]:
+        """Return the quickest form of `pread`: it may return fewer bytes, raise OSError, and outlive `close` unseen."""
+        return self.pread
+
     @abstractmethod
     def pread(self, length: int, offset: int) -> bytes:
         """Return `length` bytes at `offset`, fewer only at the end of the store. Raises StoreError."""
