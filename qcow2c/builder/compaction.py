@@ -124,6 +124,7 @@ class Compaction:
                 self._copy_some(file, packer, clusters, pool)
                 done += len(clusters) * size
                 self._progress(done, total)
+        self._progress(total, total)
         packer.flush()
 
     def _needed(self) -> Iterator[NDArray[np.int64]]:
@@ -131,8 +132,18 @@ class Compaction:
         step = max(1, _READ_BYTES >> self._geometry.cluster_bits)
         for first in range(0, self._census.clusters, _WINDOW):
             found = np.flatnonzero(self._census.needed[first : first + _WINDOW]) + first
+            if self._finds_zeros:
+                found = self._without_holes(found)
             for start in range(0, len(found), step):
                 yield found[start : start + step]
+
+    def _without_holes(self, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which clusters may hold data; the others are holes of the file: zeros that need not be read."""
+        stored = self._walk.stored(clusters.view(np.uint64) << np.uint64(self._geometry.cluster_bits))
+        holes = clusters[~stored]
+        self._places[holes] = _ZEROS
+        self.zero_clusters += len(holes)
+        return clusters[stored]
 
     def _copy_some(
         self, file: ClusterFile, packer: Packer, clusters: NDArray[np.int64], pool: ThreadPoolExecutor
