@@ -226,8 +226,7 @@ class Walk:
     def _in_data(self, offsets: U64Array) -> NDArray[np.bool_]:
         """Return which of the clusters at `offsets` touch data of the file, as far as its holes are known."""
         spans = []
-        first, end = int(offsets.min()), int(offsets.max()) + self.geometry.cluster_size
-        for span, is_data in self.store.extents(first, min(end, self.size)):
+        for span, is_data in self.store.extents(int(offsets.min()), int(offsets.max()) + self.geometry.cluster_size):
             if is_data:
                 spans.append((span.offset, span.end))
             if len(spans) > _MAX_EXTENTS:
