@@ -39,6 +39,7 @@ ELSEWHERE = {
     "ops/dd.py": "cli/test_dd.py",
     "ops/incremental.py": "cli/test_bitmap_backups.py",
     "recovery/changes.py": "ops/test_repair.py",
+    "recovery/forsaken.py": "ops/test_broken_bitmaps.py",
     "references/admission_count.py": "unit/references/test_admission.py",
     "references/full_check.py": "ops/test_check.py",
     "references/image_check.py": "ops/test_check.py",
@@ -58,6 +59,7 @@ WITHOUT_LOGIC = {
 """Modules without a test file, and why."""
 
 WITHOUT_MODULE = {
+    "ops/test_broken_bitmaps.py": "info, check, repair and the removal of a bitmap, of what is broken",
     "ops/test_convert_bitmaps.py": "convert, one part of it",
     "ops/test_convert_failures.py": "convert, one part of it",
     "ops/test_convert_pipes.py": "convert, one part of it",

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 
 from qcow2c.bitmaps.stored import (
     Bitmap,
     PlaceClusters,
-    load_bitmaps,
     record_size,
     store_clusters,
     store_directory,
@@ -24,12 +24,15 @@ from qcow2c.bitmaps.stored import (
     without_rest,
 )
 from qcow2c.constants import ENTRY_BYTES, BitmapType, ExtensionType, Limit, Version
-from qcow2c.errors import CorruptMetadata, Span, UsageError
+from qcow2c.errors import CorruptMetadata, Qcow2Error, Span, UsageError
 from qcow2c.format import layout
+from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, with_extension
 from qcow2c.format.layout import zero_words
+from qcow2c.format.loaded_image import readable_bitmap_records
 from qcow2c.format.records import BitmapRecord
+from qcow2c.format.rules import bitmap_findings
 from qcow2c.format.tables import BITMAP_OFFSET
 from qcow2c.storage.store import Store
 from qcow2c.structs import AUTOCLEAR_FEATURES, BITMAP_FLAGS
@@ -55,16 +58,19 @@ class BitmapEdit:
     """The bitmaps of an image as they are to be. At rest: nothing else changes them, or the disk, meanwhile."""
 
     def __init__(self, store: Store, header: Header, place: PlaceClusters) -> None:
-        """`header` is the present one. Raises CorruptMetadata, StoreError."""
+        """`header` is the present one. Raises StoreError."""
         self._store = store
         self._header = header
         self._place_data = place
         self._size = header.cluster_size
-        found = load_bitmaps(store, header)
-        self.stale = found.stale
+        self.stale = header.bitmaps is not None and not header.bitmaps_consistent
         """There were other bitmaps, but a program that knows none has written to the image: they are lost."""
-        self._before = [bitmap.record for bitmap in found]
+        readable = readable_bitmap_records(store, header)
+        self._is_whole = readable.is_whole
+        self._before = list(readable.records)
         self.records = list(self._before)
+        self._problem = self._first_problem() if readable.broken is None else readable.broken.exception()
+        """What is broken: then nothing can be done but to remove what is."""
         self.placed = PlacedSpans()
         """Everything that was stored: to be freed if the change is given up."""
         self.released = PlacedSpans()
@@ -73,11 +79,13 @@ class BitmapEdit:
     # --- what is asked for ---
 
     def find(self, name: str) -> Bitmap:
-        """Return a bitmap as it is now. Raises UsageError where there is none of this name."""
+        """Return a bitmap as it is now. Raises UsageError where there is none of this name, CorruptMetadata."""
+        self.require_sound()
         return self._bitmap(self._position(name))
 
     def add(self, name: str, granularity: int | None = None, *, enabled: bool = True) -> None:
-        """Add a bitmap without a bit set. Raises UsageError, StoreError."""
+        """Add a bitmap without a bit set. Raises UsageError, CorruptMetadata, StoreError."""
+        self.require_sound()
         if not name:
             raise UsageError("Bitmap name cannot be empty")
         if granularity is None:
@@ -118,10 +126,34 @@ class BitmapEdit:
         return table_entries(disk_size, granularity_bits, self._size) * self._size <= Limit.BITMAP_BYTES
 
     def remove(self, name: str) -> None:
-        """Remove a bitmap, also an inconsistent one. Raises UsageError."""
+        """Remove a bitmap, also an inconsistent or a broken one; what a broken one may have had stays, leaked.
+
+        Raises UsageError; CorruptMetadata where it is unknown what else the directory holds.
+        """
+        if self._problem is not None and not self._is_whole:
+            message = f"{self._problem.message}; check -r all gives up all bitmaps"
+            raise CorruptMetadata(message, where=self._problem.where, spec=self._problem.spec)
         position = self._position(name)
-        self._replace_table(position, None)
+        if self._problem is None:
+            self._replace_table(position, None)
         del self.records[position]
+        if self._problem is not None:
+            self._problem = self._first_problem()
+
+    def _first_problem(self) -> Qcow2Error | None:
+        try:
+            for record in self.records:
+                raise_first(bitmap_findings(self._header, record), Severity.WARNING)
+                if record.auto and not record.in_use:
+                    Bitmap(self._store, self._header, record).read_table()
+        except CorruptMetadata as problem:
+            return copy(problem)  # Once raised, it would lead to everything that is in use then.
+        return None
+
+    def require_sound(self) -> None:
+        """Raise CorruptMetadata where a bitmap is broken: then, as for QEMU, none can be used."""
+        if self._problem is not None:
+            raise copy(self._problem)
 
     def clear(self, name: str) -> None:
         """Clear all bits. Raises UsageError, StoreError."""
@@ -171,6 +203,7 @@ class BitmapEdit:
 
         Raises UsageError where one is inconsistent, or would be too large; CorruptMetadata, StoreError.
         """
+        self.require_sound()
         for position, record in enumerate(self.records):
             bitmap = self._bitmap(position)
             bitmap.require_consistent()
@@ -220,6 +253,7 @@ class BitmapEdit:
         raise UsageError(f"Dirty bitmap '{name}' not found")
 
     def _usable(self, name: str) -> int:
+        self.require_sound()
         position = self._position(name)
         self._bitmap(position).require_consistent()
         return position
@@ -238,7 +272,7 @@ class BitmapEdit:
         try:
             old = self._bitmap(position).table
         except CorruptMetadata:
-            if not record.in_use:
+            if table is not None:
                 raise
             old = array("Q")  # It is unknown what it named: that leaks.
         if table is not None:

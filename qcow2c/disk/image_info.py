@@ -157,6 +157,11 @@ class ImageInfo(Mapping[str, Any]):
         return tuple(BitmapInfo(one["name"], one["granularity"], tuple(one["flags"])) for one in found)
 
     @property
+    def bitmaps_broken(self) -> str | None:
+        """What is wrong with the bitmaps, None if nothing is: those that can be read are shown, none can be used."""
+        return self._specific("bitmaps-broken", str)
+
+    @property
     def children(self) -> tuple[ChildInfo, ...]:
         """The file in which the image lies, where it is a local one."""
         return tuple(ChildInfo(one["name"], ImageInfo(one["info"])) for one in self._facts.get("children", ()))

@@ -26,6 +26,16 @@ class LoadedImage(NamedTuple):
     """What the rules have to say of the header, and was tolerated."""
 
 
+class ReadableBitmaps(NamedTuple):
+    """The records of bitmaps, as far as they can be read."""
+
+    records: tuple[BitmapRecord, ...]
+    broken: Finding | None
+    """What is wrong with the extension, the directory, or a record: the first of it."""
+    is_whole: bool
+    """Whether these are all of the directory."""
+
+
 def load_image(store: Store, refused_from: Severity = Severity.ERROR) -> LoadedImage:
     """Return an image whose header breaks no rule that is so severe, and whose snapshot table can be read.
 
@@ -62,14 +72,28 @@ def load_bitmap_records(store: Store, header: Header) -> tuple[BitmapRecord, ...
 
     Raises CorruptMetadata, StoreError. Spec: "Bitmap directory".
     """
+    readable = readable_bitmap_records(store, header)
+    if readable.broken is not None:
+        raise readable.broken.exception()
+    return readable.records
+
+
+def readable_bitmap_records(store: Store, header: Header) -> ReadableBitmaps:
+    """Return the records of bitmaps that can be read, and which rule is broken first. Raises StoreError."""
     from qcow2c.format.records import read_bitmaps
 
+    first = None
+    for finding in rules.header_findings(header):
+        if finding.rule.startswith("extension.bitmaps") and finding.severity >= Severity.WARNING:
+            first = first or finding
+    if first is not None and first.rule != "extension.bitmaps.reserved":  # It is unknown where the directory is.
+        return ReadableBitmaps((), first, is_whole=False)
     directory = read_bitmaps(store, header)
-    if directory.broken is not None:
-        raise directory.broken.exception()
-    for record in directory.records:
-        raise_first(rules.bitmap_findings(header, record), Severity.WARNING)
-    return directory.records
+    broken = (finding for record in directory.records for finding in rules.bitmap_findings(header, record))
+    first = first or directory.broken or next(broken, None)
+    length = header.bitmaps.bitmap_directory_size if header.bitmaps is not None and header.bitmaps_consistent else 0
+    is_whole = sum(record.span.length for record in directory.records) == length
+    return ReadableBitmaps(directory.records, first, is_whole)
 
 
 def require_not_corrupt(header: Header) -> None:

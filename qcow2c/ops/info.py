@@ -15,7 +15,7 @@ from qcow2c.errors import ChainError
 from qcow2c.format.detection import Format, known_format
 from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
-from qcow2c.format.loaded_image import load_bitmap_records, load_header, load_snapshots
+from qcow2c.format.loaded_image import load_header, load_snapshots, readable_bitmap_records
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 
@@ -30,7 +30,7 @@ Facts = dict[str, Any]
 _ID_BYTES, _NAME_BYTES, _FORMAT_BYTES = 127, 255, 15
 """QEMU cuts a snapshot's ID and name, and the name of a format, to these lengths."""
 
-_REFUSED = ("header.crypt_method", "header.no_refcount_table", "extension.bitmaps")
+_REFUSED = ("header.crypt_method", "header.no_refcount_table")
 """Rules, by the start of their names, of what info would have to tell of, or what QEMU refuses to open."""
 
 _COMPAT = {Version.V2: "0.10", Version.V3: "1.1"}
@@ -56,6 +56,7 @@ QCOW2_KEYS = (
     "compression-type",
     "lazy-refcounts",
     "bitmaps",
+    "bitmaps-broken",
     "refcount-bits",
     "data-file",
     "encrypt",
@@ -236,9 +237,7 @@ def _specific(store: Store, header: Header) -> Facts:
         facts["lazy-refcounts"] = header.lazy_refcounts
         facts["corrupt"] = header.corrupt
         facts["extended-l2"] = header.extended_l2
-        bitmaps = _bitmaps(store, header)
-        if bitmaps:
-            facts["bitmaps"] = bitmaps
+        facts |= _bitmaps(store, header)
         if header.data_file is not None:
             facts["data-file"] = _text(header.data_file)
         if header.external_data:
@@ -302,16 +301,15 @@ def _snapshot(record: SnapshotRecord) -> Facts:
     return _ordered(facts, SNAPSHOT_KEYS)
 
 
-def _bitmaps(store: Store, header: Header) -> list[Facts]:
-    """Return the bitmaps. Raises CorruptMetadata where one breaks a rule, as there is no answer then."""
-    if header.bitmaps is None or not header.bitmaps_consistent:
-        return []
-    found = []
-    for record in load_bitmap_records(store, header):
+def _bitmaps(store: Store, header: Header) -> Facts:
+    """Return the bitmaps that can be read, and what is broken of them."""
+    readable, found = readable_bitmap_records(store, header), []
+    for record in readable.records:
         flags = [name for name, is_set in (("in-use", record.in_use), ("auto", record.auto)) if is_set]
         facts = {"flags": flags, "name": _text(record.name), "granularity": 1 << record.granularity_bits}
         found.append(_ordered(facts, BITMAP_KEYS))
-    return found
+    facts = {"bitmaps": found} if found else {}
+    return facts if readable.broken is None else facts | {"bitmaps-broken": str(readable.broken.exception())}
 
 
 def _ordered(facts: Facts, keys: tuple[str, ...]) -> Facts:

@@ -18,13 +18,14 @@ from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.rules import LOST_OWNERS
 from qcow2c.ops.check import check
-from qcow2c.references.check_result import CheckResult
+from qcow2c.references.check_result import CheckResult, Fault
 from qcow2c.references.image_check import check_image
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.structs import INCOMPATIBLE_FEATURES
 
 if TYPE_CHECKING:
+    from qcow2c.recovery.changes import Changes
     from qcow2c.recovery.journal import Journal
     from qcow2c.recovery.plan import Plan, RepairAction
 
@@ -88,7 +89,8 @@ def repair(
         raise UsageError(f"{os.fsdecode(undo)!r} exists: an undo file is never overwritten")
     with opened(source, Use.IMAGE) as store:
         before = check(store) if dry_run else check_image(store)
-        if before.failed is not None or _is_fine(store, before):
+        has_broken_bitmaps = what == "all" and _broken_bitmaps(before) is not None
+        if (before.failed is not None and not has_broken_bitmaps) or _is_fine(store, before):
             return RepairResult(store.name, dry_run, before, before)
         if dry_run:
             return _Repair(store, what, None, before, allow_data_loss=allow_data_loss).plan_only()
@@ -113,6 +115,14 @@ def _is_fine(store: Store, found: CheckResult) -> bool:
     return found.exit_code == 0 and not (found.overlaps or header.dirty or header.corrupt)
 
 
+def _broken_bitmaps(found: CheckResult) -> Fault | None:
+    if found.failed is None:
+        return None
+    from qcow2c.recovery.forsaken import broken_bitmaps  # Late: a check that succeeds does without.
+
+    return broken_bitmaps(found)
+
+
 class _Repair:
     """One repair of an image that is open, and, unless it is only to be planned, writable."""
 
@@ -131,6 +141,12 @@ class _Repair:
         self._allow_data_loss = allow_data_loss
         self._header = Header.load(store)
         self._before = before
+        self._broken_bitmaps = _broken_bitmaps(before) if self._is_all else None
+        if self._broken_bitmaps is not None:
+            from qcow2c.recovery.forsaken import check_without_bitmaps, without_bitmaps
+
+            self._before = check_without_bitmaps(store, self._header, self._broken_bitmaps)
+            self._header = without_bitmaps(self._header)
 
     def plan_only(self) -> RepairResult:
         """Return what would be done, and what would be wrong after that."""
@@ -162,6 +178,8 @@ class _Repair:
         from qcow2c.recovery.survey import TABLE_OVERLAP, Survey
 
         before = self._before
+        if before.failed is not None:
+            return Plan(), before
         survey = Survey(self._store, self._header)
         damage = survey.damage() or survey.overlap()
         doubt = Doubt(survey, rebuild=bool(damage), damaged=[*self._damaged()], lost=[*self._lost_owners()])
@@ -180,7 +198,7 @@ class _Repair:
             allow_data_loss=self._allow_data_loss,
         )
         changes = Changes(survey, refcounts, plan, journal)
-        changes.mark()
+        self._mark(changes)
         if damage:
             refusal = changes.rebuild_refcounts(damage) if self._is_all else "only what leaks is to be repaired"
             if refusal:
@@ -204,11 +222,22 @@ class _Repair:
         changes.drop_lone_mark()
         return plan, after
 
+    def _mark(self, changes: Changes) -> None:
+        changes.mark()
+        if self._broken_bitmaps is not None:
+            reason = self._broken_bitmaps.message.removeprefix("ERROR ")
+            changes.give_up_bitmaps(f"{reason}; all bitmaps are given up")
+
     def _lost_owners(self) -> Iterator[str]:
         """Say which records that own clusters may not be read for what they are."""
+        from qcow2c.recovery.forsaken import lost_bitmaps
+
         for fault in self._before.faults:
             if fault.rule in LOST_OWNERS:
                 yield fault.message.removeprefix("ERROR ")
+        stale = lost_bitmaps(self._store, self._header)
+        if stale is not None:
+            yield stale
 
     def _damaged(self) -> Iterator[str]:
         """Say what a check has found of lost tables."""

@@ -66,6 +66,7 @@ class Changes:
         self._header_is_alone = bool(survey.references_at(np.zeros(1, dtype=np.int64))[0] == 1)
         self._entries = Stage.LATE_ENTRIES if refcounts.rebuild else Stage.ENTRIES
         self._switch: tuple[str, dict[str, int]] | None = None
+        self._gives_up_bitmaps = False
 
     # --- header ---
 
@@ -87,9 +88,14 @@ class Changes:
         if known != self._survey.header.autoclear_features:
             self.set_header(Stage.MARK, "unknown features", autoclear_features=known)
 
+    def give_up_bitmaps(self, reason: str) -> None:
+        """Let the header say that the bitmaps are stale, as that of the survey does."""
+        self._gives_up_bitmaps = True
+        self.set_header(Stage.MARK, reason, autoclear_features=self._survey.header.autoclear_features)
+
     def drop_lone_mark(self) -> None:
         """Let the marks be where nothing else changes."""
-        if self._journal.stages == [Stage.MARK]:
+        if self._journal.stages == [Stage.MARK] and not self._gives_up_bitmaps:
             self._journal.drop()
             self._plan.drop(RepairKind.HEADER)
 

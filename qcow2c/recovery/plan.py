@@ -19,7 +19,8 @@ What breaks a rule is not made to read as zeros, and what nothing refers to is n
       entries past the end of the file     data would lose it
     overlaps of metadata                 refcounts raised, nothing else
     record that may own what is lost     left as it is, and with it every refcount that is too high (LOST_OWNERS)
-    snapshot table, bitmap directory     left as they are, and with them, where they cannot be read, everything
+    snapshot table                       left as it is, and with it, where it cannot be read, everything
+    bitmaps that break a rule            left as they are; the header says that all bitmaps are stale (forsaken.py)
     dirty bit                            cleared, if no corruption remains
     corrupt bit                          cleared, if besides nothing overlaps and nothing is left because of doubt
 

@@ -112,6 +112,9 @@ class FullCheck:
         return found
 
     def _judge_bitmaps(self, walk: Walk) -> None:
+        for finding in rules.header_findings(self._header):
+            if finding.rule.startswith("extension.bitmaps") and finding.severity >= Severity.WARNING:
+                self._fail(finding)
         if walk.bitmaps.broken is not None:
             self._fail(walk.bitmaps.broken)
         seen: set[tuple[int, int]] = set()

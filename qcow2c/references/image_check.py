@@ -15,8 +15,11 @@ from qcow2c.references.check_result import CheckResult
 from qcow2c.references.small_check import proved_clean
 from qcow2c.storage.store import Store
 
-_REFUSED = ("header.crypt_method", "extension.bitmaps")
+_REFUSED = ("header.crypt_method",)
 """Rules, by the start of their names, that leave part of the image uncounted where they are broken."""
+
+_UNUSUAL = "extension.bitmaps"
+"""Rules, by the start of their names, that a look at numbers alone does not judge."""
 
 
 def check_image(store: Store) -> CheckResult:
@@ -33,7 +36,10 @@ def check_image(store: Store) -> CheckResult:
         result.failed = "File too large"
         return result
     result.total_clusters = header.geometry.clusters(header.size // SECTOR_SIZE * SECTOR_SIZE)
-    is_usual = not header.encrypted and not any(notice.rule in LOST_OWNERS for notice in notices)
+    is_usual = not header.encrypted and not any(
+        notice.rule in LOST_OWNERS or (notice.rule.startswith(_UNUSUAL) and notice.severity >= Severity.WARNING)
+        for notice in notices
+    )
     clean = proved_clean(store, header, snapshots, bitmaps) if is_usual else None
     if clean is not None:
         for name, value in clean._asdict().items():

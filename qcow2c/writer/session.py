@@ -43,10 +43,14 @@ class Session:
         self._allocator = allocator
         self._bitmaps = BitmapTracker(cache, allocator, reader.header)
         self._begun = False
+        self._given_up = False
+        """The header says already that bitmaps which are broken are stale."""
 
     def note(self, guest_offset: int, length: int) -> None:
         """Prepare for a change of guest bytes, before it is made; see `begin`. Raises StoreError."""
         self.begin()
+        if self._bitmaps.problem is not None:
+            self._give_up_bitmaps()
         self._bitmaps.note(guest_offset, length)
 
     def begin(self) -> None:
@@ -70,7 +74,14 @@ class Session:
         self._cache.medium.end_with_whole_unit()
         for cluster, references in self.admission.undercounted:
             self._allocator.raise_refcount(cluster, references)
-        self._begun = True
+        self._begun = self._given_up = True
+
+    def _give_up_bitmaps(self) -> None:
+        """Let bitmaps count as stale that are broken, and not kept: also where others of them were removed before."""
+        if not self._given_up:
+            autoclear = Header.load(self._cache.medium.store).autoclear_features
+            self._cache.header.write(autoclear_features=autoclear & ~_BITMAPS)
+            self._given_up = True
 
     def finish(self) -> None:
         """Make everything durable, and the image one that was closed cleanly.
@@ -114,11 +125,13 @@ class Session:
     def edit_bitmaps(self, place: PlaceClusters) -> BitmapEdit:
         """Return the bitmaps as they are, to be changed; `place` stores clusters of them and returns a host offset.
 
-        Durable order: everything pending, the bits that were recorded. Raises CorruptMetadata where the bitmaps are
-        broken, StoreError.
+        Durable order: everything pending, the bits that were recorded. Broken ones can be removed, as long as the disk
+        was not changed. Raises CorruptMetadata where they are broken and the disk was changed, StoreError.
         """
-        if self._bitmaps.problem is not None:  # What is broken is left as it is.
-            raise copy(self._bitmaps.problem)  # Once raised, it would lead to everything that is in use then.
+        if self._bitmaps.problem is not None:
+            if self._begun:
+                raise copy(self._bitmaps.problem)  # Once raised, it would lead to everything that is in use then.
+            return BitmapEdit(self._cache.medium.store, self._reader.header, place)  # Nothing changes yet.
         self.begin()
         self._cache.commit()
         self._bitmaps.finish()
@@ -142,7 +155,7 @@ class Session:
                 self._bitmaps = BitmapTracker(self._cache, self._allocator, self._reader.header)
                 raise
         self.release(edit.released)
-        self._bitmaps = BitmapTracker(self._cache, self._allocator, self._reader.header)
+        self._bitmaps, self._given_up = BitmapTracker(self._cache, self._allocator, self._reader.header), False
 
     def drop_bitmaps(self, edit: BitmapEdit) -> None:
         """Give up changed bitmaps: nothing refers to what was placed."""

@@ -129,15 +129,15 @@ def word(form: str, value: int) -> bytes:
 
 
 BITMAPS = [
-    error("bitmaps-0", "bitmaps", at_bitmap_extension(0, word(">I", 0))),
-    error("bitmaps-65536", "bitmaps", at_bitmap_extension(0, word(">I", 65536))),
+    opens("bitmaps-0", "bitmaps", at_bitmap_extension(0, word(">I", 0)), check="error"),
+    opens("bitmaps-65536", "bitmaps", at_bitmap_extension(0, word(">I", 65536)), check="error"),
     either("bitmaps-one-more", "bitmaps", at_bitmap_extension(0, word(">I", 3))),
     either("bitmaps-one-fewer", "bitmaps", at_bitmap_extension(0, word(">I", 1))),
-    error("bitmaps-reserved-field", "bitmaps", at_bitmap_extension(4, word(">I", 1))),
+    opens("bitmaps-reserved-field", "bitmaps", at_bitmap_extension(4, word(">I", 1)), check="error"),
     either("bitmap-directory-size-0", "bitmaps", at_bitmap_extension(8, word(">Q", 0))),
     either("bitmap-directory-size-8-less", "bitmaps", at_bitmap_extension(8, word(">Q", 56))),
-    error("bitmap-directory-size-max", "bitmaps", at_bitmap_extension(8, word(">Q", 2**64 - 1))),
-    error("bitmap-directory-misaligned", "bitmaps", at_bitmap_extension(16, word(">Q", 0x1008))),
+    opens("bitmap-directory-size-max", "bitmaps", at_bitmap_extension(8, word(">Q", 2**64 - 1)), check="error"),
+    opens("bitmap-directory-misaligned", "bitmaps", at_bitmap_extension(16, word(">Q", 0x1008)), check="error"),
     either("bitmap-directory-past-eof", "bitmaps", at_bitmap_extension(16, word(">Q", 2**40))),
     either("bitmap-name-length-max", "bitmaps", at_directory(18, word(">H", 65535))),
     either("bitmap-name-length-0", "bitmaps", at_directory(18, word(">H", 0))),

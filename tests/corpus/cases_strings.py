@@ -77,7 +77,7 @@ EXTENSIONS = [
         extension_area(extension(EXT_BACKING_FORMAT, b"raw"), extension(EXT_BACKING_FORMAT, b"qcow2")),
     ),
     error("extension-crypto-without-luks", "v3", extension_area(extension(EXT_CRYPTO, bytes(16)))),
-    error("extension-bitmaps-too-short", "bitmaps", extension_area(extension(EXT_BITMAPS, bytes(23)))),
+    opens("extension-bitmaps-too-short", "bitmaps", extension_area(extension(EXT_BITMAPS, bytes(23))), check="error"),
     either(
         "extension-unknown-twice",
         "v3",

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 import qcow2c
+from qcow2c.format.header import Header
+from qcow2c.format.records import read_bitmaps
+from qcow2c.storage.sources import Memory
 
 from .conftest import Outcome, run_qemu_img
 
@@ -327,3 +330,40 @@ def test_convert_into_an_image_that_is_there(folders: tuple[Path, Path], run_our
         assert dirty(ours / name) == dirty(theirs / name)
         assert info(ours, name) == info(theirs, name)
         assert run_qemu_img(ours, "check", name).status == 0
+
+
+def bitmap_records(path: Path) -> list[int]:
+    data = path.read_bytes()
+    header = Header.load(Memory(data))
+    return [record.span.offset for record in read_bitmaps(Memory(data), header).records]
+
+
+@pytest.mark.parametrize("at", [16, 17, 15], ids=["type", "granularity", "flags"])
+def test_an_image_that_qemu_refuses_for_a_bitmap_is_opened_again(at: int, tmp_path: Path, run_ours: RunOurs) -> None:
+    """By the removal of the bitmap, and by a repair, which gives up all of them."""
+    assert run_qemu_img(tmp_path, "create", "-q", "-f", "qcow2", IMAGE, "1M").status == 0
+    qemu_io(tmp_path, "write -P 7 0 512k")
+    for name in ("bad", "good"):
+        assert run_qemu_img(tmp_path, "bitmap", "--add", IMAGE, name).status == 0
+    image = tmp_path / IMAGE
+    data = bytearray(image.read_bytes())
+    data[bitmap_records(image)[0] + at] = 99
+    image.write_bytes(data)
+    refused = run_qemu_img(tmp_path, "info", IMAGE)
+    assert refused.status == 1 and "Bitmap 'bad'" in refused.err
+
+    shown = run_ours(tmp_path, "info", IMAGE)
+    assert shown.status == 0 and "bitmaps broken: bitmap 'bad': " in shown.out
+    checked = run_ours(tmp_path, "check", IMAGE)
+    assert checked.status == 1 and "bitmap 'bad'" in checked.err and "bitmap --remove" in checked.err
+    shutil.copy(image, tmp_path / OTHER)
+
+    assert run_ours(tmp_path, "bitmap", "--remove", IMAGE, "bad").status == 0
+    kept = run_qemu_img(tmp_path, "info", "--output=json", IMAGE).json()["format-specific"]["data"]["bitmaps"]
+    assert [bitmap["name"] for bitmap in kept] == ["good"]
+    assert run_qemu_img(tmp_path, "check", IMAGE).status in (0, 3)
+
+    assert run_ours(tmp_path, "check", "-r", "all", OTHER).status == 3
+    assert "bitmaps" not in run_qemu_img(tmp_path, "info", "--output=json", OTHER).json()["format-specific"]["data"]
+    assert run_qemu_img(tmp_path, "check", OTHER).status == 3
+    assert run_qemu_img(tmp_path, "compare", IMAGE, OTHER).status == 0

@@ -277,8 +277,7 @@ def test_no_snapshot_is_taken_where_check_refuses_the_bitmaps_extension() -> Non
     at = found.span.end - 8  # The offset of the directory.
     data[at : at + 8] = (int.from_bytes(data[at : at + 8]) + 1).to_bytes(8)
     before = bytes(data)
-    with pytest.raises(CorruptMetadata):
-        qcow2c.check(before)
+    assert "not cluster-aligned" in (qcow2c.check(before).failed or "")
     with pytest.raises(CorruptMetadata):
         qcow2c.snapshots.create(data, "two")
     assert data == before

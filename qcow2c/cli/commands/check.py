@@ -10,6 +10,9 @@ A repair frees nothing that may be data: where tables look lost or damaged, clus
 are, leaked, unless --allow-data-loss is given. No data is made to read as zeros. --undo FILE writes a file, before
 anything is changed, from which qcow2c undo brings back the image as it was.
 
+Where bitmaps are broken, an image is not opened by QEMU at all: -r all lets the header say that all of them are out of
+date, as after a program that knows none; bitmap --remove removes a broken one and keeps the others.
+
 examples:
   qcow2c check disk.qcow2
   qcow2c check --output=json disk.qcow2
@@ -83,7 +86,7 @@ def run(chosen: Namespace) -> int:
 def _report(result: CheckResult, chosen: Namespace, **more: Any) -> int:
     """Say what a check has found, in JSON with `more` facts."""
     if result.failed is not None:
-        text.complain(f"{chosen.image}: Check failed: {result.failed}")
+        text.complain(f"{chosen.image}: Check failed: {result.failed}{_way_out(result)}")
         return result.exit_code
     if not chosen.quiet:
         is_json = chosen.output == "json"
@@ -93,6 +96,14 @@ def _report(result: CheckResult, chosen: Namespace, **more: Any) -> int:
         return result.exit_code
     _tell(result)
     return result.exit_code
+
+
+def _way_out(result: CheckResult) -> str:
+    """Return what can be done where it is the bitmaps that cannot be checked."""
+    from qcow2c.recovery.forsaken import broken_bitmaps
+
+    way_out = "; bitmap --remove removes one that is broken, check -r all gives up all bitmaps"
+    return way_out if broken_bitmaps(result) is not None else ""
 
 
 def _tell(result: CheckResult) -> None:

@@ -56,8 +56,8 @@ def test_a_broken_directory_is_refused_and_left_as_it_is() -> None:
         bitmaps(data)
     before = bytes(data)
     refused = pytest.raises(CorruptMetadata, match="granularity_bits 63")
-    with qcow2c.open(data, "r+") as image, refused, image.engine.changing_bitmaps():
-        pass
+    with qcow2c.open(data, "r+") as image, refused, image.engine.changing_bitmaps() as edit:
+        edit.add("b")
     assert data == before
     torn = bytearray(before)
     torn[span.offset + 18] = 255
@@ -192,21 +192,9 @@ def test_a_useless_table_of_an_inconsistent_bitmap_can_be_removed() -> None:
     data = new_image()
     change(data, lambda edit: edit.add("a"))
     record = bitmaps(data)[0].record
-    with pytest.raises(CorruptMetadata, match="reserved"):
-        change(patched(data, record, 0, 1 << 60), lambda edit: edit.remove("a"))
     data = patched(marked(data, "a"), record, 0, 1 << 60)
     change(data, lambda edit: edit.remove("a"))
     assert len(bitmaps(data)) == 0
-
-
-def test_a_broken_table_of_a_disabled_bitmap_is_left_as_it_is() -> None:
-    data = new_image()
-    change(data, lambda edit: edit.add("a"), lambda edit: edit.enable("a", enabled=False))
-    broken = patched(data, bitmaps(data)[0].record, 0, 1 << 60)
-    before = bytes(broken)
-    with pytest.raises(CorruptMetadata, match="reserved"):
-        change(broken, lambda edit: edit.remove("a"))
-    assert broken == before
 
 
 WRONG = {

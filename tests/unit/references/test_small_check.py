@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from qcow2c import structs
 from qcow2c.errors import Qcow2Error
 from qcow2c.format import layout, rules
+from qcow2c.format.findings import Severity
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.records import read_bitmaps, read_snapshots
@@ -95,7 +96,11 @@ def sound_images(draw: st.DrawFn) -> Builder:
 def proof(data: bytes) -> Clean | None:
     """Return what is proved of an image that is asked for: not of one whose header may have lost its clusters."""
     header = Header.load(Memory(data))
-    lost = any(finding.rule in rules.LOST_OWNERS for finding in rules.header_findings(header))
+    lost = any(
+        finding.rule in rules.LOST_OWNERS
+        or (finding.rule.startswith("extension.bitmaps") and finding.severity >= Severity.WARNING)
+        for finding in rules.header_findings(header)
+    )
     return None if header.encrypted or lost else counted(data)
 
 
