@@ -35,6 +35,12 @@ Repair
     repair             what `check` found; says first what it will do
     undo_repair        the image as it was before
 
+Types of what is returned
+    ImageInfo          what `info` says: attributes, or `as_dict()`
+    Extent             of `map` and `Image.extents`
+    Bitmap             of `Image.bitmaps`, by name or position
+    Snapshot           of `Image.snapshots`, by name or ID
+
 Errors and structures
     Qcow2Error         the root of what is raised on purpose
     errors             the tree below it
@@ -60,6 +66,8 @@ TYPE_CHECKING = False  # Importing typing costs more than the rest of this file.
 if TYPE_CHECKING:
     from qcow2c import errors as errors
     from qcow2c import structs as structs
+    from qcow2c.bitmaps.stored import Bitmap as Bitmap
+    from qcow2c.disk.image_info import ImageInfo as ImageInfo
     from qcow2c.disk.opening import open_image
     from qcow2c.dump import Dump as Dump
     from qcow2c.dump import dump as dump
@@ -78,6 +86,8 @@ if TYPE_CHECKING:
     from qcow2c.errors import UsageError as UsageError
     from qcow2c.errors import WrongKey as WrongKey
     from qcow2c.image import Image as Image
+    from qcow2c.internal_snapshots import Snapshot as Snapshot
+    from qcow2c.layers.layer import Extent as Extent
     from qcow2c.ops import bitmaps
     from qcow2c.ops import snapshots as snapshots
     from qcow2c.ops.amend import amend as amend
@@ -106,18 +116,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Bitmap": "qcow2c.bitmaps.stored:Bitmap",
     "ChainError": "qcow2c.errors:ChainError",
     "CorruptData": "qcow2c.errors:CorruptData",
     "CorruptMetadata": "qcow2c.errors:CorruptMetadata",
     "Dump": "qcow2c.dump:Dump",
+    "Extent": "qcow2c.layers.layer:Extent",
     "GateRefused": "qcow2c.errors:GateRefused",
     "Image": "qcow2c.image:Image",
+    "ImageInfo": "qcow2c.disk.image_info:ImageInfo",
     "ImageLocked": "qcow2c.errors:ImageLocked",
     "LimitExceeded": "qcow2c.errors:LimitExceeded",
     "MissingKey": "qcow2c.errors:MissingKey",
     "NoSuchSnapshot": "qcow2c.errors:NoSuchSnapshot",
     "NotQcow2": "qcow2c.errors:NotQcow2",
     "Qcow2Error": "qcow2c.errors:Qcow2Error",
+    "Snapshot": "qcow2c.internal_snapshots:Snapshot",
     "StoreError": "qcow2c.errors:StoreError",
     "UnsupportedFeature": "qcow2c.errors:UnsupportedFeature",
     "UsageError": "qcow2c.errors:UsageError",

@@ -35,8 +35,10 @@ from qcow2c.forensic.header_nodes import (
     header_node,
     snapshot_nodes,
 )
+from qcow2c.forensic.limits import bounded, has_geometry
 from qcow2c.forensic.nodes import Findings, Node, size_text
 from qcow2c.forensic.render_text import Style
+from qcow2c.forensic.steps import Steps
 from qcow2c.forensic.summary import Summary
 from qcow2c.forensic.table_nodes import bitmap_table_nodes, l1_nodes, l2_nodes, refcount_nodes
 from qcow2c.forensic.trace import guest_nodes, host_nodes
@@ -49,6 +51,7 @@ from qcow2c.storage import locks
 from qcow2c.storage.gate import Gate, GateRequest, gate_for
 from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.sources import Source, Store, opened
+from qcow2c.storage.store import Progress
 
 SECTIONS = (
     "header", "features", "extensions", "encryption", "snapshots", "bitmaps", "l1", "l2", "refcounts", "map", "findings"
@@ -71,6 +74,7 @@ class Dump:
         *,
         verify: bool = False,
         share: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         """Open an image for its `sections`, all without any; arguments and errors are those of `dump`."""
         chosen = tuple(sections or SECTIONS)
@@ -82,6 +86,7 @@ class Dump:
         self._summary = Summary()
         with ExitStack() as stack:
             self.store = stack.enter_context(opened(source, locks.Use.of_reader(share=share)))
+            self._steps = Steps(progress, self.store.size(), self.sections)
             self._load()
             self._opened = stack.pop_all()
 
@@ -112,9 +117,9 @@ class Dump:
             return
         self.header = header
         self._header_findings = list(rules.header_findings(header))
-        if _has_geometry(header):
+        if has_geometry(header):
             # What exceeds a limit is a finding; the walk sees no more of it than the limit.
-            self.walk = Walk(self.store, _bounded(header))
+            self.walk = Walk(self.store, bounded(header))
 
     @property
     def exit_code(self) -> int:
@@ -129,7 +134,7 @@ class Dump:
     @cached_property
     def _checked(self) -> Checked | None:
         """What a check says; None where the header does not even say where anything is."""
-        return None if self.walk is None else Checked(self.store, self.walk.geometry.cluster_size)
+        return None if self.walk is None else Checked(self.store, self.walk.geometry.cluster_size, self._steps.of_check)
 
     # --- renderings ---
 
@@ -193,6 +198,7 @@ class Dump:
 
     def _nodes(self) -> Iterator[Node]:
         self._summary.clear()
+        self._steps.begin()
         makers = self._makers()
         # A check first: what it holds is free again before the sections read the tables.
         _ = self._checked if "findings" in self.sections else None
@@ -200,9 +206,11 @@ class Dump:
             if section == "findings":
                 yield self._findings_node()
             elif section in makers:
-                yield Node(section, make_children=partial(self._guarded, makers[section]))
+                make = partial(self._steps.along, section, makers[section])
+                yield Node(section, make_children=partial(self._guarded, make))
         if self._verify:
             yield Node("verify", make_children=partial(self._guarded, self._verification))
+        self._steps.end()
 
     def _makers(self) -> dict[str, Callable[[], Iterator[Node]]]:
         header, walk = self.header, self.walk
@@ -334,16 +342,22 @@ class Dump:
 
 
 def dump(
-    source: Source | Store, sections: Iterable[str] | None = None, *, verify: bool = False, share: bool = False
+    source: Source | Store,
+    sections: Iterable[str] | None = None,
+    *,
+    verify: bool = False,
+    share: bool = False,
+    progress: Progress | None = None,
 ) -> Dump:
     """Take an image apart, and return the tree of it, which is made while it is walked.
 
     `sections` picks parts of SECTIONS; `verify` adds the comparison with a second, independent parser; `share=True`
-    reads an image although another process may be writing to it.
+    reads an image although another process may be writing to it. `progress` is told, while the tree is walked, how much
+    is done, and all: each section counts as much as the file is long.
     Raises NotQcow2 where not even the magic is there, StoreError, ImageLocked, UsageError; damage is findings, not
     errors.
     """
-    return Dump(source, sections, verify=verify, share=share)
+    return Dump(source, sections, verify=verify, share=share, progress=progress)
 
 
 def chain(path: str, gate: str | Gate) -> Iterator[Store]:
@@ -372,13 +386,6 @@ def chain(path: str, gate: str | Gate) -> Iterator[Store]:
             image = os.fspath(policy(GateRequest("backing file", os.fsdecode(name), Path(store.name))))
 
 
-def _has_geometry(header: Header) -> bool:
-    """Whether sizes can be computed from the header at all."""
-    if not header.has_valid_cluster_bits or header.refcount_order not in Limit.REFCOUNT_ORDER:
-        return False
-    return not header.extended_l2 or header.cluster_bits in Limit.EXTENDED_L2_CLUSTER_BITS
-
-
 def _with_distinct_bitmaps(walk: Walk) -> Walk:
     """Return the walk, without the bitmaps whose table another one has: thousands may name one and the same."""
     distinct = {record.bitmap_table_offset: record for record in reversed(walk.bitmaps.records)}
@@ -386,12 +393,3 @@ def _with_distinct_bitmaps(walk: Walk) -> Walk:
         return walk
     bitmaps = walk.bitmaps._replace(records=tuple(distinct.values()))
     return Walk(walk.store, walk.header, walk.snapshots, bitmaps)
-
-
-def _bounded(header: Header) -> Header:
-    return replace(
-        header,
-        l1_size=min(header.l1_size, Limit.L1_ENTRIES),
-        nb_snapshots=min(header.nb_snapshots, Limit.SNAPSHOTS),
-        refcount_table_clusters=min(header.refcount_table_clusters, Limit.REFCOUNT_TABLE_BYTES >> header.cluster_bits),
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,11 @@ from qcow2c.format.header import Header
 from qcow2c.format.records import SnapshotRecord, read_snapshots
 from qcow2c.internal_snapshots import KeptSnapshot, Snapshots, renewed
 from qcow2c.layers.direct import IN_NO_FILE
-from qcow2c.layers.layer import Layer
+from qcow2c.layers.layer import Extent, Layer
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage, SalvagedRange
 from qcow2c.layers.turn import AT_ONCE
+from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.open_file import OpenFile
 from qcow2c.storage.positioned import PositionedFile
 from qcow2c.storage.store import Store
@@ -32,6 +33,9 @@ from qcow2c.storage.store import Store
 if TYPE_CHECKING:
     from qcow2c.atomic.successor import Successor
     from qcow2c.engine import Engine
+
+Mapped = Callable[[Layer, int, int | None], Iterator[Extent]]
+"""Yields the extents of a layer from an offset on, so many bytes or all."""
 
 
 class Image(PositionedFile):
@@ -54,8 +58,12 @@ class Image(PositionedFile):
         snapshots: tuple[SnapshotRecord, ...] = (),
         engine: Engine | None = None,
         parent: Image | None = None,
+        mapped: Mapped,
     ) -> None:
-        """Made by `open_image`, and, with a `parent`, by `of_state`; closing the image closes `opened`."""
+        """Made by `open_image`, and, with a `parent`, by `of_state`; closing the image closes `opened`.
+
+        `mapped` finds the extents of a layer and of what lies below it.
+        """
         super().__init__()
         self.name = name
         self.notices = notices
@@ -65,6 +73,7 @@ class Image(PositionedFile):
         """What is known of the snapshots; `snapshots` is how to get at them."""
         self._opened, self._engine, self._active = opened, engine, parent is None
         self._parent = parent
+        self._mapped = mapped
         self._process = os.getpid()
         self._locate, self._read_directly = layer.locate, layer.data_store.direct_pread()
         self._size = layer.disk_size
@@ -104,7 +113,7 @@ class Image(PositionedFile):
 
     def of_state(self, layer: Reader, name: str, notices: tuple[Finding, ...]) -> Image:
         """Return a read-only image of another state of this one, whose files it needs; `Snapshot.open` does it."""
-        return Image(layer, name=name, opened=ExitStack(), notices=notices, parent=self)
+        return Image(layer, name=name, opened=ExitStack(), notices=notices, parent=self, mapped=self._mapped)
 
     @property
     def salvaged(self) -> tuple[SalvagedRange, ...]:
@@ -120,6 +129,20 @@ class Image(PositionedFile):
         self._check_open()
         store = self.layer.store
         return load_bitmaps(store, Header.load(store)) if self._active else Bitmaps()
+
+    def extents(self, start: int = 0, length: int | None = None) -> Iterator[Extent]:
+        """Yield what the disk holds from byte `start` on, `length` bytes or all: data, zeros, and where, in order.
+
+        It is what `qemu-img map` prints; layers below are looked at, guest data is not read. What is pending is made
+        durable before. Raises CorruptMetadata at the first table entry that breaks a rule, LimitExceeded, StoreError,
+        UsageError.
+        """
+        start, length = index(start), index_or_none(length)
+        if start < 0 or (length or 0) < 0:
+            raise UsageError(f"cannot map {length} bytes at offset {start}: negative")
+        self._check_open()
+        self.image_file()
+        return self._mapped(self.layer, start, length)
 
     def image_file(self) -> Store:
         """Return the file of the image; what is pending is made durable before. Raises UsageError, StoreError."""

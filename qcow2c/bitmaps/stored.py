@@ -171,7 +171,7 @@ class Bitmap:
 
 
 class Bitmaps(Sequence[Bitmap]):
-    """The bitmaps of an image in the order of its directory."""
+    """The bitmaps of an image in the order of its directory; an index may be a position or a name."""
 
     def __init__(self, found: Iterable[Bitmap] = (), *, stale: bool = False) -> None:
         self._found = tuple(found)
@@ -182,20 +182,39 @@ class Bitmaps(Sequence[Bitmap]):
     def __getitem__(self, index: int) -> Bitmap: ...
 
     @overload
+    def __getitem__(self, index: str) -> Bitmap: ...
+
+    @overload
     def __getitem__(self, index: slice) -> tuple[Bitmap, ...]: ...
 
-    def __getitem__(self, index: int | slice) -> Bitmap | tuple[Bitmap, ...]:
-        return self._found[index]
+    def __getitem__(self, index: int | str | slice) -> Bitmap | tuple[Bitmap, ...]:
+        """Return a bitmap, or several. Raises KeyError for a name that none has, IndexError."""
+        if not isinstance(index, str):
+            return self._found[index]
+        found = self._named(index)
+        if found is None:
+            raise KeyError(index)
+        return found
+
+    def __contains__(self, wanted: object) -> bool:
+        """Return whether a bitmap is one of these, or one of them has a name."""
+        return any(wanted is bitmap or wanted == bitmap.name for bitmap in self._found)
+
+    def __repr__(self) -> str:
+        return f"<Bitmaps {[bitmap.name for bitmap in self._found]}>"
 
     def __len__(self) -> int:
         return len(self._found)
 
     def find(self, name: str) -> Bitmap:
         """Return the bitmap of a name. Raises UsageError where there is none."""
-        for bitmap in self._found:
-            if bitmap.name == name:
-                return bitmap
-        raise UsageError(f"Dirty bitmap '{name}' not found")
+        found = self._named(name)
+        if found is None:
+            raise UsageError(f"Dirty bitmap '{name}' not found")
+        return found
+
+    def _named(self, name: str) -> Bitmap | None:
+        return next((bitmap for bitmap in self._found if bitmap.name == name), None)
 
 
 def load_bitmaps(store: Store, header: Header) -> Bitmaps:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import text
+from qcow2c.cli import progress, text
 from qcow2c.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,17 +39,19 @@ def is_wanted(chosen: Namespace) -> bool:
     return False
 
 
-def repaired(named: NamedImage, chosen: Namespace) -> RepairResult:
+def repaired(named: NamedImage, chosen: Namespace, *, shows_progress: bool = False) -> RepairResult:
     """Repair an image, or find out what that would change, and tell what was done; not what is wrong afterwards."""
     from qcow2c.ops.repair import repair
 
-    result = repair(
-        named.filename,
-        chosen.repair,
-        dry_run=chosen.dry_run,
-        undo=chosen.undo,
-        allow_data_loss=chosen.allow_data_loss,
-    )
+    with progress.shown(wanted=shows_progress) as report:
+        result = repair(
+            named.filename,
+            chosen.repair,
+            dry_run=chosen.dry_run,
+            undo=chosen.undo,
+            allow_data_loss=chosen.allow_data_loss,
+            progress=report,
+        )
     is_human = chosen.output == "human" and not chosen.quiet
     if result.is_dry_run and is_human:
         text.write("".join(f"{line}\n" for line in _plan(result)))

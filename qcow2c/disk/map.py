@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from operator import index
-from typing import NamedTuple
 
 from qcow2c.disk.map_layers import (
     BELOW,
@@ -25,13 +24,24 @@ from qcow2c.disk.map_layers import (
 )
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format.tables import Kind
-from qcow2c.image import Image
-from qcow2c.layers.layer import Layer, file_runs
+from qcow2c.layers.layer import Extent, Layer, file_runs
 
 ARRAYS_FROM = 1 << 19
 """Entries of L2 tables, subclusters counted, from which on arrays are worth the import of numpy."""
 
-__all__ = ["COMPRESSED", "DATA", "OFFSET", "PRESENT", "ZERO", "Columns", "DiskMap", "entries", "plain_columns"]
+__all__ = [
+    "COMPRESSED",
+    "DATA",
+    "OFFSET",
+    "PRESENT",
+    "ZERO",
+    "Columns",
+    "DiskMap",
+    "Extent",
+    "entries",
+    "extents",
+    "plain_columns",
+]
 
 _BATCH = 4096
 """Runs in one batch of the plain way."""
@@ -160,22 +170,8 @@ def _merged(runs: Iterator[Segment]) -> Iterator[Segment]:
         yield start, length, depth, flags, offset
 
 
-class Extent(NamedTuple):
-    """Bytes of the disk of one kind: `offset` in the file of the layer at `depth` (0: the top), None without one."""
-
-    start: int
-    length: int
-    depth: int
-    present: bool
-    zero: bool
-    data: bool
-    offset: int | None
-    compressed: bool = False
-
-
-def extents(image: Image | Layer, start: int = 0, max_length: int | None = None) -> Iterator[Extent]:
-    """Yield the map of an open image, as `qemu-img map --output=json` prints it. Raises as `DiskMap.columns`."""
-    layer = image.layer if isinstance(image, Image) else image
+def extents(layer: Layer, start: int = 0, max_length: int | None = None) -> Iterator[Extent]:
+    """Yield the map of a disk, as `qemu-img map --output=json` prints it. Raises as `DiskMap.columns`."""
     for columns in DiskMap(layer).located(start, max_length):
         for at, length, depth, flags, offset in zip(*columns, strict=True):
             place = offset if flags & OFFSET else None

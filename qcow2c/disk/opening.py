@@ -8,6 +8,7 @@ too deep is refused.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from threading import RLock
 from typing import TYPE_CHECKING, Literal, TypedDict
@@ -20,7 +21,7 @@ from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import LoadedImage, load_image
 from qcow2c.format.metadata_spans import metadata_spans
 from qcow2c.image import Image
-from qcow2c.layers.layer import Layer, RawLayer
+from qcow2c.layers.layer import Extent, Layer, RawLayer
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage
 from qcow2c.layers.state import active_state
@@ -107,7 +108,14 @@ def open_image(
             notices=loaded.notices,
             snapshots=loaded.snapshots.records,
             engine=engine,
+            mapped=_extents,
         )
+
+
+def _extents(layer: Layer, start: int, length: int | None) -> Iterator[Extent]:
+    from qcow2c.disk.map import extents  # Late: most images are read, and not mapped.
+
+    return extents(layer, start, length)
 
 
 def _as_bytes(source: Source | Store, *, writable: bool) -> Source | Store:

@@ -13,7 +13,7 @@ from qcow2c.forensic.nodes import Node
 from qcow2c.format.findings import Finding, Severity
 from qcow2c.references.check_result import CheckResult
 from qcow2c.references.image_check import check_image
-from qcow2c.storage.store import Store
+from qcow2c.storage.store import Progress, Store
 
 
 class Checked:
@@ -22,13 +22,13 @@ class Checked:
     `is_whole` is false where the check gave up: then it has seen only a part, and `findings` say why.
     """
 
-    def __init__(self, store: Store, cluster_size: int) -> None:
+    def __init__(self, store: Store, cluster_size: int, progress: Progress | None = None) -> None:
         """Check an image whose header was loaded. Raises StoreError."""
         self.findings: list[Finding] = []
         self.is_whole = False
         self.unlisted = 0
         try:
-            result = check_image(store)
+            result = check_image(store, progress)
         except StoreError:
             raise
         except Qcow2Error as exc:

@@ -32,6 +32,19 @@ class Run(NamedTuple):
     host_offset: int
 
 
+class Extent(NamedTuple):
+    """Bytes of the disk of one kind: `offset` in the file of the layer at `depth` (0: the top), None without one."""
+
+    start: int
+    length: int
+    depth: int
+    present: bool
+    zero: bool
+    data: bool
+    offset: int | None
+    compressed: bool = False
+
+
 class Layer(Protocol):
     """One image of a chain: what it holds itself, and what lies below it."""
 

@@ -106,6 +106,17 @@ def info(
 def info(
     source: Source | Store,
     *,
+    backing_chain: Literal[True],
+    gate: str | Gate = "directory",
+    image_format: str | None = None,
+    share: bool = False,
+) -> list[ImageInfo]: ...
+
+
+@overload
+def info(
+    source: Source | Store,
+    *,
     backing_chain: bool,
     gate: str | Gate = "directory",
     image_format: str | None = None,

@@ -22,6 +22,7 @@ from qcow2c.references.check_result import CheckResult, Fault
 from qcow2c.references.image_check import check_image
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
+from qcow2c.storage.store import Progress, stage
 from qcow2c.structs import INCOMPATIBLE_FEATURES
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["RepairResult", "repair", "undo_repair"]
 
 What = Literal["leaks", "all"]
+
+_STAGES = 5
+"""Of a repair: a check that looks whether there is anything to do, one alone, a survey, one of the plan, a last one."""
 
 _DIRTY = layout.bits(INCOMPATIBLE_FEATURES)["dirty"].mask
 _CORRUPT = layout.bits(INCOMPATIBLE_FEATURES)["corrupt"].mask
@@ -73,13 +77,15 @@ def repair(
     dry_run: bool = False,
     undo: str | os.PathLike[str] | None = None,
     allow_data_loss: bool = False,
+    progress: Progress | None = None,
 ) -> RepairResult:
     """Repair what is "leaks" only, or "all" that can be without destroying what may be data.
 
     `dry_run` changes nothing, and tells what would be. `undo` is a file that is written before the first change, and
     from which `undo_repair` brings back the image as it was; where nothing is changed there is none. With
     `allow_data_loss` clusters are freed although they may be data of a table that is lost. The image is opened for
-    writing, alone, only where something is wrong with it.
+    writing, alone, only where something is wrong with it. `progress` is told how much is done, and all: each of the
+    checks and counts of a repair is as much as the file is long.
 
     Raises UsageError, LimitExceeded where it would take too much, and as `check`.
     """
@@ -88,14 +94,26 @@ def repair(
     if undo is not None and os.path.lexists(undo):
         raise UsageError(f"{os.fsdecode(undo)!r} exists: an undo file is never overwritten")
     with opened(source, Use.IMAGE) as store:
-        before = check(store) if dry_run else check_image(store)
+        first = stage(progress, 0, _STAGES)
+        before = check(store, progress=first) if dry_run else check_image(store, first)
         has_broken_bitmaps = what == "all" and _broken_bitmaps(before) is not None
         if (before.failed is not None and not has_broken_bitmaps) or _is_fine(store, before):
+            _tell_all(progress)
             return RepairResult(store.name, dry_run, before, before)
         if dry_run:
-            return _Repair(store, what, None, before, allow_data_loss=allow_data_loss).plan_only()
+            result = _Repair(store, what, None, before, progress, allow_data_loss=allow_data_loss).plan_only()
+            _tell_all(progress)
+            return result
     with opened(source, Use.WRITABLE_IMAGE) as store:
-        return _Repair(store, what, undo, check(store), allow_data_loss=allow_data_loss).run()
+        before = check(store, progress=stage(progress, 1, _STAGES))
+        result = _Repair(store, what, undo, before, progress, allow_data_loss=allow_data_loss).run()
+        _tell_all(progress)
+        return result
+
+
+def _tell_all(progress: Progress | None) -> None:
+    if progress is not None:
+        progress(1, 1)
 
 
 def undo_repair(source: Source | Store, undo: Source | Store) -> bool:
@@ -132,6 +150,7 @@ class _Repair:
         what: str,
         undo: str | os.PathLike[str] | None,
         before: CheckResult,
+        progress: Progress | None,
         *,
         allow_data_loss: bool,
     ) -> None:
@@ -141,6 +160,7 @@ class _Repair:
         self._allow_data_loss = allow_data_loss
         self._header = Header.load(store)
         self._before = before
+        self._progress = progress
         self._broken_bitmaps = _broken_bitmaps(before) if self._is_all else None
         if self._broken_bitmaps is not None:
             from qcow2c.recovery.forsaken import check_without_bitmaps, without_bitmaps
@@ -166,7 +186,7 @@ class _Repair:
                 if self._undo is not None:
                     journal.complete(self._store)
                 journal.apply(self._store)
-                after = check(self._store)
+                after = check(self._store, progress=stage(self._progress, 4, _STAGES))
         return self._result(plan, after, is_dry_run=False)
 
     def _plan(self, journal: Journal) -> tuple[Plan, CheckResult]:
@@ -180,7 +200,7 @@ class _Repair:
         before = self._before
         if before.failed is not None:
             return Plan(), before
-        survey = Survey(self._store, self._header)
+        survey = Survey(self._store, self._header, stage(self._progress, 2, _STAGES))
         damage = survey.damage() or survey.overlap()
         doubt = Doubt(survey, rebuild=bool(damage), damaged=[*self._damaged()], lost=[*self._lost_owners()])
         is_kept = bool(doubt.reasons) and not self._allow_data_loss
@@ -212,7 +232,7 @@ class _Repair:
         if self._is_all or (is_only_copied and not is_kept):
             changes.correct_entries(rules=mends)
         changes.switch()
-        after = check(Patched(self._store, journal))
+        after = check(Patched(self._store, journal), progress=stage(self._progress, 3, _STAGES))
         if after.failed is None and not after.corruptions and not after.check_errors:
             is_sound = not after.overlaps and not (is_kept and plan.kept)
             cleared = _DIRTY | _CORRUPT if is_sound else _DIRTY

@@ -21,7 +21,7 @@ from qcow2c.format.tables import L1_OFFSET, L2_COMPRESSED, L2_OFFSET, compressed
 from qcow2c.references.batches import SCAN_CLUSTERS, flat
 from qcow2c.references.counts import Accounting
 from qcow2c.references.walk import L2Tables, Owner, References, State, Walk
-from qcow2c.storage.store import Store
+from qcow2c.storage.store import Progress, Store
 from qcow2c.structs import AUTOCLEAR_FEATURES
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _BITMAP_OWNERS = (Owner.BITMAP_DIRECTORY, Owner.BITMAP_TABLE, Owner.BITMAP_DATA)
 class Survey:
     """References and refcounts of one image, cluster by cluster; `clusters` are those of the file, or one more."""
 
-    def __init__(self, store: Store, header: Header) -> None:
+    def __init__(self, store: Store, header: Header, progress: Progress | None = None) -> None:
         """Raises CorruptMetadata, LimitExceeded, StoreError."""
         self.store = store
         self.header = header
@@ -49,7 +49,7 @@ class Survey:
         self.step = max(SCAN_CLUSTERS, 1 << self.geometry.refcount_block_bits)
         self.metadata = [*self.walk.metadata()]
         counted = [part for part in self.metadata if part.owner is not Owner.REFCOUNT_TABLE]
-        accounting = Accounting(self.walk, counted)
+        accounting = Accounting(self.walk, counted, progress=progress)
         self.refcounts = accounting.refcounts
         self._counts = flat(accounting.end + 2, np.uint32)
         referenced: set[int] = set()

@@ -20,6 +20,7 @@ from qcow2c.format.table_rules import l2_rules
 from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.sweep import Sweep, Tally, Window
 from qcow2c.references.walk import L2Tables, Owner, References, Walk
+from qcow2c.storage.store import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,14 +60,20 @@ def leaves_file(walk: Walk, offsets: U64Array, lengths: U64Array, *, is_l1: bool
 class Accounting:
     """The count over one image. `windows()` yields each window when it is complete; `tally` is then complete too."""
 
-    def __init__(self, walk: Walk, metadata: Iterable[References] | None = None) -> None:
-        """`metadata` is what is counted besides what L2 entries name: if not given, all but the refcount blocks."""
+    def __init__(
+        self, walk: Walk, metadata: Iterable[References] | None = None, *, progress: Progress | None = None
+    ) -> None:
+        """`metadata` is what is counted besides what L2 entries name: if not given, all but the refcount blocks.
+
+        `progress` is told how many bytes of the file are counted.
+        """
         self.walk = walk
         self.geometry = walk.geometry
         self.refcounts = StoredRefcounts(walk)
         self.tally = Tally()
         self.metadata = [*(walk.metadata() if metadata is None else metadata)]
         self.blocks = walk.refcount_blocks()
+        self._progress = progress
         self._lock = threading.Lock()
         self._rules = l2_rules(self.geometry)
         self._tables = walk.stored_tables()
@@ -149,11 +156,20 @@ class Accounting:
         waiting: deque[Future[None]] = deque()
         with ThreadPoolExecutor(_THREADS) as pool:
             for start, end in self.walk.batches(chosen):
+                self._tell(window, start, len(chosen.offsets))
                 waiting.append(pool.submit(self._count_batch, window, chosen, start, end))
                 if len(waiting) > _THREADS:
                     waiting.popleft().result()
             while waiting:
                 waiting.popleft().result()
+        self._tell(window, 1, 1)
+
+    def _tell(self, window: Window, tables: int, of_all: int) -> None:
+        """Tell that so many tables of all are counted in a window."""
+        if self._progress is not None:
+            clusters = window.first + (window.end - window.first) * tables // max(1, of_all)
+            size = self.geometry.cluster_size
+            self._progress(min(clusters, self.end) * size, self.end * size)
 
     def _count_batch(self, window: Window, chosen: L2Tables, start: int, end: int) -> None:
         sweep = Sweep(self.walk.batch(chosen, start, end), self.geometry)

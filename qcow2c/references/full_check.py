@@ -37,6 +37,7 @@ from qcow2c.references.overlaps import overlaps
 from qcow2c.references.sweep import Window
 from qcow2c.references.walk import ACTIVE, References, Walk
 from qcow2c.storage.sources import Store
+from qcow2c.storage.store import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,11 +57,12 @@ class Failed(Exception):
 class FullCheck:
     """One check of an image; what it finds is added to `result`."""
 
-    def __init__(self, store: Store, header: Header, result: CheckResult) -> None:
+    def __init__(self, store: Store, header: Header, result: CheckResult, progress: Progress | None = None) -> None:
         self._store = store
         self._header = header
         self._geometry = header.geometry
         self._result = result
+        self._progress = progress
 
     def run(self, snapshots: SnapshotTable, bitmaps: BitmapDirectory) -> None:
         """Judge and count everything. Raises Failed, LimitExceeded, with what was found until then in the result."""
@@ -140,7 +142,7 @@ class FullCheck:
     # --- counts ---
 
     def _count(self, walk: Walk) -> None:
-        result, accounting = self._result, Accounting(walk)
+        result, accounting = self._result, Accounting(walk, progress=self._progress)
         table = walk.refcount_table()
         blocks = self._countable_blocks(table)
         highest = 0

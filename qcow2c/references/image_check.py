@@ -13,7 +13,7 @@ from qcow2c.format.records import read_bitmaps, read_snapshots
 from qcow2c.format.rules import LOST_OWNERS
 from qcow2c.references.check_result import CheckResult
 from qcow2c.references.small_check import proved_clean
-from qcow2c.storage.store import Store
+from qcow2c.storage.store import Progress, Store
 
 _REFUSED = ("header.crypt_method",)
 """Rules, by the start of their names, that leave part of the image uncounted where they are broken."""
@@ -22,8 +22,8 @@ _UNUSUAL = "extension.bitmaps"
 """Rules, by the start of their names, that a look at numbers alone does not judge."""
 
 
-def check_image(store: Store) -> CheckResult:
-    """Return what a check of an image finds. Raises as `ops.check.check` does."""
+def check_image(store: Store, progress: Progress | None = None) -> CheckResult:
+    """Return what a check of an image finds; `progress` is told bytes of the file. Raises as `ops.check.check` does."""
     header, notices = load_header(store, Severity.FATAL, _REFUSED)
     result = CheckResult(filename=store.name)
     snapshots, bitmaps = read_snapshots(store, header), read_bitmaps(store, header)
@@ -48,7 +48,7 @@ def check_image(store: Store) -> CheckResult:
     from qcow2c.references.full_check import Failed, FullCheck  # Late: it imports numpy.
 
     try:
-        FullCheck(store, header, result).run(snapshots, bitmaps)
+        FullCheck(store, header, result, progress).run(snapshots, bitmaps)
     except Failed as stop:
         result.failed = str(stop)
     except LimitExceeded as stop:

@@ -23,6 +23,13 @@ Progress = Callable[[int, int], object]
 _ZEROS = bytes(512 << 10)
 
 
+def stage(progress: Progress | None, number: int, count: int) -> Progress | None:
+    """Return what to tell in one of several stages of a work, which count the same."""
+    if progress is None:
+        return None
+    return lambda done, size: progress(number * max(1, size) + done, count * max(1, size))
+
+
 class Store(ABC):
     """Bytes at offsets. `name` is for messages; `path` is set where the bytes are a local file.
 

@@ -6,6 +6,7 @@ import io
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -182,3 +183,26 @@ def test_the_size_is_a_method_and_the_same_for_those_who_seek(built: tuple[bytes
     with qcow2c.open(image_bytes) as image:
         assert image.size() == image.seek(0, os.SEEK_END) == len(content)
         assert not hasattr(io.BufferedReader(image), "size")
+
+
+def test_extents_are_those_of_map(examples: Path) -> None:
+    with qcow2c.open(examples / "demo.qcow2") as image:
+        whole = list(image.extents())
+        assert whole == list(qcow2c.map(image)) == list(qcow2c.map(examples / "demo.qcow2"))
+        first: qcow2c.Extent = next(image.extents(4096, length=512))
+        assert (first.start, first.length, first.offset) == (4096, 512, (whole[0].offset or 0) + 4096)
+        with image.snapshots["before-update"].open() as before:
+            assert list(before.extents()) != whole
+        for start, length in ((-1, None), (0, -1)):
+            with pytest.raises(UsageError, match="negative"):
+                image.extents(start, length)
+    with pytest.raises(UsageError, match="closed"):
+        image.extents()
+
+
+def test_extents_show_what_was_just_written(tmp_path: Path) -> None:
+    path = tmp_path / "disk.qcow2"
+    qcow2c.create(path, 1 << 20)
+    with qcow2c.open(path, "r+") as image:
+        image.pwrite(b"x" * 65536, 65536)
+        assert [(one.start, one.data) for one in image.extents()] == [(0, False), (65536, True), (131072, False)]

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, image_names, repair_report, text
+from qcow2c.cli import arguments, image_names, progress, repair_report, text
 
 if TYPE_CHECKING:
     from qcow2c.references.check_result import CheckResult
@@ -60,6 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     image_names.add_arguments(parser)
     arguments.add_output(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("-p", "--progress", action="store_true", help="show progress")
     repair_report.add_arguments(parser)
     parser.add_argument("-T", "--cache", metavar="CACHE", help="accepted for qemu-img's sake; does nothing")
 
@@ -69,6 +70,7 @@ def run(chosen: Namespace) -> int:
     from qcow2c.storage.sources import opened
 
     is_repair = repair_report.is_wanted(chosen)
+    wanted = chosen.progress and not chosen.quiet and chosen.output == "human"
     named = image_names.chosen_image(chosen, chosen.image, chosen.format)
     with image_names.source_of(named) as source, opened(source) as store:
         image_format = named.format or detect_format(store)
@@ -78,8 +80,10 @@ def run(chosen: Namespace) -> int:
         if not is_repair:
             from qcow2c.ops.check import check
 
-            return _report(check(store, share=named.share), chosen)
-    result = repair_report.repaired(named, chosen)
+            with progress.shown(wanted=wanted) as report:
+                found = check(store, share=named.share, progress=report)
+            return _report(found, chosen)
+    result = repair_report.repaired(named, chosen, shows_progress=wanted)
     return _report(result.after, chosen, **repair_report.facts(result))
 
 

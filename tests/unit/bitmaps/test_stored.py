@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import qcow2c
 from qcow2c.bitmaps.stored import Bitmap, without_rest
 from qcow2c.errors import CorruptMetadata, Span, UsageError
 from qcow2c.format.header import Header
@@ -39,6 +42,23 @@ def test_ranges_go_over_clusters_of_the_bitmap_in_one() -> None:
     assert dirty(data, "a") == [(MIB, 8 * MIB), (10 * MIB, 512)]
     entries = bitmaps(data).find("a").table
     assert len(entries) == 8 and entries[6] == entries[7] == 0
+
+
+def test_bitmaps_are_found_by_name_and_by_position(examples: Path) -> None:
+    with qcow2c.open(examples / "demo.qcow2") as image:
+        bitmaps = image.bitmaps
+        found: qcow2c.Bitmap = bitmaps["since-monday"]
+        assert found is bitmaps[0] is bitmaps.find("since-monday")
+        assert (found.name, found.granularity, found.enabled, found.inconsistent) == (
+            "since-monday",
+            65536,
+            True,
+            False,
+        )
+        assert "since-monday" in bitmaps and found in bitmaps and "other" not in bitmaps and bitmaps[:] == (found,)
+        assert repr(bitmaps) == "<Bitmaps ['since-monday']>"
+        with pytest.raises(KeyError, match="other"):
+            bitmaps["other"]
 
 
 def test_bits_behind_the_disk_are_not_read() -> None:

@@ -10,7 +10,7 @@ import pytest
 from qcow2c import structs
 from qcow2c.disk import map, map_arrays
 from qcow2c.disk.disk import open_disk
-from qcow2c.disk.map import Extent, extents
+from qcow2c.disk.map import Extent
 from qcow2c.disk.map_layers import MappedLayer, has_preallocated_metadata, mapped_layers
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import CorruptMetadata, LimitExceeded, UnsupportedFeature
@@ -36,21 +36,21 @@ def test_each_kind_of_cluster_is_told() -> None:
     builder.compressed(3, b"compressed")
     assert reserved > place
     with open_image(builder.build()) as image:
-        assert list(extents(image)) == [
+        assert list(image.extents()) == [
             Extent(0, 4096, 0, present=True, zero=False, data=True, offset=place),
             Extent(4096, 4096, 0, present=True, zero=True, data=False, offset=None),
             Extent(8192, 4096, 0, present=True, zero=True, data=False, offset=place + 8192),
             Extent(12288, 4096, 0, present=True, zero=False, data=True, offset=None, compressed=True),
             Extent(16384, 4096, 0, present=False, zero=True, data=False, offset=None),
         ]
-        assert [extent.start for extent in extents(image, 5000, 4000)] == [5000, 8192]
+        assert [extent.start for extent in image.extents(5000, 4000)] == [5000, 8192]
 
 
 def test_past_a_short_backing_file_are_zeros_of_the_overlay() -> None:
     base = Builder(4096)
     base.data(0, b"base")
     with open_image(base.build()) as below, open_image(Builder(8192).build(), backing=below) as image:
-        found = [(extent.start, extent.depth, extent.data, extent.zero) for extent in extents(image)]
+        found = [(extent.start, extent.depth, extent.data, extent.zero) for extent in image.extents()]
     assert found == [(0, 1, True, False), (4096, 0, False, True)]
 
 
@@ -72,7 +72,7 @@ def test_encrypted_data_has_no_offset() -> None:
     builder = Builder(4096, crypt_method=1)
     builder.data(0, b"secret")
     with open_image(builder.build()) as image:
-        assert [extent.offset for extent in extents(image)] == [None]
+        assert [extent.offset for extent in image.extents()] == [None]
 
 
 def test_a_raw_file_is_mapped_with_its_holes(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_preallocated_metadata_shows_the_holes_of_the_file(tmp_path: Path, refco
         file.truncate(len(image))
     with open_image(path) as opened_image:
         assert has_preallocated_metadata(opened_image.layer.store, opened_image.header)
-        found = list(extents(opened_image))
+        found = list(opened_image.extents())
         assert_both_ways_agree(mapped_layers(opened_image.layer))
     assert [(extent.start >> 12, extent.length >> 12, extent.zero) for extent in found] == [
         (0, 40, True),
@@ -127,7 +127,7 @@ def test_an_l1_table_that_names_one_l2_table_a_thousand_times_is_refused() -> No
     offset = builder.put(b"")
     builder.l1 = [offset | L1_COPIED] * len(builder.l1)
     with open_image(builder.build()) as image, pytest.raises(LimitExceeded, match="again and again"):
-        list(extents(image))
+        list(image.extents())
 
 
 def test_what_precedes_a_broken_entry_is_told_first() -> None:
@@ -135,7 +135,7 @@ def test_what_precedes_a_broken_entry_is_told_first() -> None:
     builder.data(0, b"data")
     builder.entry(2, 1 << 60)
     with open_image(builder.build()) as image:
-        found = extents(image)
+        found = image.extents()
         assert [next(found).start, next(found).start] == [0, 4096]
         with pytest.raises(CorruptMetadata, match="reserved bits"):
             next(found)
@@ -147,4 +147,4 @@ def test_a_raw_external_data_file_is_mapped_in_place() -> None:
     builder.entry(0, L2_COPIED)
     with open_image(builder.build(), data_file=bytes(8192)) as image:
         assert_both_ways_agree(mapped_layers(image.layer))
-        assert next(extents(image)).offset == 0
+        assert next(image.extents()).offset == 0
