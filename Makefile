@@ -9,7 +9,7 @@ COMPILER := formats/node_modules/.package-lock.json
 # pip says nothing but errors: no notices about its cache, its version or the user.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo test test-deep lint types bench ksy ksy-check clean
+.PHONY: demo test test-deep lint types bench derived derived-check ksy ksy-check clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -33,6 +33,13 @@ types: $(READY)
 # The inputs are kept in build/bench: 21 GiB, and 7 more while it runs. BENCH holds more options, as BENCH="--size 256M 'to-raw-*'".
 bench: $(READY)
 	@$(BIN)/python -m bench --directory build/bench $(BENCH)
+
+# Write what follows from structs.py to qcow2c/format/derived.py; derived-check: that doing so changes nothing.
+derived: $(INSTALLED)
+	@$(BIN)/python formats/derive.py
+
+derived-check: $(INSTALLED)
+	@$(BIN)/python formats/derive.py --check
 
 # Compile formats/qcow2.ksy to the parser that is checked in; ksy-check: that doing so changes nothing.
 ksy: $(COMPILER)

@@ -5,16 +5,18 @@ It knows no structure of the format.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from construct import Construct
+if TYPE_CHECKING:
+    from construct import Construct
 
 
 class Doc(str):
     """What a field means, with its `unit`, the values that are `valid`, and the section of the specification.
 
     `valid` is a range (bounds, and an alignment as its step) or a tuple of choices; None where every value is.
-    `reserved` marks bits or bytes that must be zero; `bits` is the schema of a field that is a set of flags.
+    `reserved` marks bits or bytes that must be zero; `bits`, in a declaration, is the schema of a field that is a set
+    of flags.
     """
 
     unit: str

@@ -25,9 +25,10 @@ HEADER_V2, HEADER_V3_TAIL, HEADER_ADDITIONAL
                     └─ key_material_offset --> the master key, encrypted
 
 This module owns the layout: names, widths, units, bounds, flags; enumerations, magic values and QEMU's limits are in
-`constants.py` and have their names here, too. It never reads a file and decides nothing: `format/layout.py` derives
-masks, dtypes and traced parsers from the schemas, and `format/rules.py` judges values. A name is the specification's
-name; `Doc.spec` is the section of `docs/interop/qcow2.rst`.
+`constants.py` and have their names here, too. It never reads a file and decides nothing: `format/derived.py` holds what
+follows from the schemas, under the same names, and is made anew with `make derived` after each change here;
+`format/rules.py` judges values. A name is the specification's name; `Doc.spec` is the section of
+`docs/interop/qcow2.rst`.
 
 All numbers are big-endian. Schemas are of fixed size where the format is; only records are of variable length, and
 schemas that depend on the image are cached functions (`compressed_descriptor`, `refcount_group`).

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from qcow2c import structs
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.header import V2_LENGTH
 from qcow2c.structs import ExtensionType, Version, compressed_descriptor, refcount_group
 
-L1_COPIED = layout.bits(structs.L1_ENTRY)["copied"].mask
-L2_COPIED = layout.bits(structs.STANDARD_L2_ENTRY)["copied"].mask
-L2_COMPRESSED = layout.bits(structs.STANDARD_L2_ENTRY)["compressed"].mask
-L2_ZERO = layout.bits(structs.STANDARD_L2_ENTRY)["zero"].mask
+L1_COPIED = derived.L1_ENTRY["copied"].mask
+L2_COPIED = derived.STANDARD_L2_ENTRY["copied"].mask
+L2_COMPRESSED = derived.STANDARD_L2_ENTRY["compressed"].mask
+L2_ZERO = derived.STANDARD_L2_ENTRY["zero"].mask
 
 
 def extension(kind: int, data: bytes) -> bytes:
@@ -53,10 +53,10 @@ class Builder:
         **fields: Any,
     ) -> None:
         self.cluster_size = 1 << cluster_bits
-        self.extended = bool(incompatible & layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask)
+        self.extended = bool(incompatible & derived.INCOMPATIBLE_FEATURES["extended_l2"].mask)
         self.entry_size = 16 if self.extended else 8
         self.l2_entries = self.cluster_size // self.entry_size
-        self.external = bool(incompatible & layout.bits(structs.INCOMPATIBLE_FEATURES)["data_file"].mask)
+        self.external = bool(incompatible & derived.INCOMPATIBLE_FEATURES["data_file"].mask)
         self.refcount_order = refcount_order
         self.version = version
         self.end = self.cluster_size
@@ -215,7 +215,7 @@ class Builder:
                 table[index] = word & ~L2_COPIED
                 self.refcounts[(word & ~(L2_COPIED | L2_ZERO)) // self.cluster_size] += 1
             elif word & L2_COMPRESSED:
-                offset = layout.bits(compressed_descriptor(self.fields["cluster_bits"]))["host_offset"].of(word)
+                offset = derived.COMPRESSED_DESCRIPTOR[self.fields["cluster_bits"]]["host_offset"].of(word)
                 self.refcounts[offset // self.cluster_size] += 1
 
     def build(self) -> bytes:

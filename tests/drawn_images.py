@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from qcow2c import structs
-from qcow2c.format import layout
+from qcow2c.format import derived
 from tests.building import L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate
 
-EXTENDED_L2 = layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask
+EXTENDED_L2 = derived.INCOMPATIBLE_FEATURES["extended_l2"].mask
 
 
 @st.composite

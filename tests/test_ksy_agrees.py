@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from qcow2c import structs
 from qcow2c.attest.verify import verify
-from qcow2c.format import layout
+from qcow2c.format import derived
+from qcow2c.format.derivation import bits_of, is_bits, layout_of
 from qcow2c.storage.sources import Memory, open_store
 from qcow2c.structs import ExtensionType, Limit, refcount_group
 from tests.building import Builder, deflate, extension
@@ -89,9 +90,9 @@ def kaitai_fields(ksy: Description, type_name: str) -> list[tuple[str, int]]:
 
 
 def schema_fields(schema: Any) -> list[tuple[str, int]]:
-    if layout.is_bits(schema):
-        return [(member.name, member.width) for member in layout.bits(schema).members]
-    return [(member.name, member.size * 8) for member in layout.fields(schema)]
+    if is_bits(schema):
+        return [(member.name, member.width) for member in bits_of(schema).members]
+    return [(member.name, member.size * 8) for member in layout_of(schema).fields]
 
 
 @pytest.mark.parametrize("name", [*SCHEMAS, "SNAPSHOT_EXTRA_DATA"])
@@ -202,7 +203,7 @@ def images(draw: st.DrawFn) -> bytes:
         cluster_bits=draw(st.integers(14, 16) if extended else st.integers(9, 16)),
         version=version,
         refcount_order=draw(st.integers(0, 6)) if version == 3 else 4,
-        incompatible=layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask if extended else 0,
+        incompatible=derived.INCOMPATIBLE_FEATURES["extended_l2"].mask if extended else 0,
         compatible_features=draw(st.integers(0, 1)),
         header_length=draw(st.sampled_from([104, 112, 120])),
     )

@@ -10,14 +10,14 @@ from dataclasses import replace
 
 from qcow2c.constants import ENTRY_BYTES, Limit, Version
 from qcow2c.format import layout, rules
+from qcow2c.format.derived import AUTOCLEAR_FEATURES
 from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
 from qcow2c.format.tables import L1_OFFSET
 from qcow2c.storage.medium import Medium
-from qcow2c.structs import AUTOCLEAR_FEATURES
 from qcow2c.writer.header_update import HeaderUpdate
 
-_UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
+_UNKNOWN_AUTOCLEAR = AUTOCLEAR_FEATURES.reserved
 
 
 def grow_by_header(medium: Medium, header: Header, size: int) -> bool:

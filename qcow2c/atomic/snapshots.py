@@ -16,11 +16,11 @@ import numpy as np
 from qcow2c.atomic.successor import Successor, stored_words
 from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Span, UnsupportedFeature, UsageError
-from qcow2c.format import layout, rules
+from qcow2c.format import rules
+from qcow2c.format.derived import SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import aligned
 from qcow2c.format.records import SnapshotRecord
-from qcow2c.structs import SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def create(image: Successor, name: str, date: float | None = None) -> str:
         "date_sec": nanoseconds // _NANOSECONDS,
         "date_nsec": nanoseconds % _NANOSECONDS,
     }
-    extra = layout.packed(SNAPSHOT_EXTRA_DATA, {"disk_size": image.header.size})
+    extra = SNAPSHOT_EXTRA_DATA.packed({"disk_size": image.header.size})
     set_table(image, [*stored_records(image, records), _packed(fields, extra, new_id.encode(), stored_name)])
     image.switch()
     return new_id
@@ -94,7 +94,7 @@ def rename(image: Successor, position: int, name: str) -> None:
     """Give a snapshot another name. Raises as `create`."""
     records = image.snapshots.records
     stored, record = stored_records(image, records), records[position]
-    known = layout.values(SNAPSHOT_HEADER, stored[position])
+    known = SNAPSHOT_HEADER.values(stored[position])
     stored[position] = _packed(known, record.extra_data, record.id_str, _stored_name(name))
     set_table(image, stored)
     image.switch()
@@ -162,7 +162,7 @@ def _stored_name(name: str) -> bytes:
 
 def _packed(fields: dict[str, int], extra: bytes, id_str: bytes, name: bytes) -> bytes:
     sizes = {"extra_data_size": len(extra), "id_str_size": len(id_str), "name_size": len(name)}
-    return layout.packed(SNAPSHOT_HEADER, fields | sizes) + extra + id_str + name
+    return SNAPSHOT_HEADER.packed(fields | sizes) + extra + id_str + name
 
 
 def stored_records(image: Successor, records: Iterable[SnapshotRecord]) -> list[bytes]:

@@ -18,7 +18,8 @@ from qcow2c.atomic.free_space import FreeSpace
 from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta, block_of
 from qcow2c.constants import ENTRY_BYTES, Limit, Version
 from qcow2c.errors import LimitExceeded, Span
-from qcow2c.format import layout, tables
+from qcow2c.format import tables
+from qcow2c.format.derived import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES
 from qcow2c.format.geometry import ClusterRun, Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import Extensions, HeaderChange
@@ -35,7 +36,6 @@ from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer
 from qcow2c.storage.trailing_data import trailing_data
-from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES
 from qcow2c.writer.header_update import HeaderUpdate, change_header
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
     from qcow2c.format.array_types import U64Array
 
-_DIRTY = layout.bits(INCOMPATIBLE_FEATURES)["dirty"].mask
-_UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
+_DIRTY = INCOMPATIBLE_FEATURES["dirty"].mask
+_UNKNOWN_AUTOCLEAR = AUTOCLEAR_FEATURES.reserved
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from qcow2c.atomic.snapshots import set_table, stored_records
 from qcow2c.atomic.successor import Successor, stored_words
 from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.format import layout, tables
+from qcow2c.format.derived import SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER
 from qcow2c.references.batches import batches
-from qcow2c.structs import SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from qcow2c.format.array_types import I64Array, U64Array
 
 
-_RECORD_L1 = layout.field(SNAPSHOT_HEADER, "l1_table_offset")
-_RECORD_EXTRA = layout.field(SNAPSHOT_HEADER, "extra_data_size")
+_RECORD_L1 = SNAPSHOT_HEADER["l1_table_offset"]
+_RECORD_EXTRA = SNAPSHOT_HEADER["extra_data_size"]
 
 
 def expand_zero_clusters(image: Successor) -> bool:
@@ -146,8 +146,8 @@ def complete_records(image: Successor) -> bool:
         known = len(record.extra_data)
         if known < complete:
             extra = {"vm_state_size_large": record.vm_state_size, "disk_size": record.disk_size}
-            added = layout.packed(SNAPSHOT_EXTRA_DATA, extra)[known:complete]
-            start = SNAPSHOT_HEADER.sizeof() + known
+            added = SNAPSHOT_EXTRA_DATA.packed(extra)[known:complete]
+            start = SNAPSHOT_HEADER.size + known
             stored = _with_field(records[position], _RECORD_EXTRA, complete)
             records[position] = stored[:start] + added + stored[start:]
             changed = True

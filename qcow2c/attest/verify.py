@@ -30,6 +30,7 @@ from qcow2c.attest.witnesses import Kaitai, Leaf, bit_values, leaves
 from qcow2c.constants import MAGIC, V2_REFCOUNT_ORDER, CryptMethod, ExtensionType, Limit, Version
 from qcow2c.errors import Span
 from qcow2c.format import layout
+from qcow2c.format.derivation import bits_of, is_bits, layout_of
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import aligned
 from qcow2c.storage.sources import Store
@@ -73,8 +74,8 @@ _EXTENSION_DATA: Final = {
     ExtensionType.ENCRYPTION_HEADER: ENCRYPTION_HEADER_POINTER,
 }
 
-_COMPRESSED: Final = layout.bits(STANDARD_L2_ENTRY)["compressed"]
-_SUBCLUSTERS: Final = layout.field(EXTENDED_L2_ENTRY, "subclusters")
+_COMPRESSED: Final = bits_of(STANDARD_L2_ENTRY)["compressed"]
+_SUBCLUSTERS: Final = layout_of(EXTENDED_L2_ENTRY)["subclusters"]
 
 
 def verify(store: Store) -> VerifyResult:
@@ -178,7 +179,7 @@ class Verification:
             index += 1
 
     def _extension(self, path: str, area: Span, at: int) -> dict[str, Any] | None:
-        head = layout.values(EXTENSION_HEADER, self._store.pread(EXTENSION_HEADER.sizeof(), at))
+        head = layout_of(EXTENSION_HEADER).values(self._store.pread(EXTENSION_HEADER.sizeof(), at))
         kind = head["type"]
         length = 0 if kind == ExtensionType.END else head["length"]
         where = Span(at, EXTENSION_HEADER.sizeof() + length)
@@ -217,7 +218,7 @@ class Verification:
         if self._fixed("luks_header", LUKS_HEADER, where, partial(_at, "LuksHeader", offset), end=where.end) is None:
             return
         size = LUKS_KEY_SLOT.sizeof()
-        first = offset + layout.field(LUKS_HEADER, "key_slots").offset
+        first = offset + layout_of(LUKS_HEADER)["key_slots"].offset
         for index, start in enumerate(range(first, where.end, size)):
             read = partial(_at, "LuksKeySlot", start)
             self._fixed(f"luks_header.key_slots[{index}]", LUKS_KEY_SLOT, Span(start, size), read)
@@ -260,7 +261,7 @@ class Verification:
     ) -> tuple[dict[str, Any] | None, int]:
         """Compare a record that begins with the structure `head`; return its fields, and where the next one begins."""
         data = self._store.pread(head.sizeof(), at)
-        sizes = layout.values(head, data) if len(data) == head.sizeof() else {}
+        sizes = layout_of(head).values(data) if len(data) == head.sizeof() else {}
         parts = [value for name, value in sizes.items() if name in ("extra_data_size", "id_str_size", "name_size")]
         where = Span(at, head.sizeof() + sum(parts))
         fields = self._agreement.structure(
@@ -312,7 +313,7 @@ class Verification:
         group = refcount_group(order)
         size = group.sizeof()
         groups = geometry.cluster_size // size
-        read = partial(bit_values if layout.is_bits(group) else layout.values, group)
+        read = partial(bit_values, group) if is_bits(group) else layout_of(group).values
         name = f"RefcountGroup{geometry.refcount_bits}"
         kind = TableKind(
             "RefcountBlockPage",
@@ -349,7 +350,7 @@ def _snapshot_leaves(data: bytes, at: int) -> list[Leaf]:
             found.append(leaf)
             continue
         known = 0
-        for member in layout.fields(SNAPSHOT_EXTRA_DATA):
+        for member in layout_of(SNAPSHOT_EXTRA_DATA).fields:
             raw = leaf.value[member.offset : member.offset + member.size]
             if len(raw) == member.size:
                 known = member.offset + member.size

@@ -20,6 +20,7 @@ from qcow2c.attest._kaitai.names import ORIGINAL_NAMES
 from qcow2c.constants import Limit
 from qcow2c.errors import Span
 from qcow2c.format import layout
+from qcow2c.format.derivation import Traced, bits_of, trace
 from qcow2c.format.layout import Value
 from qcow2c.storage.sources import Store
 
@@ -52,15 +53,15 @@ class Leaf:
 def bit_values(schema: Schema, data: bytes, prefix: str = "") -> dict[str, Value]:
     """Return the bit fields of a word by name."""
     word = layout.integer(data[: schema.sizeof()])
-    return {prefix + member.name: member.of(word) for member in layout.bits(schema).members}
+    return {prefix + member.name: member.of(word) for member in bits_of(schema).members}
 
 
 def leaves(schema: Schema, data: bytes, at: int, prefix: str = "") -> list[Leaf]:
     """Return the fields of a Struct whose bytes lie at byte `at`; lists are left out. Raises ConstructError."""
-    return [leaf for traced in layout.trace(schema, data) for leaf in _leaves(traced, data, at, prefix)]
+    return [leaf for traced in trace(schema, data) for leaf in _leaves(traced, data, at, prefix)]
 
 
-def _leaves(traced: layout.Traced, data: bytes, at: int, prefix: str) -> Iterator[Leaf]:
+def _leaves(traced: Traced, data: bytes, at: int, prefix: str) -> Iterator[Leaf]:
     name, where = prefix + traced.name, Span(at + traced.offset, traced.size)
     if traced.children:
         for child in traced.children:

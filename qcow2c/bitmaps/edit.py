@@ -26,6 +26,7 @@ from qcow2c.bitmaps.stored import (
 from qcow2c.constants import ENTRY_BYTES, BitmapType, ExtensionType, Limit, Version
 from qcow2c.errors import CorruptMetadata, Qcow2Error, Span, UsageError
 from qcow2c.format import layout
+from qcow2c.format.derived import AUTOCLEAR_FEATURES, BITMAP_FLAGS
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, with_extension
@@ -35,13 +36,12 @@ from qcow2c.format.records import BitmapRecord
 from qcow2c.format.rules import bitmap_findings
 from qcow2c.format.tables import BITMAP_OFFSET
 from qcow2c.storage.store import Store
-from qcow2c.structs import AUTOCLEAR_FEATURES, BITMAP_FLAGS
 
 DEFAULT_GRANULARITIES = (4096, 65536)
 """Bounds in bytes of the granularity that follows from the cluster size."""
 
-_AUTO = layout.bits(BITMAP_FLAGS)["auto"].mask
-_CONSISTENT = layout.bits(AUTOCLEAR_FEATURES)["bitmaps"].mask
+_AUTO = BITMAP_FLAGS["auto"].mask
+_CONSISTENT = AUTOCLEAR_FEATURES["bitmaps"].mask
 
 
 class PlacedSpans(list[Span]):
@@ -100,7 +100,7 @@ class BitmapEdit:
             raise UsageError(f"Can't make bitmap '{name}' persistent in '{self._store.name}': {problem}")
         entries = table_entries(self._header.size, bits, self._size)
         at = self._place(bytes(entries * ENTRY_BYTES))
-        flags, kind = layout.flags(BITMAP_FLAGS, auto=enabled), BitmapType.DIRTY_TRACKING
+        flags, kind = BITMAP_FLAGS.flags(auto=enabled), BitmapType.DIRTY_TRACKING
         self.records.append(BitmapRecord(Span(0, 0), at, entries, flags, kind, bits, stored_name, b""))
 
     def _problems(self, name: bytes, granularity_bits: int) -> Iterator[str]:

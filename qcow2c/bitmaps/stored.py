@@ -15,6 +15,7 @@ from typing import overload
 from qcow2c.constants import ENTRY_BYTES
 from qcow2c.errors import CorruptMetadata, Span, UsageError
 from qcow2c.format import layout, rules
+from qcow2c.format.derived import BITMAP_DIRECTORY_HEADER, BITMAPS_EXTENSION
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import Header, aligned
 from qcow2c.format.loaded_image import load_bitmap_records
@@ -22,7 +23,6 @@ from qcow2c.format.records import BitmapRecord
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, broken_rules, suspects
 from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
 from qcow2c.storage.store import Store
-from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAPS_EXTENSION
 
 PlaceClusters = Callable[[bytes], int]
 """Stores bytes in whole clusters of the image, which lie together; returns their host offset."""
@@ -316,12 +316,12 @@ def store_directory(records: Sequence[BitmapRecord], place: PlaceClusters) -> by
         "bitmap_directory_size": len(directory),
         "bitmap_directory_offset": place(directory),
     }
-    return layout.packed(BITMAPS_EXTENSION, values)
+    return BITMAPS_EXTENSION.packed(values)
 
 
 def record_size(name: bytes) -> int:
     """Return the bytes that a bitmap of this name takes in the directory."""
-    return aligned(BITMAP_DIRECTORY_HEADER.sizeof() + len(name))
+    return aligned(BITMAP_DIRECTORY_HEADER.size + len(name))
 
 
 def _stored_record(record: BitmapRecord) -> bytes:
@@ -334,5 +334,5 @@ def _stored_record(record: BitmapRecord) -> bytes:
         "name_size": len(record.name),
         "extra_data_size": len(record.extra_data),
     }
-    entry = layout.packed(BITMAP_DIRECTORY_HEADER, values) + record.extra_data + record.name
+    entry = BITMAP_DIRECTORY_HEADER.packed(values) + record.extra_data + record.name
     return entry.ljust(aligned(len(entry)), b"\0")

@@ -21,18 +21,18 @@ from qcow2c.constants import ExtensionType, Version
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format import layout, tables
 from qcow2c.format.codecs import Compressor
-from qcow2c.format.header import Header, aligned
-from qcow2c.format.header_writer import HeaderChange, changed_header, with_extension
-from qcow2c.format.records import SnapshotTable
-from qcow2c.references.walk import ACTIVE, L2Batch, State, Walk
-from qcow2c.storage.store import Progress, Store
-from qcow2c.structs import (
+from qcow2c.format.derived import (
     AUTOCLEAR_FEATURES,
     BITMAP_DIRECTORY_HEADER,
     BITMAPS_EXTENSION,
     INCOMPATIBLE_FEATURES,
     SNAPSHOT_HEADER,
 )
+from qcow2c.format.header import Header, aligned
+from qcow2c.format.header_writer import HeaderChange, changed_header, with_extension
+from qcow2c.format.records import SnapshotTable
+from qcow2c.references.walk import ACTIVE, L2Batch, State, Walk
+from qcow2c.storage.store import Progress, Store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -290,7 +290,7 @@ class Compaction:
         """Copy the L1 tables and the snapshot table; return the header fields that name them."""
         fields = {"l1_size": self._l1_entries, "nb_snapshots": self.snapshots, "snapshots_offset": 0}
         table = bytearray()
-        at = layout.field(SNAPSHOT_HEADER, "l1_table_offset")
+        at = SNAPSHOT_HEADER["l1_table_offset"]
         for state in self._walk.states():
             offset = self._copy_l1(file, state, new)
             if state.index == ACTIVE:
@@ -310,7 +310,7 @@ class Compaction:
         Bitmaps that the header does not vouch for are left out: they may not be used.
         """
         directory = bytearray()
-        at = layout.field(BITMAP_DIRECTORY_HEADER, "bitmap_table_offset")
+        at = BITMAP_DIRECTORY_HEADER["bitmap_table_offset"]
         for record in self._walk.bitmaps.records:
             words = self._census.bitmap_table(record)
             rows = np.flatnonzero(words & np.uint64(tables.BITMAP_OFFSET))
@@ -328,16 +328,15 @@ class Compaction:
             "bitmap_directory_size": len(directory),
             "bitmap_directory_offset": file.append(bytes(directory)),
         }
-        return layout.packed(BITMAPS_EXTENSION, values)
+        return BITMAPS_EXTENSION.packed(values)
 
     def _features(self) -> dict[str, int]:
         """Return the feature bits of the copy: refcounts are right, and what is unknown is not vouched for."""
         if self._header.version < Version.V3:
             return {}
-        known = layout.flags(AUTOCLEAR_FEATURES, data_file_raw=True, bitmaps=self.bitmaps > 0)
+        known = AUTOCLEAR_FEATURES.flags(data_file_raw=True, bitmaps=self.bitmaps > 0)
         return {
-            "incompatible_features": self._header.incompatible_features
-            & ~layout.flags(INCOMPATIBLE_FEATURES, dirty=True),
+            "incompatible_features": self._header.incompatible_features & ~INCOMPATIBLE_FEATURES.flags(dirty=True),
             "autoclear_features": self._header.autoclear_features & known,
         }
 

@@ -9,13 +9,12 @@ from typing import NamedTuple, TypedDict
 
 from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, CompressionType, ExtensionType, Limit, Version
 from qcow2c.errors import UsageError
-from qcow2c.format import layout
+from qcow2c.format.derived import AUTOCLEAR_FEATURES, COMPATIBLE_FEATURES, INCOMPATIBLE_FEATURES
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header_writer import feature_name_table, first_cluster
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.integers import settle_integers
 from qcow2c.storage.new_file import FileHints
-from qcow2c.structs import AUTOCLEAR_FEATURES, COMPATIBLE_FEATURES, INCOMPATIBLE_FEATURES
 
 VERSIONS = {"0.10": Version.V2, "v2": Version.V2, "1.1": Version.V3, "v3": Version.V3}
 COMPRESSION_TYPES = {"zlib": CompressionType.ZLIB, "zstd": CompressionType.ZSTD}
@@ -181,8 +180,7 @@ class Places(NamedTuple):
 def _fields(options: CreateOptions, places: Places, *, bitmaps: bool) -> dict[str, int]:
     geometry = options.geometry
     compression = COMPRESSION_TYPES[options.compression_type]
-    incompatible = layout.flags(
-        INCOMPATIBLE_FEATURES,
+    incompatible = INCOMPATIBLE_FEATURES.flags(
         data_file=options.data_file is not None,
         compression_type=compression is not CompressionType.ZLIB,
         extended_l2=options.extended_l2,
@@ -196,8 +194,8 @@ def _fields(options: CreateOptions, places: Places, *, bitmaps: bool) -> dict[st
         "refcount_table_offset": places.refcount_table,
         "refcount_table_clusters": places.refcount_table_clusters,
         "incompatible_features": incompatible,
-        "compatible_features": layout.flags(COMPATIBLE_FEATURES, lazy_refcounts=options.lazy_refcounts),
-        "autoclear_features": layout.flags(AUTOCLEAR_FEATURES, bitmaps=bitmaps, data_file_raw=options.data_file_raw),
+        "compatible_features": COMPATIBLE_FEATURES.flags(lazy_refcounts=options.lazy_refcounts),
+        "autoclear_features": AUTOCLEAR_FEATURES.flags(bitmaps=bitmaps, data_file_raw=options.data_file_raw),
         "refcount_order": geometry.refcount_order,
         "compression_type": compression,
     }

@@ -71,13 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from qcow2c.cli.commands import completion
 
         return completion.answer(COMMANDS)
-    from qcow2c.cli.start_up import put_off
-
     # Most of a short command's time goes into importing modules, which are no garbage, and into giving them back:
     # look through objects rarely, and not at all in the end.
     gc.set_threshold(GARBAGE_FROM)
     output.occupy_closed()
-    put_off()
     status = _guarded(sys.argv[1:])
     gc.freeze()
     return status

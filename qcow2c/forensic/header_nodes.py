@@ -8,17 +8,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from construct import Construct as Schema
-
 from qcow2c.constants import SECTOR_SIZE, CryptMethod, ExtensionType, FeatureType, Version
 from qcow2c.errors import Span
 from qcow2c.forensic.nodes import Findings, Node, described, field_node, field_nodes, text_of
 from qcow2c.format import layout, rules
-from qcow2c.format.findings import Finding, Severity
-from qcow2c.format.header import FEATURE_FIELDS, KNOWN_LENGTH, V2_LENGTH, V3_LENGTH, Extension, Header, aligned
-from qcow2c.format.records import BitmapDirectory, SnapshotRecord, SnapshotTable
-from qcow2c.storage.sources import Store
-from qcow2c.structs import (
+from qcow2c.format.derived import (
     BACKING_FILE_NAME,
     BACKING_FORMAT,
     BITMAP_DIRECTORY_HEADER,
@@ -37,6 +31,11 @@ from qcow2c.structs import (
     SNAPSHOT_HEADER,
     SNAPSHOT_RECORD,
 )
+from qcow2c.format.findings import Finding, Severity
+from qcow2c.format.header import FEATURE_FIELDS, KNOWN_LENGTH, V2_LENGTH, V3_LENGTH, Extension, Header, aligned
+from qcow2c.format.layout import RecordLayout, RecordPart
+from qcow2c.format.records import BitmapDirectory, SnapshotRecord, SnapshotTable
+from qcow2c.storage.sources import Store
 
 DETAILED_RECORDS = 1024
 """How many extensions, snapshots and bitmaps are shown field by field; of those beyond there is one node each."""
@@ -55,7 +54,7 @@ _EXTENSION_NAMES = {int(kind): kind.name.lower() for kind in ExtensionType}
 def bare_header(store: Store, finding: Finding) -> Node:
     """Return the header of a file that is too short, or too strange, to be loaded, as far as it goes."""
     data = store.pread(KNOWN_LENGTH, 0)
-    version = layout.field(HEADER_V2, "version")
+    version = HEADER_V2["version"]
     is_v2 = layout.integer(data[version.offset : version.offset + version.size]) == Version.V2
 
     def children() -> Iterator[Node]:
@@ -84,7 +83,7 @@ def header_node(store: Store, header: Header, findings: Findings) -> Node:
 
 def _additional(data: bytes, length: int, findings: Findings) -> Iterator[Node]:
     reached = data[V3_LENGTH : min(length, KNOWN_LENGTH)]
-    for member in layout.fields(HEADER_ADDITIONAL):
+    for member in HEADER_ADDITIONAL.fields:
         raw = reached[member.offset : member.offset + member.size]
         if raw:
             span = Span(V3_LENGTH + member.offset, len(raw))
@@ -102,8 +101,8 @@ def extension_nodes(header: Header, findings: Findings) -> Iterator[Node]:
         yield Node("backing_file_name", span, text, hex=exact, **_string_facts(BACKING_FILE_NAME))
 
 
-def _string_facts(schema: Schema) -> dict[str, Any]:
-    return described(schema.subcons[0].docs)
+def _string_facts(record: RecordLayout) -> dict[str, Any]:
+    return described(record.parts[0].doc)
 
 
 def _extension(extension: Extension, findings: tuple[Finding, ...]) -> Node:
@@ -114,7 +113,7 @@ def _extension(extension: Extension, findings: tuple[Finding, ...]) -> Node:
         value, exact = text_of(extension.data[:1024])
 
     def children() -> Iterator[Node]:
-        head = EXTENSION_HEADER.build({"type": extension.type, "length": extension.length})
+        head = EXTENSION_HEADER.packed({"type": extension.type, "length": extension.length})
         yield from field_nodes(EXTENSION_HEADER, head, extension.offset)
         at = extension.data_offset
         if extension.type in Fixed:
@@ -145,10 +144,10 @@ def _data_facts(kind: int) -> dict[str, Any]:
 
 
 def _feature_names(extension: Extension) -> Iterator[Node]:
-    size = FEATURE_NAME.sizeof()
+    size = FEATURE_NAME.size
     for start in range(0, len(extension.data), size):
         data, base = extension.data[start : start + size], extension.data_offset + start
-        entry = layout.values(FEATURE_NAME, data.ljust(size, b"\0"))
+        entry = FEATURE_NAME.values(data.ljust(size, b"\0"))
         text, exact = text_of(entry["name"].split(b"\0")[0])
         kinds = {int(kind): kind.name.lower() for kind in FeatureType}
         kind = kinds.get(entry["type"], f"unknown type {entry['type']}")
@@ -168,8 +167,8 @@ def feature_nodes(header: Header) -> Iterator[Node]:
     """Yield each feature bit that is set, called by the schema or by the image's own feature name table."""
     # Of two names for one bit the first counts, as for QEMU.
     own = {(entry.type, entry.bit): entry.name for entry in reversed(header.feature_names)}
-    for kind, (field_name, schema) in FEATURE_FIELDS.items():
-        value, flags = getattr(header, field_name), layout.bits(schema)
+    for kind, (field_name, flags) in FEATURE_FIELDS.items():
+        value = getattr(header, field_name)
         known = {bit.shift: bit for bit in flags.members if not bit.doc.reserved}
         for position in range(value.bit_length()):
             if not value >> position & 1:
@@ -210,29 +209,30 @@ def snapshot_nodes(store: Store, header: Header, table: SnapshotTable) -> Iterat
 
 def _snapshot_fields(store: Store, record: SnapshotRecord) -> Iterator[Node]:
     data = store.pread(record.span.length, record.span.offset).ljust(record.span.length, b"\0")
-    for part in layout.trace(SNAPSHOT_RECORD, data):
-        base = record.span.offset + part.offset
-        raw = data[part.offset : part.offset + part.size]
-        if part.name == "header":
-            words = {"date_sec": datetime.fromtimestamp(record.date_sec, UTC).isoformat()}
-            yield from field_nodes(SNAPSHOT_HEADER, raw, base, words=words)
-        elif part.name == "extra_data":
-            known = [member for member in layout.fields(SNAPSHOT_EXTRA_DATA) if member.offset + member.size <= len(raw)]
-            for member in known:
-                span = Span(base + member.offset, member.size)
-                yield field_node(member, raw[member.offset : member.offset + member.size], span)
-            end = sum(member.size for member in known)
-            if len(raw) > end:
-                text, exact = text_of(raw[end:])
-                yield Node(
-                    "unknown_extra_data", Span(base + end, len(raw) - end), text, hex=exact, **described(part.doc)
-                )
+    base = record.span.offset
+    words = {"date_sec": datetime.fromtimestamp(record.date_sec, UTC).isoformat()}
+    yield from field_nodes(SNAPSHOT_HEADER, data[: SNAPSHOT_HEADER.size], base, words=words)
+    for part, span in SNAPSHOT_RECORD.spans(data):
+        raw = data[span.offset : span.end]
+        if part.name == "extra_data":
+            yield from _extra_data(raw, base + span.offset, part)
         else:
             text, exact = text_of(raw)
-            yield Node(part.name, Span(base, part.size), text, hex=exact, **described(part.doc))
+            yield Node(part.name, Span(base + span.offset, span.length), text, hex=exact, **described(part.doc))
     padding = aligned(record.span.length) - record.span.length
     if padding:
         yield Node("padding", Span(record.span.end, padding))
+
+
+def _extra_data(raw: bytes, base: int, part: RecordPart) -> Iterator[Node]:
+    known = [member for member in SNAPSHOT_EXTRA_DATA.fields if member.offset + member.size <= len(raw)]
+    for member in known:
+        where = Span(base + member.offset, member.size)
+        yield field_node(member, raw[member.offset : member.offset + member.size], where)
+    end = sum(member.size for member in known)
+    if len(raw) > end:
+        text, exact = text_of(raw[end:])
+        yield Node("unknown_extra_data", Span(base + end, len(raw) - end), text, hex=exact, **described(part.doc))
 
 
 def bitmap_nodes(store: Store, header: Header, directory: BitmapDirectory) -> Iterator[Node]:
@@ -244,13 +244,12 @@ def bitmap_nodes(store: Store, header: Header, directory: BitmapDirectory) -> It
 
         def children(span: Span = record.span) -> Iterator[Node]:
             data = store.pread(span.length, span.offset).ljust(span.length, b"\0")
-            for part in layout.trace(BITMAP_DIRECTORY_RECORD, data):
-                base, raw = span.offset + part.offset, data[part.offset : part.offset + part.size]
-                if part.name == "header":
-                    yield from field_nodes(BITMAP_DIRECTORY_HEADER, raw, base)
-                elif raw:
-                    text, exact = text_of(raw)
-                    yield Node(part.name, Span(base, part.size), text, hex=exact, **described(part.doc))
+            yield from field_nodes(BITMAP_DIRECTORY_HEADER, data[: BITMAP_DIRECTORY_HEADER.size], span.offset)
+            for part, inner in BITMAP_DIRECTORY_RECORD.spans(data):
+                if inner.length:
+                    text, exact = text_of(data[inner.offset : inner.end])
+                    where = Span(span.offset + inner.offset, inner.length)
+                    yield Node(part.name, where, text, hex=exact, **described(part.doc))
 
         yield Node(
             f"bitmap {index}", record.span, name, words, hex=exact, spec="Bitmap directory",
@@ -271,15 +270,15 @@ def encryption_nodes(store: Store, header: Header) -> Iterator[Node]:
     pointer = header.encryption_header
     if pointer is None:
         return
-    size = LUKS_HEADER.sizeof()
+    size = LUKS_HEADER.size
     data = store.pread(size, pointer.offset)
 
     def children() -> Iterator[Node]:
         yield from field_nodes(LUKS_HEADER, data, pointer.offset)
-        slots = layout.field(LUKS_HEADER, "key_slots")
-        for index in range(slots.size // LUKS_KEY_SLOT.sizeof()):
-            at = slots.offset + index * LUKS_KEY_SLOT.sizeof()
-            yield _key_slot(data[at : at + LUKS_KEY_SLOT.sizeof()], pointer.offset + at, index, pointer.offset)
+        slots = LUKS_HEADER["key_slots"]
+        for index in range(slots.size // LUKS_KEY_SLOT.size):
+            at = slots.offset + index * LUKS_KEY_SLOT.size
+            yield _key_slot(data[at : at + LUKS_KEY_SLOT.size], pointer.offset + at, index, pointer.offset)
 
     words = f"{pointer.length} bytes of header and key material"
     yield Node("luks", Span(pointer.offset, size), None, words, make_children=children)
@@ -287,12 +286,12 @@ def encryption_nodes(store: Store, header: Header) -> Iterator[Node]:
 
 def _key_slot(data: bytes, base: int, index: int, start: int) -> Node:
     words = ""
-    if len(data) == LUKS_KEY_SLOT.sizeof():
-        fields = layout.values(LUKS_KEY_SLOT, data)
-        names = layout.field(LUKS_KEY_SLOT, "active").names
+    if len(data) == LUKS_KEY_SLOT.size:
+        fields = LUKS_KEY_SLOT.values(data)
+        names = LUKS_KEY_SLOT["active"].names
         material = start + fields["key_material_offset"] * SECTOR_SIZE
         words = f"{names.get(fields['active'], 'unknown')}, key material at {material:#x}"
     return Node(
-        f"key_slot {index}", Span(base, LUKS_KEY_SLOT.sizeof()), None, words,
+        f"key_slot {index}", Span(base, LUKS_KEY_SLOT.size), None, words,
         make_children=lambda: field_nodes(LUKS_KEY_SLOT, data, base),
     )  # fmt: skip

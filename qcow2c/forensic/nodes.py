@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from construct import Construct as Schema
-
 from qcow2c.errors import Span
 from qcow2c.format import layout
 from qcow2c.format.findings import Finding
+from qcow2c.format.layout import Bits, Field, Layout
 from qcow2c.schema import Doc
 from qcow2c.storage.sources import Store
 
@@ -81,10 +80,10 @@ def described(doc: Doc | str) -> dict[str, Any]:
 
 
 def field_nodes(
-    schema: Schema, data: bytes, base: int, findings: Findings | None = None, words: dict[str, str] | None = None
+    structure: Layout, data: bytes, base: int, findings: Findings | None = None, words: dict[str, str] | None = None
 ) -> Iterator[Node]:
-    """Yield a node for each field of a Struct at byte `base`; a field that `data` does not reach is missing."""
-    for member in layout.fields(schema):
+    """Yield a node for each field of a structure at byte `base`; a field that `data` does not reach is missing."""
+    for member in structure.fields:
         span = Span(base + member.offset, member.size)
         raw = data[member.offset : member.offset + member.size]
         found = findings.at(span) if findings is not None else ()
@@ -92,21 +91,19 @@ def field_nodes(
             yield Node(
                 member.name, span, None, "missing: the file ends before", findings=found, **described(member.doc)
             )
-        elif member.schema is None:
+        elif member.parts is None:
             yield field_node(member, raw, span, found, (words or {}).get(member.name, ""))
 
 
-def field_node(
-    member: layout.Field, raw: bytes, span: Span, findings: tuple[Finding, ...] = (), words: str = ""
-) -> Node:
+def field_node(member: Field, raw: bytes, span: Span, findings: tuple[Finding, ...] = (), words: str = "") -> Node:
     """Return the node of one integer, enumeration, set of flags, or byte string."""
     facts = described(member.doc)
     if not member.is_integer:
         shown, exact = text_of(raw.rstrip(b"\0")) if not _is_opaque(raw) else (raw.hex(), "")
         return Node(member.name, span, shown, words, hex=exact, findings=findings, **facts)
     value = layout.integer(raw)
-    if member.doc.bits is not None:
-        flags = layout.bits(member.doc.bits)
+    if member.flags is not None:
+        flags = member.flags
         return Node(
             member.name, span, value, words or flag_names(flags, value), findings=findings,
             make_children=lambda: _flag_nodes(flags, value, span), **facts,
@@ -116,7 +113,7 @@ def field_node(
     return Node(member.name, span, value, words or in_words(value, member.doc.unit), findings=findings, **facts)
 
 
-def _flag_nodes(flags: layout.Bits, value: int, span: Span) -> Iterator[Node]:
+def _flag_nodes(flags: Bits, value: int, span: Span) -> Iterator[Node]:
     for bit in reversed(flags.members):
         if bit.of(value):
             yield Node(
@@ -124,7 +121,7 @@ def _flag_nodes(flags: layout.Bits, value: int, span: Span) -> Iterator[Node]:
             )
 
 
-def flag_names(flags: layout.Bits, value: int) -> str:
+def flag_names(flags: Bits, value: int) -> str:
     """Return the names of the set flags, and the unknown ones as a number."""
     names = [bit.name for bit in reversed(flags.members) if bit.of(value) and not bit.doc.reserved]
     unknown = value & flags.reserved

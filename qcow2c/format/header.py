@@ -23,10 +23,7 @@ from qcow2c.constants import (
     Version,
 )
 from qcow2c.errors import NotQcow2, Span, UnsupportedFeature
-from qcow2c.format import layout
-from qcow2c.format.geometry import Geometry
-from qcow2c.storage.sources import Store
-from qcow2c.structs import (
+from qcow2c.format.derived import (
     AUTOCLEAR_FEATURES,
     BITMAPS_EXTENSION,
     COMPATIBLE_FEATURES,
@@ -38,18 +35,20 @@ from qcow2c.structs import (
     HEADER_V3_TAIL,
     INCOMPATIBLE_FEATURES,
 )
+from qcow2c.format.geometry import Geometry
+from qcow2c.storage.sources import Store
 
-V2_LENGTH: int = HEADER_V2.sizeof()
-V3_LENGTH: int = V2_LENGTH + HEADER_V3_TAIL.sizeof()
-KNOWN_LENGTH: int = V3_LENGTH + HEADER_ADDITIONAL.sizeof()
-_EXTENSION_HEADER_SIZE: int = EXTENSION_HEADER.sizeof()
+V2_LENGTH: int = HEADER_V2.size
+V3_LENGTH: int = V2_LENGTH + HEADER_V3_TAIL.size
+KNOWN_LENGTH: int = V3_LENGTH + HEADER_ADDITIONAL.size
+_EXTENSION_HEADER_SIZE: int = EXTENSION_HEADER.size
 
 FEATURE_FIELDS = {
     FeatureType.INCOMPATIBLE: ("incompatible_features", INCOMPATIBLE_FEATURES),
     FeatureType.COMPATIBLE: ("compatible_features", COMPATIBLE_FEATURES),
     FeatureType.AUTOCLEAR: ("autoclear_features", AUTOCLEAR_FEATURES),
 }
-"""The header field, and the schema of its bits, that each type of the feature name table speaks of."""
+"""The header field, and its bits, that each type of the feature name table speaks of."""
 
 
 class Extension(NamedTuple):
@@ -129,7 +128,7 @@ class Header:
         if len(start) < V2_LENGTH or start[: len(MAGIC)] != MAGIC:
             where = Span(0, min(len(start), len(MAGIC))) if start else None
             raise NotQcow2(f"not a qcow2 image: {_beginning(start)}", where=where)
-        known: dict[str, Any] = layout.values(HEADER_V2, start)
+        known: dict[str, Any] = HEADER_V2.values(start)
         del known["magic"]
         if known["version"] not in tuple(Version):
             message = f"Unsupported qcow2 version {known['version']}"
@@ -153,8 +152,8 @@ class Header:
 
     def has(self, kind: FeatureType, name: str) -> bool:
         """Return whether the feature bit `name`, as the schema calls it, is set."""
-        field_name, schema = FEATURE_FIELDS[kind]
-        return bool(int(getattr(self, field_name)) & layout.bits(schema)[name].mask)
+        field_name, bits = FEATURE_FIELDS[kind]
+        return bool(int(getattr(self, field_name)) & bits[name].mask)
 
     @cached_property
     def dirty(self) -> bool:
@@ -229,10 +228,10 @@ class Header:
         found = self.extension(ExtensionType.FEATURE_NAME_TABLE)
         if found is None:
             return ()
-        size = FEATURE_NAME.sizeof()
+        size = FEATURE_NAME.size
         names = []
         for start in range(0, len(found.data), size):
-            entry = layout.values(FEATURE_NAME, found.data[start : start + size].ljust(size, b"\0"))
+            entry = FEATURE_NAME.values(found.data[start : start + size].ljust(size, b"\0"))
             name = entry["name"].split(b"\0")[0]
             if not name:
                 break
@@ -243,9 +242,9 @@ class Header:
     def bitmaps(self) -> BitmapsExtension | None:
         """The bitmaps extension, whether consistent or not (see `bitmaps_consistent`)."""
         found = self.extension(ExtensionType.BITMAPS)
-        if found is None or len(found.data) != BITMAPS_EXTENSION.sizeof():
+        if found is None or len(found.data) != BITMAPS_EXTENSION.size:
             return None
-        return BitmapsExtension(**layout.values(BITMAPS_EXTENSION, found.data))
+        return BitmapsExtension(**BITMAPS_EXTENSION.values(found.data))
 
     @cached_property
     def bitmaps_consistent(self) -> bool:
@@ -254,9 +253,9 @@ class Header:
     @cached_property
     def encryption_header(self) -> EncryptionHeader | None:
         found = self.extension(ExtensionType.ENCRYPTION_HEADER)
-        if found is None or len(found.data) != ENCRYPTION_HEADER_POINTER.sizeof():
+        if found is None or len(found.data) != ENCRYPTION_HEADER_POINTER.size:
             return None
-        return EncryptionHeader(**layout.values(ENCRYPTION_HEADER_POINTER, found.data))
+        return EncryptionHeader(**ENCRYPTION_HEADER_POINTER.values(found.data))
 
 
 def aligned(length: int) -> int:
@@ -267,11 +266,11 @@ def aligned(length: int) -> int:
 def field_span(name: str) -> Span:
     """Return the bytes of a header field."""
     base = 0
-    for schema in (HEADER_V2, HEADER_V3_TAIL, HEADER_ADDITIONAL):
-        for member in layout.fields(schema):
+    for part in (HEADER_V2, HEADER_V3_TAIL, HEADER_ADDITIONAL):
+        for member in part.fields:
             if member.name == name:
                 return Span(base + member.offset, member.size)
-        base += schema.sizeof()
+        base += part.size
     raise KeyError(name)
 
 
@@ -279,12 +278,12 @@ def _v3_fields(start: bytes) -> dict[str, Any]:
     if len(start) < V3_LENGTH:
         where = Span(V2_LENGTH, len(start) - V2_LENGTH)
         raise NotQcow2(f"the file ends after {len(start)} of {V3_LENGTH} header bytes", where=where, spec="Header")
-    found: dict[str, Any] = layout.values(HEADER_V3_TAIL, start, V2_LENGTH)
+    found: dict[str, Any] = HEADER_V3_TAIL.values(start, V2_LENGTH)
     reached = min(found["header_length"], len(start))
     if reached > V3_LENGTH:
         # A field is absent where header_length does not reach it, and absent means zero.
-        present = start[V3_LENGTH:reached].ljust(HEADER_ADDITIONAL.sizeof(), b"\0")
-        found["compression_type"] = layout.values(HEADER_ADDITIONAL, present)["compression_type"]
+        present = start[V3_LENGTH:reached].ljust(HEADER_ADDITIONAL.size, b"\0")
+        found["compression_type"] = HEADER_ADDITIONAL.values(present)["compression_type"]
     return found
 
 
@@ -300,7 +299,7 @@ def _extensions(store: Store, header: Header) -> Iterator[Extension]:
     area = store.pread(max(0, end - header.header_length), header.header_length)
     position = 0
     while position + _EXTENSION_HEADER_SIZE <= len(area):
-        found = layout.values(EXTENSION_HEADER, area, position)
+        found = EXTENSION_HEADER.values(area, position)
         data_start = position + _EXTENSION_HEADER_SIZE
         data = area[data_start : data_start + found["length"]]
         yield Extension(found["type"], header.header_length + position, found["length"], data)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from qcow2c.constants import MAGIC, ExtensionType, FeatureType, Limit, Version
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
+from qcow2c.format.derived import EXTENSION_HEADER, FEATURE_NAME, HEADER_ADDITIONAL, HEADER_V2, HEADER_V3_TAIL
 from qcow2c.format.header import FEATURE_FIELDS, KNOWN_LENGTH, V2_LENGTH, Header, aligned, field_span
 from qcow2c.storage.store import Store
-from qcow2c.structs import EXTENSION_HEADER, FEATURE_NAME, HEADER_ADDITIONAL, HEADER_V2, HEADER_V3_TAIL
 
 _FEATURE_LABELS = {
     FeatureType.INCOMPATIBLE: {
@@ -47,8 +47,8 @@ def first_cluster(
     known |= {"magic": MAGIC, "header_length": length}
     if backing_file is not None:
         known |= {"backing_file_offset": length + len(body), "backing_file_size": len(backing_file)}
-    schemas = (HEADER_V2,) if is_v2 else (HEADER_V2, HEADER_V3_TAIL, HEADER_ADDITIONAL)
-    header = b"".join(layout.packed(schema, known) for schema in schemas)
+    parts = (HEADER_V2,) if is_v2 else (HEADER_V2, HEADER_V3_TAIL, HEADER_ADDITIONAL)
+    header = b"".join(part.packed(known) for part in parts)
     whole = header + body + (backing_file or b"")
     if backing_file is not None and len(backing_file) > Limit.BACKING_FILE_NAME_BYTES:
         raise UsageError(f"backing file name of {len(backing_file)} bytes exceeds {Limit.BACKING_FILE_NAME_BYTES}")
@@ -68,16 +68,16 @@ def feature_name_table() -> bytes:
 
 
 def _feature_names() -> Iterator[bytes]:
-    width = layout.field(FEATURE_NAME, "name").size
+    width = FEATURE_NAME["name"].size
     for kind, labels in _FEATURE_LABELS.items():
-        bits = layout.bits(FEATURE_FIELDS[kind][1])
+        bits = FEATURE_FIELDS[kind][1]
         for name, label in labels.items():
             padded = label.encode().ljust(width, b"\0")
-            yield layout.packed(FEATURE_NAME, {"type": kind, "bit": bits[name].shift, "name": padded})
+            yield FEATURE_NAME.packed({"type": kind, "bit": bits[name].shift, "name": padded})
 
 
 def _extension(kind: int, data: bytes) -> bytes:
-    head = layout.packed(EXTENSION_HEADER, {"type": kind, "length": len(data)})
+    head = EXTENSION_HEADER.packed({"type": kind, "length": len(data)})
     return head + data.ljust(aligned(len(data)), b"\0")
 
 

@@ -1,7 +1,8 @@
-"""What any schema implies: field positions, bit masks, plain values, numpy dtypes and exact byte spans.
+"""What a schema implies, without Construct: field positions, bit masks, plain values, numpy dtypes; and words.
 
-Everything is derived from a Construct schema and cached; nothing here names a structure of the format. This is the
-only place, beside `structs.py`, where a mask, a shift or a binary format string may come into being.
+For each schema, `derived.py` has a `Layout`, `Bits` or `RecordLayout`; nothing here names a structure of the format.
+Together with `structs.py`, `constants.py` and `derived.py` this is the only place where a mask, a shift or a binary
+format string may come into being.
 """
 
 from __future__ import annotations
@@ -9,101 +10,17 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterator, Mapping
-from functools import cache, cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from construct import Adapter, Enum, FormatField, Renamed, Struct, Tell, Transformed
-from construct import Construct as Schema
-
 from qcow2c.errors import Span
+from qcow2c.schema import Doc
 
 if TYPE_CHECKING:
     import numpy as np
 
 Value = int | bytes
-
-
-# --- fields of a structure of fixed size ----------------------------------------------------------------------------
-
-
-class Field(NamedTuple):
-    """One field: `offset` and `size` in bytes from the start of its structure.
-
-    `names` maps the values of an enumeration to their names; `schema` is set where the field is a structure or an
-    array itself. `doc` is a `schema.Doc`.
-    """
-
-    name: str
-    offset: int
-    size: int
-    doc: Any
-    names: Mapping[int, str]
-    schema: Schema | None
-    is_integer: bool
-
-    @property
-    def all_ones(self) -> int:
-        """The largest value that the field can hold."""
-        return (1 << 8 * self.size) - 1
-
-
-@cache
-def fields(schema: Schema) -> tuple[Field, ...]:
-    """Return the fields of a Struct of fixed size, in the order of the file."""
-    return tuple(_fields(schema))
-
-
-def _fields(schema: Schema) -> Iterator[Field]:
-    offset = 0
-    for named in members(schema):
-        kind = unnamed(named)
-        size = named.sizeof()
-        names = {int(value): str(name) for value, name in kind.decmapping.items()} if isinstance(kind, Enum) else {}
-        is_integer = isinstance(kind, Enum | FormatField)
-        compound = hasattr(kind, "subcons") or hasattr(kind, "count") or isinstance(kind, Transformed)
-        yield Field(named.name, offset, size, named.docs, names, kind if compound else None, is_integer)
-        offset += size
-
-
-def field(schema: Schema, name: str) -> Field:
-    """Return the field called `name`."""
-    return next(found for found in fields(schema) if found.name == name)
-
-
-@cache
-def _codec(schema: Schema) -> tuple[struct.Struct, tuple[str, ...]]:
-    """Derive the binary format of a flat Struct: big-endian integers and byte strings."""
-    codes = {1: "B", 2: "H", 4: "I", 8: "Q"}
-    members = fields(schema)
-    layout = "".join(codes[member.size] if member.is_integer else f"{member.size}s" for member in members)
-    return struct.Struct(">" + layout), tuple(member.name for member in members)
-
-
-def values(schema: Schema, data: bytes | memoryview, offset: int = 0) -> dict[str, Any]:
-    """Return the fields of a flat Struct at `offset` of `data`, as integers and bytes: enumerations undecoded.
-
-    The same values as the schema's own `parse`, twenty times faster; raises struct.error on too few bytes.
-    """
-    codec, names = _codec(schema)
-    return dict(zip(names, codec.unpack_from(data, offset), strict=True))
-
-
-def packed(schema: Schema, values: Mapping[str, Value]) -> bytes:
-    """Return a flat Struct as stored; fields that are not given are zero. The inverse of `values`."""
-    codec, names = _codec(schema)
-    empty = {member.name: 0 if member.is_integer else bytes(member.size) for member in fields(schema)}
-    return codec.pack(*(values.get(name, empty[name]) for name in names))
-
-
-def integer(data: bytes | bytearray | memoryview) -> int:
-    """Return a big-endian integer of any width."""
-    return int.from_bytes(data, "big")
-
-
-def stored_integer(value: int, size: int) -> bytes:
-    """Return an integer as a field of `size` bytes stores it: big-endian."""
-    return value.to_bytes(size, "big")
 
 
 # --- bit fields of a word -------------------------------------------------------------------------------------------
@@ -117,7 +34,7 @@ class BitField(NamedTuple):
     width: int
     mask: int
     unit: int
-    doc: Any
+    doc: Doc
 
     def of(self, word: int) -> int:
         """Return the field's value in `word`, as the schema decodes it."""
@@ -135,39 +52,145 @@ class Bits:
     def __getitem__(self, name: str) -> BitField:
         return self.by_name[name]
 
+    @property
+    def size(self) -> int:
+        """Bytes of the word."""
+        return self.width // 8
+
     @cached_property
     def reserved(self) -> int:
         """The mask of all bits that the schema declares reserved."""
         return sum(member.mask for member in self.members if member.doc.reserved)
 
-
-@cache
-def bits(schema: Schema) -> Bits:
-    """Return shift, width, mask and doc of each field of a BitStruct."""
-    parts = list(members(schema))
-    width = sum(member.sizeof() for member in parts)
-    remaining = width
-    found = []
-    for member in parts:
-        size = member.sizeof()
-        remaining -= size
-        kind = unnamed(member)
-        mask = ((1 << size) - 1) << remaining
-        found.append(BitField(member.name, remaining, size, mask, unit_of(kind, size), member.docs))
-    return Bits(width, tuple(found))
+    def flags(self, **set_bits: bool) -> int:
+        """Return a word with the named flags set."""
+        return sum(self[name].mask for name, is_set in set_bits.items() if is_set)
 
 
-def unit_of(kind: Schema, width: int) -> int:
-    """Return what one step of a bit field of `width` bits stands for, as where an offset is stored in sectors."""
-    return int(kind.parse((1).to_bytes(width))) if isinstance(kind, Adapter) else 1
+# --- fields of a structure of fixed size ----------------------------------------------------------------------------
 
 
-def flags(schema: Schema, **set_bits: bool) -> int:
-    """Return a word with the named flags of a BitStruct set."""
-    return sum(bits(schema)[name].mask for name, is_set in set_bits.items() if is_set)
+class Field(NamedTuple):
+    """One field: `offset` and `size` in bytes from the start of its structure.
+
+    `names` maps the values of an enumeration to their names; `flags` are the bits of a field that is a set of them;
+    `parts` is set where the field is a structure itself, or an array of it.
+    """
+
+    name: str
+    offset: int
+    size: int
+    doc: Doc
+    is_integer: bool = True
+    names: Mapping[int, str] = {}
+    flags: Bits | None = None
+    parts: Layout | Bits | None = None
+
+    @property
+    def all_ones(self) -> int:
+        """The largest value that the field can hold."""
+        return (1 << 8 * self.size) - 1
+
+    @property
+    def valid(self) -> Sequence[int]:
+        """The values that an integer may have, the least first: all that it can hold where the schema names none."""
+        known = self.doc.valid
+        if known is None:
+            return range(self.all_ones + 1)
+        return known if isinstance(known, range) else [choice for choice in known if isinstance(choice, int)]
 
 
-# --- many words: array and numpy ------------------------------------------------------------------------------------
+class Layout:
+    """A structure of fixed size, `size` bytes: its fields, in the order of the file."""
+
+    def __init__(self, size: int, fields: tuple[Field, ...]) -> None:
+        self.size = size
+        self.fields = fields
+        self.by_name = {field.name: field for field in fields}
+
+    def __getitem__(self, name: str) -> Field:
+        return self.by_name[name]
+
+    @cached_property
+    def _codec(self) -> tuple[struct.Struct, tuple[str, ...]]:
+        """The binary format, big-endian integers and byte strings, and the names of the fields."""
+        codes = {1: "B", 2: "H", 4: "I", 8: "Q"}
+        layout = "".join(codes[field.size] if field.is_integer else f"{field.size}s" for field in self.fields)
+        return struct.Struct(">" + layout), tuple(field.name for field in self.fields)
+
+    def values(self, data: bytes | memoryview, offset: int = 0) -> dict[str, Any]:
+        """Return the fields at `offset` of `data`, as integers and bytes: enumerations undecoded, structures as bytes.
+
+        The same values as the schema's own `parse`, twenty times faster; raises struct.error on too few bytes.
+        """
+        codec, names = self._codec
+        return dict(zip(names, codec.unpack_from(data, offset), strict=True))
+
+    def packed(self, values: Mapping[str, Value]) -> bytes:
+        """Return the structure as stored; fields that are not given are zero. The inverse of `values`."""
+        codec, names = self._codec
+        empty = {field.name: 0 if field.is_integer else bytes(field.size) for field in self.fields}
+        return codec.pack(*(values.get(name, empty[name]) for name in names))
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy dtype of one such structure: named big-endian fields."""
+        import numpy as np
+
+        return np.dtype([(field.name, _field_type(field)) for field in self.fields])
+
+
+def _field_type(field: Field) -> Any:
+    if isinstance(field.parts, Layout):
+        return field.parts.dtype
+    is_word = field.is_integer or isinstance(field.parts, Bits)
+    return f">u{field.size}" if is_word else f"V{field.size}"
+
+
+# --- records of variable length -------------------------------------------------------------------------------------
+
+
+class RecordPart(NamedTuple):
+    """A byte string of a record. `length` names the field of the record's header that says how long it is; None: it
+    reaches to the end.
+    """
+
+    name: str
+    length: str | None
+    doc: Doc
+
+
+class RecordLayout:
+    """A structure of variable length: a header of fixed size, unless it has none, and the parts behind it."""
+
+    def __init__(self, header: Layout | None, parts: tuple[RecordPart, ...]) -> None:
+        self.header = header
+        self.parts = parts
+
+    def spans(self, data: bytes) -> Iterator[tuple[RecordPart, Span]]:
+        """Yield each part with its bytes, from the start of the record, of which `data` has at least the header."""
+        lengths = self.header.values(data) if self.header is not None else {}
+        at = self.header.size if self.header is not None else 0
+        for part in self.parts:
+            span = Span(at, len(data) - at if part.length is None else lengths[part.length])
+            yield part, span
+            at = span.end
+
+
+# --- integers -------------------------------------------------------------------------------------------------------
+
+
+def integer(data: bytes | bytearray | memoryview) -> int:
+    """Return a big-endian integer of any width."""
+    return int.from_bytes(data, "big")
+
+
+def stored_integer(value: int, size: int) -> bytes:
+    """Return an integer as a field of `size` bytes stores it: big-endian."""
+    return value.to_bytes(size, "big")
+
+
+# --- many words -----------------------------------------------------------------------------------------------------
 
 
 WORD_BYTES = array("Q").itemsize
@@ -204,86 +227,3 @@ def stored(native: array[int]) -> bytes:
         native = native[:]
         native.byteswap()
     return native.tobytes()
-
-
-@cache
-def dtype(schema: Schema) -> np.dtype[Any]:
-    """Return the numpy dtype of one entry: a word for a BitStruct, named big-endian fields for a Struct."""
-    import numpy as np
-
-    if is_bits(schema):
-        return np.dtype(f">u{schema.sizeof()}")
-    return np.dtype(
-        [
-            (member.name, dtype(member.schema) if member.schema is not None else _scalar(member))
-            for member in fields(schema)
-        ]
-    )
-
-
-def _scalar(member: Field) -> str:
-    return f">u{member.size}" if member.is_integer else f"V{member.size}"
-
-
-def is_bits(schema: Schema) -> bool:
-    """Tell a BitStruct, whose fields are bits of one word, from a Struct of bytes."""
-    return isinstance(unnamed(schema), Transformed)
-
-
-# --- exact spans of records of variable length ----------------------------------------------------------------------
-
-_START = "@"
-
-
-@cache
-def traced(schema: Schema) -> Schema:
-    """Return the same Struct with a Tell before each field and one at the end, under names that no field has."""
-    spaced: list[Schema] = []
-    for member in members(schema):
-        inner = unnamed(member)
-        body = member.name / traced(inner) if isinstance(inner, Struct) else member
-        spaced += [(_START + member.name) / Tell, body]
-    return Struct(*spaced, _START / Tell)
-
-
-class Traced(NamedTuple):
-    """A parsed field with its byte range, from the start of the record, and the fields in it."""
-
-    name: str
-    offset: int
-    size: int
-    value: Any
-    doc: Any
-    children: tuple[Traced, ...]
-
-
-def trace(schema: Schema, data: bytes) -> tuple[Traced, ...]:
-    """Parse `data` and return each field with its exact span; raises construct.ConstructError on too few bytes."""
-    return tuple(_trace(schema, traced(schema).parse(data)))
-
-
-def _trace(schema: Schema, parsed: Any) -> Iterator[Traced]:
-    parts = list(members(schema))
-    starts = [parsed[_START + member.name] for member in parts] + [parsed[_START]]
-    for member, start, end in zip(parts, starts, starts[1:], strict=False):
-        inner, value = unnamed(member), parsed[member.name]
-        children = tuple(_trace(inner, value)) if isinstance(inner, Struct) else ()
-        yield Traced(member.name, start, end - start, value, member.docs, children)
-
-
-# --- under the hood of Construct ------------------------------------------------------------------------------------
-
-
-def unnamed(schema: Schema) -> Schema:
-    """Return a schema without its name and documentation."""
-    while isinstance(schema, Renamed):
-        schema = schema.subcon
-    return schema
-
-
-def members(schema: Schema) -> list[Any]:
-    """Return the named parts of a Struct or BitStruct, in order."""
-    schema = unnamed(schema)
-    if isinstance(schema, Transformed):
-        schema = schema.subcon
-    return list(schema.subcons)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from qcow2c.constants import (
     LUKS_KEY_MATERIAL_OFFSET,
@@ -17,9 +18,9 @@ from qcow2c.constants import (
     LuksKeySlotState,
 )
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Span, UnsupportedFeature
+from qcow2c.format.derived import LUKS_HEADER, LUKS_KEY_SLOT
 from qcow2c.format.header import EncryptionHeader
 from qcow2c.storage.sources import Store
-from qcow2c.structs import LUKS_HEADER
 
 SPEC = "Full disk encryption header pointer"
 
@@ -69,7 +70,7 @@ class LuksHeader:
 
 def read_luks_header(store: Store, pointer: EncryptionHeader) -> LuksHeader:
     """Return the LUKS header at `pointer`. Raises CorruptMetadata, UnsupportedFeature."""
-    size = LUKS_HEADER.sizeof()
+    size = LUKS_HEADER.size
     where = Span(pointer.offset, size)
     data = store.pread(size, pointer.offset)
     if len(data) < size or pointer.length < size:
@@ -78,36 +79,41 @@ def read_luks_header(store: Store, pointer: EncryptionHeader) -> LuksHeader:
     if data[: len(LUKS_MAGIC)] != LUKS_MAGIC:
         message = f"no LUKS header: it starts with {data[: len(LUKS_MAGIC)]!r}"
         raise CorruptMetadata(message, where=where, spec=SPEC)
-    found = LUKS_HEADER.parse(data)
-    if found.version != 1:
-        raise UnsupportedFeature(f"LUKS version {found.version} is not supported", where=where, spec=SPEC)
-    cipher_mode, _, generator = _text(found.cipher_mode).partition("-")
+    found = LUKS_HEADER.values(data)
+    if found["version"] != 1:
+        raise UnsupportedFeature(f"LUKS version {found['version']} is not supported", where=where, spec=SPEC)
+    cipher_mode, _, generator = _text(found["cipher_mode"]).partition("-")
     iv_generator, _, iv_hash = generator.partition(":")
     slots = tuple(
         LuksSlot(
-            active=int(slot.active) == LuksKeySlotState.ENABLED,
-            iterations=slot.iterations,
-            stripes=slot.stripes,
-            key_offset=slot.key_material_offset * SECTOR_SIZE,
-            salt=slot.salt,
-            is_sound=int(slot.active) in tuple(LuksKeySlotState),
+            active=slot["active"] == LuksKeySlotState.ENABLED,
+            iterations=slot["iterations"],
+            stripes=slot["stripes"],
+            key_offset=slot["key_material_offset"] * SECTOR_SIZE,
+            salt=slot["salt"],
+            is_sound=slot["active"] in tuple(LuksKeySlotState),
         )
-        for slot in found.key_slots
+        for slot in _slots(found["key_slots"])
     )
     return LuksHeader(
-        cipher=_cipher(_text(found.cipher_name), cipher_mode, found.key_bytes, where),
+        cipher=_cipher(_text(found["cipher_name"]), cipher_mode, found["key_bytes"], where),
         cipher_mode=_known("cipher mode", cipher_mode, CIPHER_MODES, where),
         iv_generator=_known("IV generator", iv_generator, IV_GENERATORS, where),
         iv_hash=_known("IV generator hash", iv_hash, HASHES, where) if iv_generator == "essiv" else None,
-        hash=_known("hash", _text(found.hash_spec), HASHES, where),
-        payload_offset=found.payload_offset * SECTOR_SIZE,
-        key_bytes=found.key_bytes,
-        iterations=found.mk_digest_iter,
-        uuid=_text(found.uuid),
+        hash=_known("hash", _text(found["hash_spec"]), HASHES, where),
+        payload_offset=found["payload_offset"] * SECTOR_SIZE,
+        key_bytes=found["key_bytes"],
+        iterations=found["mk_digest_iter"],
+        uuid=_text(found["uuid"]),
         slots=slots,
-        digest=found.mk_digest,
-        digest_salt=found.mk_digest_salt,
+        digest=found["mk_digest"],
+        digest_salt=found["mk_digest_salt"],
     )
+
+
+def _slots(stored: bytes) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(stored), LUKS_KEY_SLOT.size):
+        yield LUKS_KEY_SLOT.values(stored, start)
 
 
 def require_sound_slots(luks: LuksHeader, pointer: EncryptionHeader) -> None:
@@ -115,7 +121,7 @@ def require_sound_slots(luks: LuksHeader, pointer: EncryptionHeader) -> None:
 
     Each must lie within the encryption header, before the payload, and over no other one.
     """
-    where = Span(pointer.offset, LUKS_HEADER.sizeof())
+    where = Span(pointer.offset, LUKS_HEADER.size)
     for problem in _slot_problems(luks, pointer):
         raise CorruptMetadata(problem, where=where, spec=SPEC)
     for what, iterations in _iterations(luks):

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from qcow2c.constants import ENTRY_BYTES
 from qcow2c.errors import Span
+from qcow2c.format.derived import SNAPSHOT_HEADER
 from qcow2c.format.header import Header
-from qcow2c.structs import SNAPSHOT_HEADER
 
 
 def metadata_spans(header: Header) -> Iterator[tuple[str, Span]]:
@@ -17,7 +17,7 @@ def metadata_spans(header: Header) -> Iterator[tuple[str, Span]]:
     sized = [
         ("active L1 table", header.l1_table_offset, header.l1_size * ENTRY_BYTES),
         ("refcount table", header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size),
-        ("snapshot table", header.snapshots_offset, header.nb_snapshots * SNAPSHOT_HEADER.sizeof()),
+        ("snapshot table", header.snapshots_offset, header.nb_snapshots * SNAPSHOT_HEADER.size),
     ]
     if header.bitmaps is not None and header.bitmaps_consistent:
         directory = header.bitmaps

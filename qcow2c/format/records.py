@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 from qcow2c.constants import Limit
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, Span
 from qcow2c.format import layout
+from qcow2c.format.derived import BITMAP_DIRECTORY_HEADER, BITMAP_FLAGS, SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER
 from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.header import Header, aligned
 from qcow2c.storage.sources import Store
-from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAP_FLAGS, SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER
 
-_SNAPSHOT_HEADER_SIZE: int = SNAPSHOT_HEADER.sizeof()
-_FLAGS = layout.bits(BITMAP_FLAGS)
-_EXTRA = layout.fields(SNAPSHOT_EXTRA_DATA)
-_NO_ICOUNT = layout.field(SNAPSHOT_EXTRA_DATA, "icount").all_ones
+_SNAPSHOT_HEADER_SIZE: int = SNAPSHOT_HEADER.size
+_EXTRA = SNAPSHOT_EXTRA_DATA.fields
+_NO_ICOUNT = SNAPSHOT_EXTRA_DATA["icount"].all_ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +71,16 @@ class BitmapRecord:
 
     @property
     def in_use(self) -> bool:
-        return bool(self.flags & _FLAGS["in_use"].mask)
+        return bool(self.flags & BITMAP_FLAGS["in_use"].mask)
 
     @property
     def auto(self) -> bool:
-        return bool(self.flags & _FLAGS["auto"].mask)
+        return bool(self.flags & BITMAP_FLAGS["auto"].mask)
 
     @property
     def unknown_flags(self) -> int:
         """Flags that QEMU does not know: the reserved ones, and what speaks of extra data."""
-        return self.flags & ~(_FLAGS["in_use"].mask | _FLAGS["auto"].mask)
+        return self.flags & ~(BITMAP_FLAGS["in_use"].mask | BITMAP_FLAGS["auto"].mask)
 
 
 class SnapshotTable(NamedTuple):
@@ -157,7 +156,7 @@ def _snapshots(window: _SequentialReads, header: Header) -> Iterator[SnapshotRec
             yield record
             offset += fixed
             continue
-        known: dict[str, Any] = layout.values(SNAPSHOT_HEADER, stored)
+        known: dict[str, Any] = SNAPSHOT_HEADER.values(stored)
         extra_size = known["extra_data_size"]
         length = fixed + extra_size + known["id_str_size"] + known["name_size"]
         if extra_size > Limit.SNAPSHOT_EXTRA_BYTES:
@@ -221,7 +220,7 @@ def _bitmaps(directory: bytes, header: Header) -> Iterator[BitmapRecord]:
     extension = header.bitmaps
     assert extension is not None, "only called with the extension"
     base, offset, count = extension.bitmap_directory_offset, 0, 0
-    fixed = BITMAP_DIRECTORY_HEADER.sizeof()
+    fixed = BITMAP_DIRECTORY_HEADER.size
     while offset < len(directory):
         room = len(directory) - offset
         where = Span(base + offset, min(room, fixed))
@@ -229,7 +228,7 @@ def _bitmaps(directory: bytes, header: Header) -> Iterator[BitmapRecord]:
             raise _Broken(f"bitmap record {count} is torn: {room} of {fixed} bytes", where)
         if count == extension.nb_bitmaps:
             raise _Broken(f"more bitmaps in the directory than the {count} that the extension declares", where)
-        known: dict[str, Any] = layout.values(BITMAP_DIRECTORY_HEADER, directory, offset)
+        known: dict[str, Any] = BITMAP_DIRECTORY_HEADER.values(directory, offset)
         length = aligned(fixed + known["extra_data_size"] + known["name_size"])
         if length > room:
             raise _Broken(f"bitmap record {count} of {length} bytes leaves the directory, {room} remain", where)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
-from qcow2c.structs import REFCOUNT_TABLE_ENTRY, refcount_group
+from qcow2c.format.derived import REFCOUNT_GROUP, REFCOUNT_TABLE_ENTRY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from qcow2c.format.geometry import Geometry
 
-_TABLE = layout.bits(REFCOUNT_TABLE_ENTRY)
+_TABLE = REFCOUNT_TABLE_ENTRY
 
 BLOCK_OFFSET = _TABLE["refcount_block_offset"].mask
 
@@ -34,7 +34,7 @@ def refcount(block: bytes, index: int, refcount_order: int) -> int:
     if shifts:
         byte = block[index // len(shifts)]
         return byte >> shifts[index % len(shifts)] & mask
-    width = _group_bytes(refcount_order)
+    width = REFCOUNT_GROUP[refcount_order].size
     return layout.integer(block[index * width : (index + 1) * width])
 
 
@@ -44,7 +44,7 @@ def refcounts(blocks: bytes | bytearray | memoryview, refcount_order: int) -> ND
 
     shifts, mask = _sub_byte(refcount_order)
     if not shifts:
-        width = _group_bytes(refcount_order)
+        width = REFCOUNT_GROUP[refcount_order].size
         return np.frombuffer(blocks, dtype=f">u{width}")
     packed = np.frombuffer(blocks, dtype=np.uint8)
     unpacked = packed[:, None] >> np.array(shifts, dtype=np.uint8)
@@ -53,19 +53,12 @@ def refcounts(blocks: bytes | bytearray | memoryview, refcount_order: int) -> ND
 
 
 @cache
-def _group_bytes(refcount_order: int) -> int:
-    """Return the bytes of a refcount, or of those that share a byte."""
-    return int(refcount_group(refcount_order).sizeof())
-
-
-@cache
 def _sub_byte(refcount_order: int) -> tuple[tuple[int, ...], int]:
     """Return the shifts of the refcounts in a byte, in cluster order, and the mask of one; empty for whole bytes."""
-    group = refcount_group(refcount_order)
-    if not layout.is_bits(group):
+    group = REFCOUNT_GROUP[refcount_order]
+    if not isinstance(group, layout.Bits):
         return (), 0
-    bits = layout.bits(group)
-    ordered = [bits[f"refcount_{index}"] for index in range(len(bits.members))]
+    ordered = [group[f"refcount_{index}"] for index in range(len(group.members))]
     return tuple(member.shift for member in ordered), (1 << ordered[0].width) - 1
 
 
@@ -100,7 +93,7 @@ def stored_ones(count: int, refcount_order: int) -> bytes:
     """Return `count` refcounts of 1 as they are stored, with refcounts of 0 up to the next whole byte."""
     shifts, _mask = _sub_byte(refcount_order)
     if not shifts:
-        return layout.stored_integer(1, _group_bytes(refcount_order)) * count
+        return layout.stored_integer(1, REFCOUNT_GROUP[refcount_order].size) * count
     whole, rest = divmod(count, len(shifts))
     data = bytes([sum(1 << shift for shift in shifts)]) * whole
     return data + bytes([sum(1 << shift for shift in shifts[:rest])]) if rest else data
@@ -109,7 +102,7 @@ def stored_ones(count: int, refcount_order: int) -> bytes:
 @cache
 def word_code(refcount_order: int) -> str:
     """Return the type code of an array that holds refcounts in native order, each in one word."""
-    size = 1 if _sub_byte(refcount_order)[0] else _group_bytes(refcount_order)
+    size = 1 if _sub_byte(refcount_order)[0] else REFCOUNT_GROUP[refcount_order].size
     return next(code for code in "BHILQ" if array(code).itemsize == size)
 
 

@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING
 
 from qcow2c.constants import ENTRY_BYTES, CompressionType, CryptMethod, ExtensionType, FeatureType, Limit, Version
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, Span, UnsupportedFeature
-from qcow2c.format import layout
-from qcow2c.format.findings import Finding, Severity
-from qcow2c.format.header import FEATURE_FIELDS, V3_LENGTH, Extension, Header, field_span
-from qcow2c.format.metadata_spans import metadata_spans, overlap
-from qcow2c.structs import (
+from qcow2c.format.derived import (
     BITMAP_DIRECTORY_HEADER,
     BITMAPS_EXTENSION,
     ENCRYPTION_HEADER_POINTER,
@@ -22,6 +18,9 @@ from qcow2c.structs import (
     HEADER_V3_TAIL,
     SNAPSHOT_HEADER,
 )
+from qcow2c.format.findings import Finding, Severity
+from qcow2c.format.header import FEATURE_FIELDS, V3_LENGTH, Extension, Header, field_span
+from qcow2c.format.metadata_spans import metadata_spans, overlap
 
 if TYPE_CHECKING:
     from qcow2c.format.records import BitmapRecord, SnapshotRecord
@@ -75,12 +74,11 @@ def _at(
 def _bounded_fields(header: Header) -> Iterator[Finding]:
     """Fields whose schema bounds them by themselves, whatever the rest of the header says."""
     judged_elsewhere = {"magic", "version", "crypt_method", "backing_file_size", "header_length", "size"}
-    schemas = (HEADER_V2, HEADER_V3_TAIL) if header.version >= Version.V3 else (HEADER_V2,)
-    for member in (member for schema in schemas for member in layout.fields(schema)):
-        valid = member.doc.valid
-        if member.name in judged_elsewhere or valid is None:
+    parts = (HEADER_V2, HEADER_V3_TAIL) if header.version >= Version.V3 else (HEADER_V2,)
+    for member in (member for part in parts for member in part.fields):
+        if member.name in judged_elsewhere:
             continue
-        value = getattr(header, member.name)
+        value, valid = getattr(header, member.name), member.valid
         if value not in valid:
             bound = f"{valid[0]}..{valid[-1]}"
             yield _at(
@@ -146,9 +144,9 @@ def _compression(header: Header) -> Iterator[Finding]:
 def _version(header: Header) -> Iterator[Finding]:
     """A version 2 header that goes on as one of version 3: a flipped bit hides all features, and their extensions."""
     tail = header.after_v2
-    if len(tail) < HEADER_V3_TAIL.sizeof() or 0 < header.backing_file_offset < V3_LENGTH:
+    if len(tail) < HEADER_V3_TAIL.size or 0 < header.backing_file_offset < V3_LENGTH:
         return
-    later = layout.values(HEADER_V3_TAIL, tail)
+    later = HEADER_V3_TAIL.values(tail)
     length = later["header_length"]
     is_header = V3_LENGTH <= length <= header.cluster_size and length % 8 == 0
     if is_header and later["refcount_order"] in Limit.REFCOUNT_ORDER and not _unknown_bits(later):
@@ -158,14 +156,14 @@ def _version(header: Header) -> Iterator[Finding]:
 
 def _unknown_bits(fields: dict[str, int]) -> int:
     unknown = 0
-    for name, schema in FEATURE_FIELDS.values():
-        unknown |= fields[name] & layout.bits(schema).reserved
+    for name, bits in FEATURE_FIELDS.values():
+        unknown |= fields[name] & bits.reserved
     return unknown
 
 
 def _features(header: Header) -> Iterator[Finding]:
-    for kind, (name, schema) in FEATURE_FIELDS.items():
-        unknown = getattr(header, name) & layout.bits(schema).reserved
+    for kind, (name, bits) in FEATURE_FIELDS.items():
+        unknown = getattr(header, name) & bits.reserved
         if not unknown:
             continue
         message = f"Unsupported qcow2 feature(s): {', '.join(_unknown_names(header, kind, unknown))}"
@@ -206,7 +204,7 @@ def _tables(header: Header) -> Iterator[Finding]:
     for name, length in (
         ("l1_table_offset", header.l1_size * ENTRY_BYTES),
         ("refcount_table_offset", size),
-        ("snapshots_offset", header.nb_snapshots * SNAPSHOT_HEADER.sizeof()),
+        ("snapshots_offset", header.nb_snapshots * SNAPSHOT_HEADER.size),
     ):
         offset = getattr(header, name)
         if offset % header.cluster_size or offset + length >= Limit.SIGNED_OFFSET_END:
@@ -262,8 +260,8 @@ def _encryption_pointer(header: Header, extension: Extension) -> Iterator[Findin
     if header.crypt_method != CryptMethod.LUKS:
         message = f"an encryption header, but crypt_method is {header.crypt_method}, not LUKS"
         yield _in(extension, "extension.encryption_without_luks", message)
-    elif extension.length != ENCRYPTION_HEADER_POINTER.sizeof() or pointer is None:
-        message = f"encryption header pointer of {extension.length} bytes, not {ENCRYPTION_HEADER_POINTER.sizeof()}"
+    elif extension.length != ENCRYPTION_HEADER_POINTER.size or pointer is None:
+        message = f"encryption header pointer of {extension.length} bytes, not {ENCRYPTION_HEADER_POINTER.size}"
         yield _in(extension, "extension.encryption_length", message)
     elif pointer.offset % header.cluster_size:
         message = f"encryption header offset {pointer.offset:#x} is not cluster-aligned"
@@ -274,16 +272,16 @@ def _bitmaps(header: Header, extension: Extension) -> Iterator[Finding]:
     """QEMU refuses the image; nothing of the guest's data depends on it, so here only the bitmaps are refused."""
     found = header.bitmaps
     if found is None:
-        message = f"bitmaps extension of {extension.length} bytes, not {BITMAPS_EXTENSION.sizeof()}"
+        message = f"bitmaps extension of {extension.length} bytes, not {BITMAPS_EXTENSION.size}"
         yield _in(extension, "extension.bitmaps_length", message, Severity.WARNING)
         return
     if not header.bitmaps_consistent:
         message = "a program without bitmap support wrote to the image: its bitmaps are inconsistent"
         yield _in(extension, "extension.bitmaps_inconsistent", message, Severity.NOTE)
         return
-    for member in layout.fields(BITMAPS_EXTENSION):
-        value, valid = getattr(found, member.name), member.doc.valid
-        if valid is not None and value not in valid:
+    for member in BITMAPS_EXTENSION.fields:
+        value, valid = getattr(found, member.name), member.valid
+        if value not in valid:
             message = f"bitmaps extension: {member.name} {value} is out of bounds, {valid[0]}..{valid[-1]}"
             yield _in(extension, f"extension.bitmaps.{member.name}", message, Severity.WARNING)
     if found.bitmap_directory_offset % header.cluster_size:
@@ -336,7 +334,7 @@ def snapshot_findings(header: Header, record: SnapshotRecord) -> Iterator[Findin
         message = f"{label}: L1 table offset {record.l1_table_offset:#x} is not cluster-aligned"
         yield Finding("snapshot.l1_table_offset", Severity.ERROR, message, record.span, "Snapshots")
     for name in ("l1_size", "date_nsec"):
-        value, valid = getattr(record, name), layout.field(SNAPSHOT_HEADER, name).doc.valid
+        value, valid = getattr(record, name), SNAPSHOT_HEADER[name].valid
         if value not in valid:
             severity = Severity.ERROR if name == "l1_size" else Severity.WARNING
             message = f"{label}: {name} {value} is out of bounds, 0..{valid[-1]}"
@@ -370,7 +368,7 @@ def bitmap_findings(header: Header, record: BitmapRecord) -> Iterator[Finding]:
     label = f"bitmap {record.name.decode('utf-8', 'backslashreplace')!r}"
     problems = []
     for name in ("bitmap_table_size", "type", "granularity_bits"):
-        value, valid = getattr(record, name), layout.field(BITMAP_DIRECTORY_HEADER, name).doc.valid
+        value, valid = getattr(record, name), BITMAP_DIRECTORY_HEADER[name].valid
         if value not in valid:
             problems.append((name, f"{name} {value} is out of bounds, {valid[0]}..{valid[-1]}"))
     if not 0 < len(record.name) <= Limit.BITMAP_NAME_BYTES:

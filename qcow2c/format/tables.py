@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE, Limit
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
+from qcow2c.format.derived import (
+    BITMAP_TABLE_ENTRY,
+    COMPRESSED_DESCRIPTOR,
+    L1_ENTRY,
+    STANDARD_L2_ENTRY,
+    SUBCLUSTER_BITMAP,
+)
 from qcow2c.format.geometry import Geometry
-from qcow2c.structs import BITMAP_TABLE_ENTRY, L1_ENTRY, STANDARD_L2_ENTRY, SUBCLUSTER_BITMAP, compressed_descriptor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,26 +31,22 @@ if TYPE_CHECKING:
 
     U8Array = NDArray[np.uint8]
 
-_L1 = layout.bits(L1_ENTRY)
-_L2 = layout.bits(STANDARD_L2_ENTRY)
-_SUBCLUSTERS = layout.bits(SUBCLUSTER_BITMAP)
-_BITMAP = layout.bits(BITMAP_TABLE_ENTRY)
 
 _WORDS_PER_SECTOR_BITS = (SECTOR_SIZE // ENTRY_BYTES).bit_length() - 1
 
-L1_OFFSET = _L1["l2_table_offset"].mask
-L1_COPIED = _L1["copied"].mask
-L1_RESERVED = _L1.reserved
-L2_OFFSET = _L2["host_cluster_offset"].mask
-L2_COPIED = _L2["copied"].mask
-L2_COMPRESSED = _L2["compressed"].mask
-L2_ZERO = _L2["zero"].mask
-L2_RESERVED = _L2.reserved
-BITMAP_OFFSET = _BITMAP["host_cluster_offset"].mask
-BITMAP_ALL_ONES = _BITMAP["all_ones"].mask
-BITMAP_RESERVED = _BITMAP.reserved
-SUBCLUSTERS_ALLOCATED = _SUBCLUSTERS["allocated"].mask
-SUBCLUSTERS_ZERO_SHIFT = _SUBCLUSTERS["reads_as_zeros"].shift
+L1_OFFSET = L1_ENTRY["l2_table_offset"].mask
+L1_COPIED = L1_ENTRY["copied"].mask
+L1_RESERVED = L1_ENTRY.reserved
+L2_OFFSET = STANDARD_L2_ENTRY["host_cluster_offset"].mask
+L2_COPIED = STANDARD_L2_ENTRY["copied"].mask
+L2_COMPRESSED = STANDARD_L2_ENTRY["compressed"].mask
+L2_ZERO = STANDARD_L2_ENTRY["zero"].mask
+L2_RESERVED = STANDARD_L2_ENTRY.reserved
+BITMAP_OFFSET = BITMAP_TABLE_ENTRY["host_cluster_offset"].mask
+BITMAP_ALL_ONES = BITMAP_TABLE_ENTRY["all_ones"].mask
+BITMAP_RESERVED = BITMAP_TABLE_ENTRY.reserved
+SUBCLUSTERS_ALLOCATED = SUBCLUSTER_BITMAP["allocated"].mask
+SUBCLUSTERS_ZERO_SHIFT = SUBCLUSTER_BITMAP["reads_as_zeros"].shift
 
 _FIRST_COMPARED, _MOST_COMPARED = 8, 4096
 """Entries that are compared at once."""
@@ -156,7 +158,7 @@ def equal_subclusters(bitmap: int, first: int, kind: Kind) -> int:
     else:
         different = allocated | zeros
     different = (different & SUBCLUSTERS_ALLOCATED) >> first
-    end = _SUBCLUSTERS["allocated"].width - first
+    end = SUBCLUSTER_BITMAP["allocated"].width - first
     return min((different & -different).bit_length() - 1, end) if different else end
 
 
@@ -188,7 +190,7 @@ def entries_alike(words: array[int], index: int, most: int, cluster_size: int, s
 @cache
 def compressed_masks(cluster_bits: int) -> tuple[int, int, int]:
     """Return the mask of the host offset, and mask and shift of the additional sectors."""
-    bits = layout.bits(compressed_descriptor(cluster_bits))
+    bits = COMPRESSED_DESCRIPTOR[cluster_bits]
     sectors = bits["additional_sectors"]
     return bits["host_offset"].mask, sectors.mask, sectors.shift
 

@@ -26,7 +26,7 @@ from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, ExtensionType, Limi
 from qcow2c.disk.opening import BackingChoice, Opening, open_image
 from qcow2c.disk.size import resize
 from qcow2c.errors import UsageError
-from qcow2c.format import layout
+from qcow2c.format.derived import AUTOCLEAR_FEATURES, COMPATIBLE_FEATURES, INCOMPATIBLE_FEATURES, SNAPSHOT_HEADER
 from qcow2c.format.detection import detect_format
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, extensions_of, feature_name_table, with_extension
@@ -35,17 +35,16 @@ from qcow2c.storage.integers import settle_integers
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Source, Store, opened
-from qcow2c.structs import AUTOCLEAR_FEATURES, COMPATIBLE_FEATURES, INCOMPATIBLE_FEATURES, SNAPSHOT_HEADER
 from qcow2c.writer.header_update import change_header
 
 _NEWER = "compatibility level 1.1 {} above (use compat=1.1 or greater)"
-_COMPRESSION = layout.bits(INCOMPATIBLE_FEATURES)["compression_type"].mask
-_DIRTY = layout.bits(INCOMPATIBLE_FEATURES)["dirty"].mask
-_LAZY = layout.bits(COMPATIBLE_FEATURES)["lazy_refcounts"].mask
-_DATA_FILE_RAW = layout.bits(AUTOCLEAR_FEATURES)["data_file_raw"].mask
-_UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
+_COMPRESSION = INCOMPATIBLE_FEATURES["compression_type"].mask
+_DIRTY = INCOMPATIBLE_FEATURES["dirty"].mask
+_LAZY = COMPATIBLE_FEATURES["lazy_refcounts"].mask
+_DATA_FILE_RAW = AUTOCLEAR_FEATURES["data_file_raw"].mask
+_UNKNOWN_AUTOCLEAR = AUTOCLEAR_FEATURES.reserved
 _V2_REFCOUNT_BITS = 1 << V2_REFCOUNT_ORDER
-_V2_MOST_VM_STATE = layout.field(SNAPSHOT_HEADER, "vm_state_size").all_ones
+_V2_MOST_VM_STATE = SNAPSHOT_HEADER["vm_state_size"].all_ones
 
 
 class AmendOptions(TypedDict, total=False):

@@ -16,6 +16,7 @@ from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, Limit, Version
 from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.disk.map import COMPRESSED, DATA, ZERO, Columns
 from qcow2c.errors import UsageError
+from qcow2c.format.derived import BITMAP_DIRECTORY_HEADER
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import aligned
@@ -25,7 +26,6 @@ from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.sources import Source, Store
-from qcow2c.structs import BITMAP_DIRECTORY_HEADER
 
 _COMPATS = ("0.10", "1.1")
 """Without "v2" and "v3", which only create knows."""
@@ -191,5 +191,5 @@ def _bitmaps_size(image: Image, disk_size: int, geometry: Geometry) -> int:
         bits = -(-disk_size >> record.granularity_bits)
         data = geometry.clusters(-(-bits // 8))
         clusters += data + -(-data // geometry.words_per_cluster)
-        directory_size += aligned(BITMAP_DIRECTORY_HEADER.sizeof() + len(record.name.partition(b"\0")[0]))
+        directory_size += aligned(BITMAP_DIRECTORY_HEADER.size + len(record.name.partition(b"\0")[0]))
     return (clusters + geometry.clusters(directory_size)) * geometry.cluster_size

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from qcow2c.constants import ExtensionType, Limit, Version
 from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError, doing
-from qcow2c.format import layout
+from qcow2c.format.derived import AUTOCLEAR_FEATURES
 from qcow2c.format.detection import Format, known_format
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, changed_header, with_extension
@@ -26,7 +26,6 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Memory, Source, Store, opened
 from qcow2c.storage.store import Progress
-from qcow2c.structs import AUTOCLEAR_FEATURES
 from qcow2c.writer.header_update import change_header
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ FORMATS = frozenset(
 )  # fmt: skip
 """What an image may call the format of its backing file: all drivers of QEMU, as there."""
 
-_UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
+_UNKNOWN_AUTOCLEAR = AUTOCLEAR_FEATURES.reserved
 
 
 @dataclass(frozen=True)

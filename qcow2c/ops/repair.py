@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from qcow2c.errors import UsageError
-from qcow2c.format import layout
+from qcow2c.format.derived import INCOMPATIBLE_FEATURES
 from qcow2c.format.header import Header
 from qcow2c.format.rules import LOST_OWNERS
 from qcow2c.ops.check import check
@@ -23,7 +23,6 @@ from qcow2c.references.image_check import check_image
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Progress, stage
-from qcow2c.structs import INCOMPATIBLE_FEATURES
 
 if TYPE_CHECKING:
     from qcow2c.recovery.changes import Changes
@@ -37,8 +36,8 @@ What = Literal["leaks", "all"]
 _STAGES = 5
 """Of a repair: a check that looks whether there is anything to do, one alone, a survey, one of the plan, a last one."""
 
-_DIRTY = layout.bits(INCOMPATIBLE_FEATURES)["dirty"].mask
-_CORRUPT = layout.bits(INCOMPATIBLE_FEATURES)["corrupt"].mask
+_DIRTY = INCOMPATIBLE_FEATURES["dirty"].mask
+_CORRUPT = INCOMPATIBLE_FEATURES["corrupt"].mask
 
 _NO_DOUBT = ("refcount_", "overflow", "overlap", "copied", "header.", "snapshot.extra_data", "l1.", "l2.", "past_end")
 """Rules of a check, by the start of their names, that say nothing of lost tables, or that are looked for once more."""

@@ -18,6 +18,7 @@ import numpy as np
 from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE, Limit
 from qcow2c.errors import Span
 from qcow2c.format import layout, tables
+from qcow2c.format.derived import AUTOCLEAR_FEATURES
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import field_span
 from qcow2c.format.header_writer import with_fields
@@ -27,14 +28,13 @@ from qcow2c.recovery.journal import Journal
 from qcow2c.recovery.plan import Plan, PlannedRefcounts, RepairAction, RepairKind
 from qcow2c.recovery.survey import Survey
 from qcow2c.references.walk import ACTIVE, L2Batch, State
-from qcow2c.structs import AUTOCLEAR_FEATURES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qcow2c.format.array_types import U64Array
 
-_UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
+_UNKNOWN_AUTOCLEAR = AUTOCLEAR_FEATURES.reserved
 
 
 class Stage(enum.IntEnum):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qcow2c.constants import SECTOR_SIZE
-from qcow2c.format import layout
+from qcow2c.format.derived import AUTOCLEAR_FEATURES
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import with_fields
 from qcow2c.format.loaded_image import readable_bitmap_records
@@ -17,9 +17,8 @@ from qcow2c.recovery.journal import Patched, journal_for
 from qcow2c.references.check_result import CheckResult, Fault
 from qcow2c.references.image_check import check_image
 from qcow2c.storage.store import Store
-from qcow2c.structs import AUTOCLEAR_FEATURES
 
-_BITMAPS = layout.bits(AUTOCLEAR_FEATURES)["bitmaps"].mask
+_BITMAPS = AUTOCLEAR_FEATURES["bitmaps"].mask
 _RULES = ("bitmap", "extension.bitmaps.")
 """Of a check, by the start of their names; an extension of a wrong length stays one, whatever the header says."""
 

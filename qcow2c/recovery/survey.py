@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c.constants import SECTOR_SIZE, Limit
-from qcow2c.format import layout
+from qcow2c.format.derived import AUTOCLEAR_FEATURES
 from qcow2c.format.geometry import ClusterRun
 from qcow2c.format.header import Header
 from qcow2c.format.table_rules import REFCOUNT_TABLE_RULES
@@ -22,14 +22,13 @@ from qcow2c.references.batches import SCAN_CLUSTERS, flat
 from qcow2c.references.counts import Accounting
 from qcow2c.references.walk import L2Tables, Owner, References, State, Walk
 from qcow2c.storage.store import Progress, Store
-from qcow2c.structs import AUTOCLEAR_FEATURES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qcow2c.format.array_types import U64Array
 
-_BITMAPS = layout.bits(AUTOCLEAR_FEATURES)["bitmaps"].mask
+_BITMAPS = AUTOCLEAR_FEATURES["bitmaps"].mask
 TABLE_OVERLAP = "something else overlaps the refcount table"
 
 _BITMAP_OWNERS = (Owner.BITMAP_DIRECTORY, Owner.BITMAP_TABLE, Owner.BITMAP_DATA)

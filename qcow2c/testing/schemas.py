@@ -11,6 +11,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from qcow2c.constants import Limit
 from qcow2c.format import layout, tables
+from qcow2c.format.derivation import is_bits, members, unit_of, unnamed
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, L1_RULES, broken_rules, l2_rules
 from qcow2c.structs import BITMAP_TABLE_ENTRY, L1_ENTRY, STANDARD_L2_ENTRY, SUBCLUSTER_BITMAP, compressed_descriptor
@@ -29,8 +30,8 @@ def from_schema(schema: Schema, *, hostile: bool = False, **overrides: SearchStr
     that the field can hold. `overrides` are strategies for fields by name, at any depth. Lengths of what follows in a
     record are short.
     """
-    kind = layout.unnamed(schema)
-    if hasattr(kind, "subcons") or layout.is_bits(kind):
+    kind = unnamed(schema)
+    if hasattr(kind, "subcons") or is_bits(kind):
         return _structure(schema, overrides, hostile=hostile)
     return _field(schema, kind, overrides, hostile=hostile)
 
@@ -43,14 +44,14 @@ def stored(schema: Schema, *, hostile: bool = False, **overrides: SearchStrategy
 @st.composite
 def _structure(draw: DrawFn, schema: Schema, overrides: dict[str, SearchStrategy[Any]], *, hostile: bool) -> Any:
     values: dict[str, Any] = {}
-    if any(callable(getattr(layout.unnamed(member), "length", None)) for member in layout.members(schema)):
+    if any(callable(getattr(unnamed(member), "length", None)) for member in members(schema)):
         # What has a length of its own follows: it must be drawn, too, however hostile the rest.
         overrides = {name: st.integers(1, MAX_LENGTH) for name in _LENGTHS} | overrides if hostile else overrides
-    for member in layout.members(schema):
+    for member in members(schema):
         if member.name in overrides:
             values[member.name] = draw(overrides[member.name])
             continue
-        kind = layout.unnamed(member)
+        kind = unnamed(member)
         if isinstance(kind, Bytes) and callable(kind.length):
             length = kind.length(Container({name: _container(value) for name, value in values.items()}))
             values[member.name] = draw(st.binary(min_size=length, max_size=length))
@@ -69,7 +70,7 @@ def _field(
     if isinstance(kind, Array):
         element = from_schema(kind.subcon, hostile=hostile, **overrides)
         return st.lists(element, min_size=kind.count, max_size=kind.count)
-    if isinstance(kind, Struct) or layout.is_bits(kind):
+    if isinstance(kind, Struct) or is_bits(kind):
         return _structure(member, overrides, hostile=hostile)
     valid = getattr(member.docs, "valid", None)
     if kind is Flag:
@@ -121,7 +122,7 @@ def _width(kind: Schema) -> tuple[int, int]:
         return int(kind.length), 1
     if isinstance(kind, Adapter):
         width = int(kind.subcon.length)
-        return width, layout.unit_of(kind, width)
+        return width, unit_of(kind, width)
     raise TypeError(f"no strategy for {kind!r}")
 
 

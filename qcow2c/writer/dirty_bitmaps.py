@@ -15,15 +15,15 @@ from qcow2c.bitmaps.stored import load_bitmaps, united
 from qcow2c.constants import ENTRY_BYTES
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format import layout
+from qcow2c.format.derived import BITMAP_DIRECTORY_HEADER, BITMAP_FLAGS
 from qcow2c.format.header import Header
 from qcow2c.format.records import BitmapRecord
 from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
-from qcow2c.structs import BITMAP_DIRECTORY_HEADER, BITMAP_FLAGS
 from qcow2c.writer.allocation import Allocator
 from qcow2c.writer.cache import MetadataCache
 
-_IN_USE = layout.bits(BITMAP_FLAGS)["in_use"].mask
-_FLAGS = layout.field(BITMAP_DIRECTORY_HEADER, "flags")
+_IN_USE = BITMAP_FLAGS["in_use"].mask
+_FLAGS = BITMAP_DIRECTORY_HEADER["flags"]
 
 
 class BitmapTracker:

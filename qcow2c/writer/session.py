@@ -14,22 +14,21 @@ from qcow2c.bitmaps.edit import BitmapEdit
 from qcow2c.bitmaps.stored import PlaceClusters
 from qcow2c.constants import Version
 from qcow2c.errors import Qcow2Error, Span, UsageError
-from qcow2c.format import layout
+from qcow2c.format.derived import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange
 from qcow2c.layers.reader import Reader
 from qcow2c.references.admission import Admission
-from qcow2c.structs import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES
 from qcow2c.writer.allocation import Allocator
 from qcow2c.writer.cache import MetadataCache
 from qcow2c.writer.dirty_bitmaps import BitmapTracker
 from qcow2c.writer.header_update import change_header
 
-_DIRTY = layout.bits(INCOMPATIBLE_FEATURES)["dirty"].mask
+_DIRTY = INCOMPATIBLE_FEATURES["dirty"].mask
 
-_BITMAPS = layout.bits(AUTOCLEAR_FEATURES)["bitmaps"].mask
+_BITMAPS = AUTOCLEAR_FEATURES["bitmaps"].mask
 
-_UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
+_UNKNOWN_AUTOCLEAR = AUTOCLEAR_FEATURES.reserved
 
 
 class Session:

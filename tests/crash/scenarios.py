@@ -13,10 +13,9 @@ from pathlib import Path
 
 import qcow2c
 from qcow2c.errors import Qcow2Error
-from qcow2c.format import layout
+from qcow2c.format import derived, layout
 from qcow2c.format.header import field_span
 from qcow2c.storage.store import Store
-from qcow2c.structs import AUTOCLEAR_FEATURES
 from tests.profile import DEEP
 
 from .model import SECTOR, DiskModel
@@ -26,7 +25,7 @@ KIB = 1024
 BACKING_SEED = 5
 IMAGE, DATA_FILE, BACKING_FILE = "image.qcow2", "data.raw", "backing.raw"
 
-UNKNOWN_AUTOCLEAR = layout.bits(AUTOCLEAR_FEATURES).reserved
+UNKNOWN_AUTOCLEAR = derived.AUTOCLEAR_FEATURES.reserved
 
 FILLED = ("io", "write -P 17 0 40k", "write -P 18 60k 20k")
 COMPRESSED = ("io", "write -c -P 4 0 64k")

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c import structs
 from qcow2c.atomic.successor import Successor
 from qcow2c.errors import LimitExceeded, Qcow2Error, StoreError
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.header import Header
 from qcow2c.format.records import read_bitmaps
 from qcow2c.storage.medium import Medium
@@ -75,7 +74,7 @@ def with_vm_state() -> bytes:
 
 def undercounted() -> bytes:
     """Return a dirty image of lazy refcounts: two clusters in use have refcount 0, and one that is not has one."""
-    dirty = layout.bits(structs.INCOMPATIBLE_FEATURES)["dirty"].mask
+    dirty = derived.INCOMPATIBLE_FEATURES["dirty"].mask
     builder = Builder(64 * 512, cluster_bits=9, incompatible=dirty, compatible_features=1)
     offsets = [builder.data(index, bytes([index + 1]) * 512) for index in range(6)]
     builder.snapshot(b"one")

@@ -9,17 +9,17 @@ import pytest
 
 import qcow2c
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, StoreError, UsageError
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.header import Header
 from qcow2c.format.records import read_bitmaps, read_snapshots
 from qcow2c.ops import bitmaps, snapshots
 from qcow2c.storage.sources import Memory, WritableMemory
-from qcow2c.structs import INCOMPATIBLE_FEATURES, ExtensionType, Limit
+from qcow2c.structs import ExtensionType, Limit
 from tests.building import L2_COPIED, L2_ZERO, Builder, deflate
 
 KIB = 1024
 SIZE = 128 * KIB
-FEATURES = layout.bits(INCOMPATIBLE_FEATURES)
+FEATURES = derived.INCOMPATIBLE_FEATURES
 
 
 def image_of(**options: object) -> bytearray:

@@ -9,13 +9,13 @@ import pytest
 import qcow2c
 from qcow2c import structs
 from qcow2c.errors import CorruptMetadata, NotQcow2
-from qcow2c.format import layout
+from qcow2c.format import derived, layout
 from qcow2c.references.check_result import Mismatch
 from qcow2c.references.walk import Owner
 from qcow2c.structs import ExtensionType
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, Builder, deflate, extension
 
-BITS = layout.bits(structs.INCOMPATIBLE_FEATURES)
+BITS = derived.INCOMPATIBLE_FEATURES
 EXTENDED_L2, DATA_FILE = BITS["extended_l2"].mask, BITS["data_file"].mask
 
 

@@ -25,7 +25,7 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.header import Header
 from qcow2c.format.records import read_snapshots
 from qcow2c.ops.compact import _Nowhere, compact, compact_in_place
@@ -38,8 +38,8 @@ from tests.building import L2_COPIED, L2_ZERO, Builder, deflate, extension, pack
 from tests.corpus.hostile import CASES, make_case
 
 SIZE = 4096
-EXTENDED = layout.flags(structs.INCOMPATIBLE_FEATURES, extended_l2=True)
-DATA_FILE = layout.flags(structs.INCOMPATIBLE_FEATURES, data_file=True)
+EXTENDED = derived.INCOMPATIBLE_FEATURES.flags(extended_l2=True)
+DATA_FILE = derived.INCOMPATIBLE_FEATURES.flags(data_file=True)
 
 
 def compacted(image: bytes, **how: Any) -> bytes:
@@ -211,7 +211,7 @@ def compacted_unchecked(image: bytes) -> bytes:
     """Return the copy of an image whose refcounts are too low, as only a dirty one may have them."""
     target = bytearray()
     data = bytearray(image)
-    features = layout.flags(structs.INCOMPATIBLE_FEATURES, dirty=True)
+    features = derived.INCOMPATIBLE_FEATURES.flags(dirty=True)
     data[72:80] = features.to_bytes(8, "big")
     compact(bytes(data), target)
     assert qcow2c.check(bytes(target)).exit_code == 0
@@ -288,7 +288,7 @@ def bitmap_record(name: bytes, table: int, entries: int, *, flags: int = 2, gran
         "granularity_bits": granularity,
         "name_size": len(name),
     }
-    record = layout.packed(structs.BITMAP_DIRECTORY_HEADER, values) + name
+    record = derived.BITMAP_DIRECTORY_HEADER.packed(values) + name
     return record + bytes(-len(record) % 8)
 
 
@@ -304,9 +304,9 @@ def bitmaps_builder(*words: int, count: int = 1, consistent: bool = True, flags:
     }
     builder.extensions = [
         extension(0x12345678, b"unknown"),
-        extension(ExtensionType.BITMAPS, layout.packed(structs.BITMAPS_EXTENSION, values)),
+        extension(ExtensionType.BITMAPS, derived.BITMAPS_EXTENSION.packed(values)),
     ]
-    autoclear = layout.flags(structs.AUTOCLEAR_FEATURES, bitmaps=consistent) | 1 << 40
+    autoclear = derived.AUTOCLEAR_FEATURES.flags(bitmaps=consistent) | 1 << 40
     builder.fields |= {"autoclear_features": autoclear, "compatible_features": 1 << 33}
     return builder
 

@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 import qcow2c
-from qcow2c import structs
 from qcow2c.errors import LimitExceeded, Qcow2Error, StoreError, UsageError
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.header import Header
 from qcow2c.ops.repair import RepairResult, undo_repair
 from qcow2c.recovery import changes, plan
@@ -356,7 +355,7 @@ def entry_at(image: bytearray, index: int) -> int:
 
 
 def test_copied_bits_of_an_external_data_file_are_set() -> None:
-    builder = Builder(incompatible_features=layout.flags(structs.INCOMPATIBLE_FEATURES, data_file=True))
+    builder = Builder(incompatible_features=derived.INCOMPATIBLE_FEATURES.flags(data_file=True))
     builder.entry(1, builder.cluster_size | L2_COPIED)
     builder.entry(2, 2 * builder.cluster_size)
     image = bytearray(builder.build())

@@ -21,11 +21,11 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.tables import L1_COPIED, L2_COPIED, Kind
 from qcow2c.ops import bitmaps, snapshots
 from qcow2c.storage.sources import WritableMemory
-from qcow2c.structs import INCOMPATIBLE_FEATURES, Limit
+from qcow2c.structs import Limit
 from tests.building import Builder
 
 KIB, MIB = 1024, 1 << 20
@@ -298,7 +298,7 @@ def with_inconsistent_bitmap() -> bytearray:
 
 
 def external_with_snapshot() -> bytearray:
-    builder = Builder(100 * KIB, incompatible=layout.bits(INCOMPATIBLE_FEATURES)["data_file"].mask)
+    builder = Builder(100 * KIB, incompatible=derived.INCOMPATIBLE_FEATURES["data_file"].mask)
     builder.snapshot(b"s")
     return bytearray(builder.build())
 

@@ -25,7 +25,7 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
-from qcow2c.format import layout
+from qcow2c.format import derived, layout
 from qcow2c.format.header import Header
 from qcow2c.format.tables import L1_COPIED, L2_COPIED
 from qcow2c.storage.sources import Memory, WritableMemory
@@ -260,7 +260,7 @@ def test_a_broken_bitmap_directory_does_not_let_the_disk_go_back() -> None:
     data = with_bitmap()
     extension = Header.load(Memory(bytes(data))).bitmaps
     assert extension is not None
-    at = extension.bitmap_directory_offset + layout.field(structs.BITMAP_DIRECTORY_HEADER, "name_size").offset
+    at = extension.bitmap_directory_offset + derived.BITMAP_DIRECTORY_HEADER["name_size"].offset
     data[at] = 0xFF
     with pytest.raises(CorruptMetadata):
         qcow2c.snapshots.apply(data, "one")
@@ -579,7 +579,7 @@ def test_an_image_is_marked_and_settled_again_around_each_change(*, lazy: bool, 
 
 def undercounted() -> bytearray:
     """Return a dirty image; a cluster of its disk has refcount 0."""
-    dirty = layout.bits(structs.INCOMPATIBLE_FEATURES)["dirty"].mask
+    dirty = derived.INCOMPATIBLE_FEATURES["dirty"].mask
     builder = Builder(64 * 512, cluster_bits=9, incompatible=dirty, compatible_features=1)
     offset = builder.data(1, b"uncounted")
     builder.data(0, b"counted")

@@ -13,14 +13,14 @@ from qcow2c.dump import SECTIONS, Dump, chain
 from qcow2c.errors import ChainError, GateRefused, NotQcow2, Span, StoreError, UsageError
 from qcow2c.forensic.nodes import Node
 from qcow2c.forensic.render_text import Style
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.findings import Severity
 from qcow2c.format.tables import native
 from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
 from tests.building import L1_COPIED, L2_COPIED, L2_ZERO, Builder, deflate, extension
 
-EXTENDED_L2 = layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask
+EXTENDED_L2 = derived.INCOMPATIBLE_FEATURES["extended_l2"].mask
 
 
 def rich() -> Builder:

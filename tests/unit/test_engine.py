@@ -12,7 +12,7 @@ import pytest
 import qcow2c
 from qcow2c import structs
 from qcow2c.errors import CorruptMetadata, LimitExceeded, MissingKey, StoreError, UsageError
-from qcow2c.format import layout
+from qcow2c.format import derived, layout
 from qcow2c.format.header import Header, field_span
 from qcow2c.format.tables import Kind
 from qcow2c.storage.sources import Memory, WritableMemory
@@ -21,7 +21,7 @@ from tests.building import Builder, deflate
 
 KIB = 1024
 UNKNOWN_AUTOCLEAR = 1 << 17
-DIRTY = layout.bits(structs.INCOMPATIBLE_FEATURES)["dirty"].mask
+DIRTY = derived.INCOMPATIBLE_FEATURES["dirty"].mask
 
 
 def made(size: int = 1024 * KIB, **options: Any) -> bytearray:

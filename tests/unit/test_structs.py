@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qcow2c import structs
-from qcow2c.format import layout
+from qcow2c.format.derivation import bits_of, members
 from qcow2c.structs import Doc, Limit, compressed_descriptor, refcount_block, refcount_group
 
 SIZES = {
@@ -68,7 +68,7 @@ BITS = {
 
 @pytest.mark.parametrize(("place", "span"), BITS.items())
 def test_each_bit_field_lies_where_the_specification_puts_it(place: tuple[str, str], span: tuple[int, int]) -> None:
-    found = layout.bits(getattr(structs, place[0]))[place[1]]
+    found = bits_of(getattr(structs, place[0]))[place[1]]
     first, last = span
     assert found.shift == first
     assert found.mask == sum(1 << bit for bit in range(first, last + 1))
@@ -85,13 +85,13 @@ def test_each_bit_field_lies_where_the_specification_puts_it(place: tuple[str, s
     ],
 )
 def test_reserved_bits_are_those_of_the_specification(name: str, reserved: list[int]) -> None:
-    assert layout.bits(getattr(structs, name)).reserved == sum(1 << bit for bit in reserved)
+    assert bits_of(getattr(structs, name)).reserved == sum(1 << bit for bit in reserved)
 
 
 @pytest.mark.parametrize("cluster_bits", Limit.CLUSTER_BITS)
 def test_the_compressed_descriptor_splits_by_cluster_size(cluster_bits: int) -> None:
     split = 62 - (cluster_bits - 8)
-    bits = layout.bits(compressed_descriptor(cluster_bits))
+    bits = bits_of(compressed_descriptor(cluster_bits))
     assert bits["host_offset"].mask == (1 << split) - 1
     assert (bits["additional_sectors"].shift, bits["additional_sectors"].width) == (split, cluster_bits - 8)
 
@@ -101,7 +101,7 @@ def test_refcounts_fill_their_block_the_first_in_the_lowest_bits(order: int) -> 
     group = refcount_group(order)
     assert refcount_block(order, 9).sizeof() == 512
     if order < 3:
-        shifts = [layout.bits(group)[f"refcount_{index}"].shift for index in range(8 >> order)]
+        shifts = [bits_of(group)[f"refcount_{index}"].shift for index in range(8 >> order)]
         assert shifts == [index << order for index in range(8 >> order)]
     else:
         assert group.sizeof() == 1 << (order - 3)
@@ -121,9 +121,9 @@ def every_schema() -> list[tuple[str, object]]:
 
 @pytest.mark.parametrize(("name", "schema"), every_schema())
 def test_every_field_says_what_it_is_and_where_the_specification_does(name: str, schema: object) -> None:
-    members = layout.members(schema)
-    assert members
-    for member in members:
+    parts = members(schema)
+    assert parts
+    for member in parts:
         assert isinstance(member.docs, Doc), f"{name}.{member.name}"
         assert member.docs and member.docs.spec, f"{name}.{member.name}"
 
@@ -133,6 +133,8 @@ SCHEMA_FILES = {
     "structs.py",
     "constants.py",
     "layout.py",
+    "derivation.py",
+    "derived.py",
     "locks.py",
     "cipher_kind.py",
     "sector_cipher.py",
@@ -178,6 +180,6 @@ def test_the_picture_shows_each_structure_and_each_field_that_points_somewhere()
     parts = {"SUBCLUSTER_BITMAP", "SNAPSHOT_HEADER", "SNAPSHOT_EXTRA_DATA", "BITMAP_DIRECTORY_HEADER"}
     flags = {name for name in schemas if name.endswith(("_FEATURES", "_FLAGS"))}
     assert schemas.keys() - drawn == parts | flags
-    pointers = {member.name for _, schema in every_schema() for member in layout.members(schema)}
+    pointers = {member.name for _, schema in every_schema() for member in members(schema)}
     pointers = {name for name in pointers if name.endswith("offset")} - {"payload_offset"}
     assert pointers == set(re.findall(r"\b(?:\w+_)?offset\b", picture))

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from qcow2c import structs
 from qcow2c.disk import map, map_arrays
 from qcow2c.disk.disk import open_disk
 from qcow2c.disk.map import Extent
 from qcow2c.disk.map_layers import MappedLayer, has_preallocated_metadata, mapped_layers
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import CorruptMetadata, LimitExceeded, UnsupportedFeature
-from qcow2c.format import layout
+from qcow2c.format import derived
 from tests.building import L1_COPIED, L2_COPIED, L2_ZERO, Builder
 
 
@@ -142,7 +141,7 @@ def test_what_precedes_a_broken_entry_is_told_first() -> None:
 
 
 def test_a_raw_external_data_file_is_mapped_in_place() -> None:
-    data_file = layout.bits(structs.INCOMPATIBLE_FEATURES)["data_file"].mask
+    data_file = derived.INCOMPATIBLE_FEATURES["data_file"].mask
     builder = Builder(8192, incompatible=data_file)
     builder.entry(0, L2_COPIED)
     with open_image(builder.build(), data_file=bytes(8192)) as image:

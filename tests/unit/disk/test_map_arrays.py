@@ -14,13 +14,13 @@ from qcow2c.disk.map import plain_columns
 from qcow2c.disk.map_layers import Columns, MappedLayer, mapped_layers
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import CorruptMetadata
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.image import Image
 from qcow2c.layers.layer import RawLayer
 from qcow2c.storage.sources import Memory
 from tests.building import L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder
 
-EXTENDED = layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask
+EXTENDED = derived.INCOMPATIBLE_FEATURES["extended_l2"].mask
 
 
 class Drawn:

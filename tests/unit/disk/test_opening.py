@@ -19,13 +19,13 @@ from qcow2c.errors import (
     UnsupportedFeature,
     UsageError,
 )
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.detection import detect_format
 from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
 from tests.building import Builder, extension
 
-DATA_FILE = layout.bits(structs.INCOMPATIBLE_FEATURES)["data_file"].mask
+DATA_FILE = derived.INCOMPATIBLE_FEATURES["data_file"].mask
 
 
 def overlay(backing: bytes, image_format: bytes = b"", **options: int) -> Builder:
@@ -152,7 +152,7 @@ def external(name: bytes) -> Builder:
 
 
 def structs_copied() -> int:
-    return layout.bits(structs.STANDARD_L2_ENTRY)["copied"].mask
+    return derived.STANDARD_L2_ENTRY["copied"].mask
 
 
 def test_the_external_data_file_is_opened_through_the_gate(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_broken_snapshot_table_is_refused_when_opening() -> None:
 
 
 def test_dirty_and_corrupt_images_are_readable_and_say_so() -> None:
-    bits = layout.bits(structs.INCOMPATIBLE_FEATURES)
+    bits = derived.INCOMPATIBLE_FEATURES
     builder = Builder(cluster_bits=12, incompatible=bits["dirty"].mask | bits["corrupt"].mask)
     builder.data(0, b"data")
     with qcow2c.open(builder.build()) as image:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from qcow2c import structs
 from qcow2c.errors import Span
 from qcow2c.forensic.nodes import Findings, Node, flag_names, in_words, printable, size_text, text_of
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.findings import Finding, Severity
 
 
@@ -42,7 +41,7 @@ def test_findings_go_to_the_node_that_they_concern_and_the_rest_to_the_parent() 
 
 
 def test_flags_are_called_by_their_names_and_unknown_ones_by_their_number() -> None:
-    flags = layout.bits(structs.INCOMPATIBLE_FEATURES)
+    flags = derived.INCOMPATIBLE_FEATURES
     assert flag_names(flags, 0) == "none"
     assert flag_names(flags, 1) == "dirty"
     assert flag_names(flags, 1 << 40) == "unknown 0x10000000000"

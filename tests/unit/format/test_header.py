@@ -6,13 +6,13 @@ import pytest
 
 from qcow2c import structs
 from qcow2c.errors import NotQcow2, Span, UnsupportedFeature
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.header import Header, aligned, field_span
 from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType
 from tests.building import Builder, extension
 
-BITS = layout.bits(structs.INCOMPATIBLE_FEATURES)
+BITS = derived.INCOMPATIBLE_FEATURES
 
 
 def load(builder: Builder) -> Header:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from qcow2c import structs
 from qcow2c.errors import CorruptMetadata, LimitExceeded
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.findings import Severity
 from qcow2c.format.loaded_image import load_header, load_image, require_not_corrupt
 from qcow2c.storage.sources import Memory
 from tests.building import Builder
 
-CORRUPT = layout.bits(structs.INCOMPATIBLE_FEATURES)["corrupt"].mask
+CORRUPT = derived.INCOMPATIBLE_FEATURES["corrupt"].mask
 
 
 def test_a_sound_image_is_its_header_and_its_snapshots() -> None:

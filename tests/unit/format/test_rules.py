@@ -9,7 +9,7 @@ import pytest
 
 from qcow2c import structs
 from qcow2c.errors import Span, UnsupportedFeature
-from qcow2c.format import layout, rules
+from qcow2c.format import derived, rules
 from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.header import Header
 from qcow2c.format.records import BitmapRecord, SnapshotRecord
@@ -17,7 +17,7 @@ from qcow2c.storage.sources import Memory
 from qcow2c.structs import ExtensionType, Limit
 from tests.building import Builder, extension
 
-BITS = layout.bits(structs.INCOMPATIBLE_FEATURES)
+BITS = derived.INCOMPATIBLE_FEATURES
 EXTENDED = BITS["extended_l2"].mask
 DATA_FILE = BITS["data_file"].mask
 

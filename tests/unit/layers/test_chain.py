@@ -9,7 +9,7 @@ import pytest
 
 import qcow2c
 from qcow2c import structs
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.tables import Kind
 from qcow2c.image import Image
 from qcow2c.layers.chain import files_of, layers_of
@@ -75,7 +75,7 @@ def test_an_encrypted_layer_says_so() -> None:
 
 
 def test_a_layer_lies_in_its_file_and_its_data_file() -> None:
-    data_file = layout.bits(structs.INCOMPATIBLE_FEATURES)["data_file"].mask
+    data_file = derived.INCOMPATIBLE_FEATURES["data_file"].mask
     builder = Builder(CLUSTER, incompatible=data_file)
     builder.entry(0, L2_COPIED)
     metadata, data = Memory(builder.build()), Memory(bytes(CLUSTER))

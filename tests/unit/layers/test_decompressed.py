@@ -9,12 +9,11 @@ import pytest
 import zstandard
 
 import qcow2c
-from qcow2c import structs
 from qcow2c.errors import CorruptData, Span
-from qcow2c.format import layout
+from qcow2c.format import derived
 from tests.building import L2_COMPRESSED, Builder, deflate
 
-COMPRESSION = layout.bits(structs.INCOMPATIBLE_FEATURES)["compression_type"].mask
+COMPRESSION = derived.INCOMPATIBLE_FEATURES["compression_type"].mask
 
 
 def pattern(seed: int, length: int) -> bytes:

@@ -7,9 +7,8 @@ import random
 import pytest
 
 import qcow2c
-from qcow2c import structs
 from qcow2c.errors import CorruptData, CorruptMetadata, MissingKey, Span
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.header import Header
 from qcow2c.format.tables import Kind
 from qcow2c.layers.direct import IN_NO_FILE, NOT_SIMPLE
@@ -18,9 +17,9 @@ from qcow2c.layers.state import load_state
 from qcow2c.storage.sources import Memory
 from tests.building import L1_COPIED, L2_COMPRESSED, L2_COPIED, L2_ZERO, Builder, deflate
 
-EXTENDED_L2 = layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask
-DATA_FILE = layout.bits(structs.INCOMPATIBLE_FEATURES)["data_file"].mask
-COMPRESSION = layout.bits(structs.INCOMPATIBLE_FEATURES)["compression_type"].mask
+EXTENDED_L2 = derived.INCOMPATIBLE_FEATURES["extended_l2"].mask
+DATA_FILE = derived.INCOMPATIBLE_FEATURES["data_file"].mask
+COMPRESSION = derived.INCOMPATIBLE_FEATURES["compression_type"].mask
 
 
 def pattern(seed: int, length: int) -> bytes:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcow2c import structs
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.header import Header
 from qcow2c.recovery.survey import TABLE_OVERLAP, Survey
 from qcow2c.storage.sources import Memory
@@ -139,7 +138,7 @@ def test_clusters_of_stale_bitmaps_are_known() -> None:
     builder.one_bitmap(1)
     image = bytearray(builder.build())
     assert surveyed(bytes(image)).stale == []
-    autoclear = layout.bits(structs.AUTOCLEAR_FEATURES)["bitmaps"].mask
+    autoclear = derived.AUTOCLEAR_FEATURES["bitmaps"].mask
     assert image[95] == autoclear
     image[95] = 0
     stale = surveyed(bytes(image)).stale

@@ -7,16 +7,15 @@ from collections.abc import Callable
 import pytest
 
 import qcow2c
-from qcow2c import structs
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.header import Header
 from qcow2c.format.records import read_snapshots
 from qcow2c.references.admission import admit, trusted
 from qcow2c.storage.sources import Memory
 from tests.building import L2_COPIED, Builder, deflate, packed_words
 
-BITS = layout.bits(structs.INCOMPATIBLE_FEATURES)
+BITS = derived.INCOMPATIBLE_FEATURES
 DISK = 256 << 10
 
 
@@ -57,7 +56,7 @@ def l1_is_data(builder: Builder) -> None:
 
 
 def table_is_data(builder: Builder) -> None:
-    overlapping(builder, builder.l1[0] & layout.bits(structs.L1_ENTRY)["l2_table_offset"].mask)
+    overlapping(builder, builder.l1[0] & derived.L1_ENTRY["l2_table_offset"].mask)
 
 
 def low_refcount(builder: Builder) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qcow2c import structs
 from qcow2c.errors import Qcow2Error
-from qcow2c.format import layout, rules
+from qcow2c.format import derived, rules
 from qcow2c.format.findings import Severity
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
@@ -26,9 +26,9 @@ from tests.building import L2_COPIED, L2_ZERO, Builder, deflate, extension, pack
 from tests.drawn_images import images
 from tests.profile import DEEP
 
-_INCOMPATIBLE = layout.bits(structs.INCOMPATIBLE_FEATURES)
+_INCOMPATIBLE = derived.INCOMPATIBLE_FEATURES
 EXTENDED_L2, DATA_FILE = _INCOMPATIBLE["extended_l2"].mask, _INCOMPATIBLE["data_file"].mask
-BITMAPS = layout.bits(structs.AUTOCLEAR_FEATURES)["bitmaps"].mask
+BITMAPS = derived.AUTOCLEAR_FEATURES["bitmaps"].mask
 DISK = 1 << 22
 
 KINDS: dict[str, dict[str, int]] = {

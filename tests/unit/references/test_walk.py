@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcow2c import structs
 from qcow2c.errors import LimitExceeded
-from qcow2c.format import layout
+from qcow2c.format import derived
 from qcow2c.format.header import Header
 from qcow2c.references.walk import ACTIVE, BATCH_BYTES, Owner, Walk, distinct_tables
 from qcow2c.storage.sources import LocalFile, Memory
 from tests.building import L1_COPIED, L2_COPIED, Builder, deflate, packed_words
 
-BITS = layout.bits(structs.INCOMPATIBLE_FEATURES)
+BITS = derived.INCOMPATIBLE_FEATURES
 EXTENDED_L2, DATA_FILE = BITS["extended_l2"].mask, BITS["data_file"].mask
 
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from qcow2c import structs, testing
-from qcow2c.format import layout
+from qcow2c.format.derivation import layout_of
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, L1_RULES, broken_rules, l2_rules
 from qcow2c.format.tables import Kind, kind_of
@@ -48,7 +48,7 @@ def test_a_value_of_a_schema_is_stored_and_parsed_back(name: str, *, hostile: bo
 def test_a_value_keeps_to_the_documented_bounds(name: str, data: st.DataObject) -> None:
     schema = SCHEMAS[name]
     value = data.draw(testing.from_schema(schema))
-    for member in layout.fields(schema):
+    for member in layout_of(schema).fields:
         if member.doc.valid is not None:
             assert value[member.name] in member.doc.valid, member.name
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qcow2c
-from qcow2c import structs
-from qcow2c.format import layout
+from qcow2c.format import derived, layout
 from qcow2c.format.tables import L2_OFFSET, L2_ZERO, Table
 from qcow2c.layers.reader import Reader
 from qcow2c.storage.sources import WritableMemory
@@ -20,7 +19,7 @@ from qcow2c.writer.cow import GuestBytes
 from qcow2c.writer.mapping import Mapping
 from tests.building import L1_COPIED, Builder, deflate, packed_words
 
-EXTENDED_L2 = layout.bits(structs.INCOMPATIBLE_FEATURES)["extended_l2"].mask
+EXTENDED_L2 = derived.INCOMPATIBLE_FEATURES["extended_l2"].mask
 CLUSTERS = 8
 JUNK = b"\xa5"
 
