@@ -24,6 +24,13 @@ Change
     commit             the data of an overlay into a layer below
     patch              differences, as `diff` streams them, over a disk
 
+Keys of encrypted images
+    Encryption         how a new image is encrypted
+    key_slots          which slots are in use, and which a key opens
+    add_key            another passphrase for an image
+    remove_key         one less
+    change_key         another one instead
+
 Copy
     convert            qcow2 and raw to qcow2 and raw
     dd                 a part of a disk
@@ -67,6 +74,7 @@ if TYPE_CHECKING:
     from qcow2c import errors as errors
     from qcow2c import structs as structs
     from qcow2c.bitmaps.stored import Bitmap as Bitmap
+    from qcow2c.crypto.new_encryption import Encryption as Encryption
     from qcow2c.disk.image_info import ImageInfo as ImageInfo
     from qcow2c.disk.opening import open_image
     from qcow2c.dump import Dump as Dump
@@ -102,6 +110,10 @@ if TYPE_CHECKING:
     from qcow2c.ops.diff import diff as diff
     from qcow2c.ops.export import export as export
     from qcow2c.ops.info import info as info
+    from qcow2c.ops.keys import add_key as add_key
+    from qcow2c.ops.keys import change_key as change_key
+    from qcow2c.ops.keys import key_slots as key_slots
+    from qcow2c.ops.keys import remove_key as remove_key
     from qcow2c.ops.map import map as map
     from qcow2c.ops.measure import measure as measure
     from qcow2c.ops.patch import patch as patch
@@ -121,6 +133,7 @@ _HOMES = {
     "CorruptData": "qcow2c.errors:CorruptData",
     "CorruptMetadata": "qcow2c.errors:CorruptMetadata",
     "Dump": "qcow2c.dump:Dump",
+    "Encryption": "qcow2c.crypto.new_encryption:Encryption",
     "Extent": "qcow2c.layers.layer:Extent",
     "GateRefused": "qcow2c.errors:GateRefused",
     "Image": "qcow2c.image:Image",
@@ -136,8 +149,10 @@ _HOMES = {
     "UnsupportedFeature": "qcow2c.errors:UnsupportedFeature",
     "UsageError": "qcow2c.errors:UsageError",
     "WrongKey": "qcow2c.errors:WrongKey",
+    "add_key": "qcow2c.ops.keys:add_key",
     "amend": "qcow2c.ops.amend:amend",
     "bitmap": "qcow2c.ops.bitmaps",
+    "change_key": "qcow2c.ops.keys:change_key",
     "check": "qcow2c.ops.check:check",
     "commit": "qcow2c.ops.commit:commit",
     "compact": "qcow2c.ops.compact:compact",
@@ -151,11 +166,13 @@ _HOMES = {
     "errors": "qcow2c.errors",
     "export": "qcow2c.ops.export:export",
     "info": "qcow2c.ops.info:info",
+    "key_slots": "qcow2c.ops.keys:key_slots",
     "map": "qcow2c.ops.map:map",
     "measure": "qcow2c.ops.measure:measure",
     "open": "qcow2c.disk.opening:open_image",
     "patch": "qcow2c.ops.patch:patch",
     "rebase": "qcow2c.ops.rebase:rebase",
+    "remove_key": "qcow2c.ops.keys:remove_key",
     "repair": "qcow2c.ops.repair:repair",
     "resize": "qcow2c.ops.resize:resize",
     "snapshots": "qcow2c.ops.snapshots",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcow2c.builder.final_header import write_final_header
 from qcow2c.builder.options import CreateOptions, Places, header_of, problems_of_extent_size
@@ -19,11 +19,22 @@ from qcow2c.storage.new_file import FileHints, new_file
 from qcow2c.storage.preallocation import _fill
 from qcow2c.storage.sources import Store
 
+if TYPE_CHECKING:
+    from qcow2c.crypto.new_encryption import MadeEncryption
 
-def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions, guest_data: Any = None) -> None:
-    """Create an image whose options are complete; see `create`."""
+
+def write_image(
+    path: str | os.PathLike[str] | Any,
+    options: CreateOptions,
+    guest_data: Any = None,
+    made: MadeEncryption | None = None,
+) -> None:
+    """Create an image whose options are complete; see `create`. `made` is its encryption, which else is made here."""
     options.validate()
-    planned = plan(options.geometry, options.disk_size, allocated=options.allocates)
+    encryption = options.encryption
+    planned = plan(options.geometry, options.disk_size, allocated=options.allocates, encryption=encryption)
+    if encryption is not None and made is None:
+        made = encryption.make()
     header = header_of(options, _places(planned))
     with ExitStack() as stack:
         store = stack.enter_context(new_file(path, Use.WRITABLE_IMAGE, hints=options.hints))
@@ -32,6 +43,8 @@ def write_image(path: str | os.PathLike[str] | Any, options: CreateOptions, gues
             target = options.data_file if guest_data is None else guest_data
             data = stack.enter_context(new_file(target, Use.WRITABLE_DATA_FILE, hints=options.hints))
             data.truncate(options.disk_size)
+        if made is not None and made.header:
+            store.pwrite(made.header, planned.encryption_header * options.cluster_size)
         _write(store, data, header, planned, options)
 
 
@@ -60,7 +73,11 @@ def _write(store: Store, data: Store, header: bytes, planned: ImageLayout, optio
 def _places(planned: ImageLayout) -> Places:
     size = planned.geometry.cluster_size
     return Places(
-        planned.l1_table * size, planned.l1_entries, planned.refcount_table * size, planned.refcount_table_clusters
+        planned.l1_table * size,
+        planned.l1_entries,
+        planned.refcount_table * size,
+        planned.refcount_table_clusters,
+        planned.encryption_header * size,
     )
 
 

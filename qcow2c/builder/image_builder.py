@@ -97,6 +97,7 @@ class ImageBuilder:
         self._store = store
         self._durable = durable
         self._size = self.geometry.cluster_size
+        self._encryption = None if options.encryption is None else options.encryption.make()
         self._clusters = self._first_data() if aligned else 1
         """Clusters up to the end of what was appended."""
         self._gap = (1, self._clusters)
@@ -132,6 +133,9 @@ class ImageBuilder:
         `bitmaps` are those of extended entries; without them all subclusters are allocated. Raises StoreError.
         """
         count = self.geometry.clusters(len(data))
+        if self._encryption is not None:
+            whole = bytes(data).ljust(count * self._size, b"\0")
+            data = memoryview(self._encryption.cipher.encrypted(whole, self._clusters * self._size, guest_offset))
         first = self._append(data, count)
         host_offset = first * self._size | L2_COPIED
         entries = array("Q", range(host_offset, host_offset + count * self._size, self._size))
@@ -273,10 +277,12 @@ class ImageBuilder:
             self.options = replace(self.options, size=disk_size)
             self._l1 = self._l1_of(l1_entries_of(self.geometry, self.options.disk_size))
         l1_table = self.place(layout.stored(self._l1)) if self._l1 else 0
+        made = self._encryption
+        encryption_header = self.place(made.header.ljust(made.length, b"\0")) if made and made.header else 0
         table, table_clusters = self._finish_refcounts()
         self._out.flush()
         self._store.truncate(self._clusters * self._size)
-        places = Places(l1_table, len(self._l1), table, table_clusters)
+        places = Places(l1_table, len(self._l1), table, table_clusters, encryption_header)
         header = header_of(self.options, places, self._bitmaps)
         write_final_header(self._store, header, durable=self._durable)
 

@@ -5,19 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, CompressionType, ExtensionType, Limit, Version
+from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, CompressionType, CryptMethod, ExtensionType, Limit, Version
 from qcow2c.errors import UsageError
-from qcow2c.format.derived import AUTOCLEAR_FEATURES, COMPATIBLE_FEATURES, INCOMPATIBLE_FEATURES
+from qcow2c.format.derived import (
+    AUTOCLEAR_FEATURES,
+    COMPATIBLE_FEATURES,
+    ENCRYPTION_HEADER_POINTER,
+    INCOMPATIBLE_FEATURES,
+)
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header_writer import feature_name_table, first_cluster
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.integers import settle_integers
 from qcow2c.storage.new_file import FileHints
 
+if TYPE_CHECKING:
+    from qcow2c.crypto.new_encryption import Encryption
+
 VERSIONS = {"0.10": Version.V2, "v2": Version.V2, "1.1": Version.V3, "v3": Version.V3}
 COMPRESSION_TYPES = {"zlib": CompressionType.ZLIB, "zstd": CompressionType.ZSTD}
+_CRYPT_METHODS = {"aes": CryptMethod.AES, "luks": CryptMethod.LUKS}
 PREALLOCATIONS = ("off", "metadata", "falloc", "full")
 _NEWER = "with compatibility level 1.1 and above (use version=v3 or greater)"
 _MAX_EXTENT_SIZE = (1 << 32) - 1
@@ -41,6 +50,7 @@ class NewImageOptions(TypedDict, total=False):
     preallocation: str
     nocow: bool
     extent_size_hint: int | None
+    encryption: Encryption | None
 
 
 def require_known(options: Iterable[str], *refused: str) -> None:
@@ -74,6 +84,7 @@ class CreateOptions:
     preallocation: str = "off"
     nocow: bool = False
     extent_size_hint: int | None = None
+    encryption: Encryption | None = None
 
     def __post_init__(self) -> None:
         settle_integers(self)
@@ -154,6 +165,8 @@ class CreateOptions:
             yield "data-file-raw requires data-file"
         if self.data_file_raw and self.backing_file is not None:
             yield "Backing file and data-file-raw cannot be used at the same time"
+        if self.encryption is not None and self.allocates and self.version < Version.V3:
+            yield f"Preallocation of encrypted images is only supported {_NEWER}"
         if self.backing_file is not None and self.preallocation != "off" and not self.extended_l2:
             yield "Backing file and preallocation can only be used at the same time if extended_l2 is on"
 
@@ -175,6 +188,7 @@ class Places(NamedTuple):
     l1_entries: int
     refcount_table: int
     refcount_table_clusters: int
+    encryption_header: int = 0
 
 
 def _fields(options: CreateOptions, places: Places, *, bitmaps: bool) -> dict[str, int]:
@@ -189,6 +203,7 @@ def _fields(options: CreateOptions, places: Places, *, bitmaps: bool) -> dict[st
         "version": options.version,
         "cluster_bits": geometry.cluster_bits,
         "size": options.disk_size,
+        "crypt_method": _CRYPT_METHODS[options.encryption.format] if options.encryption is not None else 0,
         "l1_size": places.l1_entries,
         "l1_table_offset": places.l1_table if places.l1_entries else 0,
         "refcount_table_offset": places.refcount_table,
@@ -205,10 +220,20 @@ def header_of(options: CreateOptions, places: Places, bitmaps: bytes | None = No
     """Return the first cluster without what pads it; `bitmaps` is the data of the bitmaps extension."""
     backing_file = None if options.backing_file is None else os.fsencode(options.backing_file)
     extensions = [*_extensions(options)]
+    if options.encryption is not None and options.encryption.header_bytes:
+        values = {"offset": places.encryption_header, "length": options.encryption.header_bytes}
+        pointer = ExtensionType.ENCRYPTION_HEADER, ENCRYPTION_HEADER_POINTER.packed(values)
+        extensions.insert(_before_names(extensions), pointer)
     if bitmaps is not None:
         extensions.append((ExtensionType.BITMAPS, bitmaps))
     fields = _fields(options, places, bitmaps=bitmaps is not None)
     return first_cluster(fields, extensions, backing_file, options.cluster_size)
+
+
+def _before_names(extensions: list[tuple[ExtensionType, bytes]]) -> int:
+    """Return where the encryption header stands in QEMU's order: before the names of features."""
+    kinds = [kind for kind, _ in extensions]
+    return kinds.index(ExtensionType.FEATURE_NAME_TABLE) if ExtensionType.FEATURE_NAME_TABLE in kinds else len(kinds)
 
 
 def _extensions(options: CreateOptions) -> Iterator[tuple[ExtensionType, bytes]]:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.refcounts import RefcountRoom, refcount_room, stored_ones
-from qcow2c.format.tables import L1_COPIED, L2_COPIED
+from qcow2c.format.tables import L1_COPIED, L2_COPIED, L2_ZERO
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.new_encryption import Encryption
 
 _TOO_LARGE = "The image size is too large for file format 'qcow2' (try using a larger cluster size)"
 
@@ -32,6 +36,9 @@ class ImageLayout:
     data_clusters: int
     refcount_table_clusters: int
     refcount_blocks: int
+    encryption_clusters: int = 0
+    zeros_are_data: bool = True
+    """Whether clusters of zeros read as zeros: those of encrypted images do not, and are marked."""
 
     @property
     def refcount_table(self) -> int:
@@ -46,8 +53,12 @@ class ImageLayout:
         return self.first_refcount_block + self.refcount_blocks
 
     @property
-    def first_l2_table(self) -> int:
+    def encryption_header(self) -> int:
         return self.l1_table + self.geometry.clusters(self.l1_entries * ENTRY_BYTES)
+
+    @property
+    def first_l2_table(self) -> int:
+        return self.encryption_header + self.encryption_clusters
 
     @property
     def l2_tables(self) -> int:
@@ -77,7 +88,7 @@ class ImageLayout:
         start = self.first_l2_table * size | L1_COPIED
         entries = range(start, start + self.l2_tables * size, size)
         if self.l1_entries:
-            yield self.l1_table * size, self._table(entries, self.first_l2_table - self.l1_table)
+            yield self.l1_table * size, self._table(entries, self.encryption_header - self.l1_table)
         yield from self._l2_parts()
 
     def _table(self, entries: range, clusters: int) -> bytes:
@@ -90,6 +101,8 @@ class ImageLayout:
         size, words = geometry.cluster_size, geometry.l2_entry_words
         per_part = max(_TABLES_AT_ONCE // size, 1) << geometry.l2_bits
         host = (0 if geometry.external_data else self.first_data * size) | L2_COPIED
+        if not self.zeros_are_data and geometry.has_zero_bit:
+            host |= L2_ZERO
         for first in range(0, self.data_clusters, per_part):
             count = min(per_part, self.data_clusters - first)
             entries = array("Q", range(host + first * size, host + (first + count) * size, size))
@@ -102,15 +115,17 @@ class ImageLayout:
             yield table * size, layout.stored(entries).ljust(whole, b"\0")
 
 
-def plan(geometry: Geometry, disk_size: int, *, allocated: bool) -> ImageLayout:
+def plan(geometry: Geometry, disk_size: int, *, allocated: bool, encryption: Encryption | None = None) -> ImageLayout:
     """Return the layout of an image; `allocated`: with a host cluster for each cluster of the disk.
 
     Raises UsageError where the format cannot hold a disk of that size.
     """
     l1_entries = l1_entries_of(geometry, disk_size)
     data_clusters = geometry.clusters(disk_size) if allocated else 0
-    room = refcounts_of(geometry, ImageLayout(geometry, l1_entries, data_clusters, 0, 0).end)
-    return ImageLayout(geometry, l1_entries, data_clusters, room.table_clusters, room.blocks)
+    clusters = 0 if encryption is None else geometry.clusters(encryption.header_bytes)
+    planned = ImageLayout(geometry, l1_entries, data_clusters, 0, 0, clusters, encryption is None)
+    room = refcounts_of(geometry, planned.end)
+    return replace(planned, refcount_table_clusters=room.table_clusters, refcount_blocks=room.blocks)
 
 
 def refcounts_of(geometry: Geometry, clusters: int) -> RefcountRoom:

@@ -57,12 +57,18 @@ class ImagePipe(Target):
         data = sum(edges[1::2]) - sum(edges[::2])
         l1_entries = l1_entries_of(geometry, options.disk_size)
         l1_clusters = geometry.clusters(l1_entries * ENTRY_BYTES)
-        others = 1 + l1_clusters + len(tables) + data
+        self._encryption = made = None if options.encryption is None else options.encryption.make()
+        secret_clusters = 0 if made is None else geometry.clusters(made.length)
+        others = 1 + l1_clusters + len(tables) + secret_clusters + data
         room = refcounts_of(geometry, others)
         total = others + room.clusters
         l1_table = 1 + room.clusters
         first_table = l1_table + l1_clusters
-        places = Places(l1_table * size, l1_entries, size, room.table_clusters)
+        first_data = first_table + len(tables) + secret_clusters
+        secret_offset = (first_data - secret_clusters) * size
+        places = Places(l1_table * size, l1_entries, size, room.table_clusters, secret_offset)
+        self._host_offset = first_data * size
+        """Where the next data goes."""
         self._whole(header_of(options, places))
         first_block = 1 + room.table_clusters
         self._whole(layout.stored(array("Q", range(first_block * size, l1_table * size, size))))
@@ -73,8 +79,10 @@ class ImagePipe(Target):
         for number, index in enumerate(tables):
             l1[index] = (first_table + number) * size | L1_COPIED
         self._whole(layout.stored(l1))
-        for words in self._l2_tables(first_table + len(tables)):
+        for words in self._l2_tables(first_data):
             self._whole(layout.stored(words))
+        if made is not None and made.header:
+            self._whole(made.header.ljust(made.length, b"\0"))
 
     def _whole(self, data: bytes) -> None:
         """Write whole clusters."""
@@ -123,11 +131,20 @@ class ImagePipe(Target):
         while self._next < len(edges) and edges[self._next] * size < slab.end:
             start, end = edges[self._next] * size, edges[self._next + 1] * size
             part = buffer[max(start, slab.start) - slab.start : min(end, slab.end) - slab.start]
-            self._send(part)
-            self._pad(len(part))
+            self._data(part, max(start, slab.start))
             if end > slab.end:
                 break
             self._next += 2
+
+    def _data(self, part: memoryview, guest_offset: int) -> None:
+        """Write guest data and what pads its last cluster."""
+        clusters = self._geometry.clusters(len(part))
+        if self._encryption is not None:
+            whole = bytes(part).ljust(clusters * self._geometry.cluster_size, b"\0")
+            part = memoryview(self._encryption.cipher.encrypted(whole, self._host_offset, guest_offset))
+        self._send(part)
+        self._pad(len(part))
+        self._host_offset += clusters * self._geometry.cluster_size
 
     def finish(self, size: int) -> None:
         """Everything was written."""

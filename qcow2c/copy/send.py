@@ -33,6 +33,9 @@ from qcow2c.storage.sources import Store, opened
 
 if TYPE_CHECKING:
     from qcow2c.bitmaps.edit import BitmapEdit
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.new_encryption import MadeEncryption
+    from qcow2c.crypto.secrets import Key
 
 _ALIGNED_FROM = 64 << 20
 """Bytes of a disk from which on data begins where large writes are fast."""
@@ -46,8 +49,9 @@ def send(
     gate: str | Gate,
     create: NewImageOptions,
     bitmaps: Sequence[Bitmap] | None = None,
+    key: Key | KeyRing = None,
 ) -> None:
-    """Copy to a target of any sort, which is complete then. Raises as `convert`."""
+    """Copy to a target of any sort, which is complete then; `key` is its own. Raises as `convert`."""
     if not how.existing:
         require_apart(
             target,
@@ -63,7 +67,7 @@ def send(
     elif output_format == "raw":
         _to_raw(copy, target, how, create)
     elif how.existing:
-        _into_image(copy, target, how, gate, bitmaps=bitmaps)
+        _into_image(copy, target, how, gate, key, bitmaps=bitmaps)
     elif is_built(how, create):
         options, compress = _options(copy.size, create), _compressor(how, create)
         with _built_file(target, Use.WRITABLE_IMAGE, hints=options.hints, durable=how.durable) as store:
@@ -74,8 +78,13 @@ def send(
         if options.data_file is not None and not os.path.exists(options.data_file):
             made.callback(_remove, options.data_file)
         with made, complete_file(target, Use.WRITABLE_IMAGE, hints=options.hints, durable=how.durable) as store:
-            write_image(store, options)
-            _into_image(copy, store, how, gate, options, bitmaps)
+            if options.encryption is not None:
+                encryption = options.encryption.make()
+                key = _opened(key, encryption)
+                write_image(store, options, made=encryption)
+            else:
+                write_image(store, options)
+            _into_image(copy, store, how, gate, key, options, bitmaps)
             made.pop_all()  # A data file without its image is of no use, but for this one.
 
 
@@ -129,6 +138,13 @@ def _compressor(how: How, create: NewImageOptions) -> codecs.Compressor | None:
     if not how.compressed:
         return None
     return codecs.compressor(COMPRESSION_TYPES[create.get("compression_type", "zlib")], how.compression_level)
+
+
+def _opened(key: Key | KeyRing, made: MadeEncryption) -> KeyRing:
+    """Return the keys of a new image and of what lies below it."""
+    from qcow2c.crypto.key_ring import KeyRing
+
+    return KeyRing(key, opened=made.cipher)
 
 
 def _remove(path: str) -> None:
@@ -188,13 +204,14 @@ def _into_image(
     target: Any,
     how: How,
     gate: str | Gate,
+    key: Key | KeyRing,
     options: CreateOptions | None = None,
     bitmaps: Sequence[Bitmap] | None = None,
 ) -> None:
     """Write through the engine: into an image that is there, or with `options` a new one that cannot be built."""
     over_backing = how.over_backing or (options is not None and options.backing_file is not None)
     data_file = options.data_file if options is not None else None
-    with open_image(target, "r+", gate=_trusting(gate, options), data_file=data_file) as image:
+    with open_image(target, "r+", key=key, gate=_trusting(gate, options), data_file=data_file) as image:
         copy.require_other(image.layer.data_store.path)  # Which an image that is there names itself.
         if image.size() < copy.size:
             raise UsageError("output file is smaller than input file")

@@ -1,4 +1,4 @@
-"""Secrets of the caller: a passphrase that shows itself nowhere, and which key belongs to which layer of a chain."""
+"""Secrets of the caller: a passphrase that shows itself nowhere, and the forms in which it is given."""
 
 from __future__ import annotations
 
@@ -35,25 +35,6 @@ class Secret:
         raise TypeError("a secret cannot be copied or pickled")
 
 
-class KeyRing:
-    """The keys that a caller gave. `of` finds that of one layer."""
-
-    __slots__ = ("_key",)
-
-    def __init__(self, key: Key | KeyRing) -> None:
-        self._key: Key = key._key if isinstance(key, KeyRing) else key  # noqa: SLF001 - of the same class
-
-    def __repr__(self) -> str:
-        return "<KeyRing>" if self._key is not None else "<KeyRing: none>"
-
-    def of(self, name: str, path: str | None = None, depth: int = 0) -> Secret | None:
-        """Return the secret of an encrypted layer, None where there is none. Raises UsageError for what is no key."""
-        key = self._key
-        if isinstance(key, Mapping):
-            key = _chosen(key, path, depth)
-        return None if key is None else secret_of(key, name)
-
-
 def secret_of(key: OneKey, name: str) -> Secret:
     """Return one key as a secret, asking for it where it is a function. Raises UsageError."""
     found: object = key(name) if callable(key) else key
@@ -62,18 +43,6 @@ def secret_of(key: OneKey, name: str) -> Secret:
     if isinstance(found, bytes | bytearray | memoryview):
         return Secret(bytes(found))
     raise UsageError(f"a key is bytes, str, a function, or a mapping of these, not {type(found).__name__}")
-
-
-def _chosen(keys: Mapping[str | os.PathLike[str] | int, OneKey], path: str | None, depth: int) -> OneKey | None:
-    if depth in keys:
-        return keys[depth]
-    if path is None:
-        return None
-    here = os.path.realpath(path)
-    for named, key in keys.items():
-        if not isinstance(named, int) and os.path.realpath(named) == here:
-            return key
-    return None
 
 
 def decoded(data: bytes, form: str, name: str) -> bytes:

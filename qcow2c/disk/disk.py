@@ -20,7 +20,8 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 
 if TYPE_CHECKING:
-    from qcow2c.crypto.secrets import Key, KeyRing
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
 
 
 class Disk:

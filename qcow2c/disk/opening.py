@@ -33,7 +33,8 @@ from qcow2c.storage.sources import FileObject, Source, Store, opened
 
 if TYPE_CHECKING:
     from qcow2c.crypto.guest_cipher import GuestCipher
-    from qcow2c.crypto.secrets import Key, KeyRing
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
     from qcow2c.engine import Engine
 
 _MODES = ("r", "rb", "r+", "rb+", "r+b")
@@ -196,11 +197,9 @@ class _Opener:
 
     def _cipher(self, store: Store, header: Header, depth: int) -> GuestCipher | None:
         """Return the cipher of an encrypted image, None where no key was given for it. Raises WrongKey."""
-        from qcow2c.crypto.guest_cipher import guest_cipher  # Late, both: most images are not encrypted.
-        from qcow2c.crypto.secrets import KeyRing
+        from qcow2c.crypto.key_ring import KeyRing  # Late: most images are not encrypted.
 
-        secret = KeyRing(self._key).of(store.name, store.path, depth)
-        return None if secret is None else guest_cipher(store, header, secret)
+        return KeyRing(self._key).cipher(store, header, depth)
 
     def _data_store(
         self, store: Store, header: Header, data_file: Source | Store | None, *, writable: bool

@@ -6,7 +6,7 @@ Owns what the header says, where its parts lie, and which names QEMU has for it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qcow2c.constants import (
@@ -66,6 +66,12 @@ class LuksHeader:
     def material_bytes(self) -> int:
         """Length of the key material of one slot."""
         return self.key_bytes * LUKS_STRIPES
+
+    def without(self, slot: int) -> LuksHeader:
+        """Return what the header says once a slot is not in use any more."""
+        slots = list(self.slots)
+        slots[slot] = replace(slots[slot], active=False)
+        return replace(self, slots=tuple(slots))
 
 
 def read_luks_header(store: Store, pointer: EncryptionHeader) -> LuksHeader:

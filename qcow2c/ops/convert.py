@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, BinaryIO, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, Unpack
 
 from qcow2c.bitmaps.copy import bitmaps_to_copy
 from qcow2c.bitmaps.stored import Bitmap
@@ -27,6 +27,10 @@ from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Memory, Source, Store, opened
 from qcow2c.storage.store import Progress
 
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
+
 MAX_SPARSE_SIZE = 16 << 20
 
 
@@ -41,6 +45,8 @@ def convert(
     output_format: str = "raw",
     image_format: str | None = None,
     snapshot: str | None = None,
+    key: Key | KeyRing = None,
+    target_key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     share: bool = False,
     progress: Progress | None = None,
@@ -49,8 +55,9 @@ def convert(
     """Copy a disk, or several consecutively, to a path or a writable binary file object.
 
     `output_format` is "raw" or "qcow2"; `options` are those of `How` and, for qcow2, of `create`. `snapshot` names the
-    internal snapshot to copy. A new target has its name, or its magic value, only when it is complete. Identical disks
-    and options give identical bytes.
+    internal snapshot to copy. `key` opens encrypted sources, `target_key` a target that is there, or what lies below
+    it; `encryption`, an `Encryption`, lets a new one be encrypted. A new target has its name, or its magic value, only
+    when it is complete. Identical disks and options give identical bytes, but for encryption, whose keys are random.
 
     Raises UsageError, what `open_disk` raises, StoreError, ImageLocked.
     """
@@ -71,11 +78,12 @@ def convert(
                     share=share,
                     snapshot=snapshot,
                     on_error="zero" if how.salvage else "raise",
+                    key=key,
                 )
             )
             for source in several
         ]
-        copy_disks(disks, target, output_format, how, progress=progress, gate=gate, **given)
+        copy_disks(disks, target, output_format, how, progress=progress, gate=gate, target_key=target_key, **given)
 
 
 def copy_disks(
@@ -87,6 +95,7 @@ def copy_disks(
     progress: Progress | None = None,
     warn: Callable[[str], object] | None = None,
     gate: str | Gate = "directory",
+    target_key: Key | KeyRing = None,
     **create: Unpack[NewImageOptions],
 ) -> None:
     """Copy open disks; see `convert`. The target may be a `Pipe`, too; `warn` is told what could not be copied."""
@@ -99,7 +108,7 @@ def copy_disks(
         for file in (target, create.get("data_file")):
             placed[-1].require_other(file)
     copy = DiskCopy(placed, threads=how.threads, progress=progress)
-    send(copy, target, output_format, how, gate, create, bitmaps)
+    send(copy, target, output_format, how, gate, create, bitmaps, target_key)
     for planned in placed:
         for offset, error in planned.salvaged():
             warn(f"error while reading offset {offset}: {error}")
@@ -162,6 +171,8 @@ def judge(sources: int, output_format: str, how: How, create: Mapping[str, Any])
         raise UsageError(f"Unknown file format '{output_format}'")
     if how.compressed and output_format == "raw":
         raise UsageError("Compression not supported for this file format")
+    if create.get("encryption") is not None:
+        _judge_encryption(output_format, how)
     if how.target_is_zero and not how.existing:
         raise UsageError("--target-is-zero requires use of -n flag")
     if how.compressed and create.get("preallocation", "off") != "off":
@@ -169,6 +180,14 @@ def judge(sources: int, output_format: str, how: How, create: Mapping[str, Any])
     require_sparse_size(how.sparse_size)
     require_known(create)
     _judge_backing(sources, output_format, how, create)
+
+
+def _judge_encryption(output_format: str, how: How) -> None:
+    """Raise UsageError for what cannot be encrypted."""
+    if how.compressed:
+        raise UsageError("Compression and encryption not supported at the same time")
+    if output_format == "raw":
+        raise UsageError("Encryption not supported for file format 'raw'")
 
 
 def _judge_backing(sources: int, output_format: str, how: How, create: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcow2c.builder.empty_image import write_image
 from qcow2c.builder.options import CreateOptions
@@ -16,6 +16,10 @@ from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.gate import GateRequest, any_file
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import opened
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.new_encryption import Encryption
+    from qcow2c.crypto.secrets import OneKey
 
 __all__ = ["backing_size", "create", "join_backing"]
 
@@ -37,6 +41,10 @@ def create(
     preallocation: str = CreateOptions.preallocation,
     nocow: bool = CreateOptions.nocow,
     extent_size_hint: int | None = CreateOptions.extent_size_hint,
+    encryption: str | Encryption | None = CreateOptions.encryption,
+    key: OneKey | None = None,
+    cipher: str | None = None,
+    iter_time_ms: int | None = None,
     check_backing: bool = True,
     guest_data: Any = None,
 ) -> None:
@@ -46,6 +54,9 @@ def create(
     backing file's; with `check_backing=False` the backing file is not looked at. An external data file is created, too,
     unless `guest_data`, a binary file object or a bytearray, is to be it. `nocow` and `extent_size_hint` ask the file
     system for something, which is all the same where it cannot.
+
+    `encryption` is "luks", with a passphrase as `key`, the name of a `cipher` as in cryptsetup ("aes-256-xts-plain64"
+    without), and `iter_time_ms`, which opening it takes; or "aes", for very old programs; or an `Encryption`.
 
     Durable order: everything but the magic value, the magic value, the file's name. A crash leaves no image.
     Raises UsageError before any file is touched, StoreError, ImageLocked, and what opening the backing file raises.
@@ -74,8 +85,28 @@ def create(
         preallocation=preallocation,
         nocow=nocow,
         extent_size_hint=extent_size_hint,
+        encryption=_encryption(encryption, key, cipher, iter_time_ms),
     )
     write_image(path, options, guest_data)
+
+
+def _encryption(
+    encryption: str | Encryption | None, key: OneKey | None, cipher: str | None, iter_time_ms: int | None
+) -> Encryption | None:
+    """Return what is asked for. Raises UsageError, UnsupportedFeature."""
+    given = {"key": key, "cipher": cipher, "iter_time_ms": iter_time_ms}
+    named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not isinstance(encryption, str):
+        if named:
+            raise UsageError(f"{', '.join(named)} without encryption=: is the image to be encrypted?")
+        return encryption
+    from qcow2c.crypto.new_encryption import Encryption
+
+    if key is None:
+        raise UsageError("Parameter 'encrypt.key-secret' is required for cipher: give a key")
+    if encryption == "aes" and len(named) > 1:
+        raise UsageError("legacy AES has no choice of a cipher, and nothing that could take time")
+    return Encryption(encryption, **named)
 
 
 def backing_size(image: str | None, backing_file: str, backing_format: str | None) -> int:

@@ -80,7 +80,7 @@ def measure(
         return Measurement(whole, whole)
     target = _target(size, create_options)
     data = target.geometry.clusters(size) if _is_filled(target) else 0
-    return _measured(target.geometry, target.geometry.clusters(size), data)
+    return _measured(target, target.geometry.clusters(size), data)
 
 
 def measure_disk(disk: Disk, output_format: str = "raw", **create_options: Unpack[NewImageOptions]) -> Measurement:
@@ -143,7 +143,7 @@ def _copy(disk: Disk, target: CreateOptions) -> Measurement:
         bitmaps = _bitmaps_size(disk.image, disk.size, geometry)
         more = _more_refcounts(geometry, clusters, data + geometry.clusters(bitmaps))
         bitmaps += more * geometry.cluster_size
-    return _measured(geometry, clusters, data, bitmaps)
+    return _measured(target, clusters, data, bitmaps)
 
 
 def _data_clusters(batches: Iterable[Columns], cluster_bits: int) -> int:
@@ -159,10 +159,13 @@ def _data_clusters(batches: Iterable[Columns], cluster_bits: int) -> int:
     return count
 
 
-def _measured(geometry: Geometry, clusters: int, data_clusters: int, bitmaps: int | None = None) -> Measurement:
+def _measured(target: CreateOptions, clusters: int, data_clusters: int, bitmaps: int | None = None) -> Measurement:
     """Return the sizes for a disk of so many clusters, some of which hold data."""
+    geometry = target.geometry
     metadata = _head_and_tables(geometry, clusters)
     metadata += refcount_room(geometry, metadata + clusters).clusters
+    if target.encryption is not None:
+        metadata += geometry.clusters(target.encryption.header_bytes)
     size = geometry.cluster_size
     return Measurement((metadata + data_clusters) * size, (metadata + clusters) * size, bitmaps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -173,3 +174,87 @@ def test_other_ciphers_are_refused_by_name(cipher: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedFeature, match=cipher.partition("-")[0]):
         qcow2c.open(path, key=PASSPHRASE)
     assert qcow2c.info(path)["format-specific"]["data"]["encrypt"]["cipher-alg"] == cipher  # type: ignore[call-overload]
+
+
+# --- what is made here ----------------------------------------------------------------------------------------------
+
+CIPHERS = ("aes-128", "aes-256-cbc-essiv:sha256", "aes-192-xts-plain", "aes-256-ctr", "aes-128-ecb")
+
+
+@pytest.mark.parametrize("cipher", [*CIPHERS, "legacy"])
+@pytest.mark.parametrize("options", [{}, {"cluster_size": 512}, {"extended_l2": True}, {"preallocation": "metadata"}])
+def test_qemu_reads_what_is_made_here(cipher: str, options: dict[str, object], tmp_path: Path) -> None:
+    content = (bytes(3000) + b"guest" * 30_000 + bytes(400_000) + b"more" * 9000).ljust(SIZE, b"\0")
+    (tmp_path / "a.raw").write_bytes(content)
+    names = "encrypt.format=aes" if cipher == "legacy" else ""
+    kind = "aes" if names else "luks"
+    wanted = qcow2c.Encryption(kind, PASSPHRASE, "aes-128" if names else cipher, iter_time_ms=5)
+    path = tmp_path / "disk.qcow2"
+    qcow2c.convert(tmp_path / "a.raw", path, output_format="qcow2", image_format="raw", encryption=wanted, **options)  # type: ignore[arg-type]
+    assert disk_by_qemu(tmp_path, names) == content
+    assert qemu(tmp_path, "qemu-img", "check", *named(names)).returncode == 0
+    path.unlink()
+    qcow2c.create(path, SIZE, encryption=wanted, **options)  # type: ignore[arg-type]
+    qemu_io(tmp_path, names, "write -P 7 5000 70000")
+    with qcow2c.open(path, key=PASSPHRASE) as image:
+        found = image.pread(SIZE, 0)
+        assert found[5000:75_000] == b"\7" * 70_000
+        if options.get("preallocation") is None:
+            assert found == (bytes(5000) + b"\7" * 70_000).ljust(SIZE, b"\0")
+    assert qemu(tmp_path, "qemu-img", "check", *named(names)).returncode == 0
+
+
+def amend(folder: Path, secret: str, *words: str) -> subprocess.CompletedProcess[str]:
+    objects = [("--object", f"secret,id={name},data={name}") for name in ("one", "two", "three")]
+    given = [word for pair in objects for word in pair]
+    opts = f"driver=qcow2,encrypt.format=luks,encrypt.key-secret={secret},file.filename=disk.qcow2"
+    options = ",".join(f"encrypt.{word}" for word in words)
+    return qemu(folder, "qemu-img", "amend", *given, "--image-opts", opts, "-o", options)
+
+
+def test_both_programs_change_the_keys_of_one_image(tmp_path: Path) -> None:
+    path = tmp_path / "disk.qcow2"
+    qcow2c.create(path, SIZE, encryption="luks", key="one", iter_time_ms=5)
+    assert not amend(tmp_path, "one", "state=active", "new-secret=two", "iter-time=10").returncode
+    assert qcow2c.key_slots(path, key="two").opened == 1
+    assert qcow2c.add_key(path, "two", "three", iter_time_ms=5) == 2
+    assert not amend(tmp_path, "three", "state=inactive", "keyslot=0").returncode
+    with pytest.raises(WrongKey):
+        qcow2c.key_slots(path, key="one")
+    assert qcow2c.change_key(path, "two", "one", iter_time_ms=5) == 0
+    assert amend(tmp_path, "two", "state=inactive", "keyslot=0").returncode
+    assert not amend(tmp_path, "one", "state=inactive", "old-secret=three").returncode
+    found = qcow2c.key_slots(path, key="one")
+    assert found.opened == 0 and [slot.number for slot in found.slots if slot.active] == [0]
+    checked = qemu(tmp_path, "qemu-img", "check", "--object", "secret,id=one,data=one", "--image-opts",
+                   "driver=qcow2,encrypt.key-secret=one,file.filename=disk.qcow2")  # fmt: skip
+    assert checked.returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("cryptsetup") is None, reason="cryptsetup is not installed")
+@pytest.mark.parametrize("cipher", ["aes-256", "aes-128-cbc-essiv:sha256", "aes-128"])
+def test_cryptsetup_opens_our_key_slots_and_we_its_own(cipher: str, tmp_path: Path) -> None:
+    made = qcow2c.Encryption("luks", "one", cipher, "sha512", iter_time_ms=5).make()
+    volume = tmp_path / "volume"
+    volume.write_bytes(made.header.ljust(made.length + SIZE, b"\0"))
+
+    def cryptsetup(*words: str, key: str) -> int:
+        (tmp_path / "key").write_text(key)
+        done = subprocess.run(
+            ["cryptsetup", *words], cwd=tmp_path, input=key, text=True, capture_output=True, check=False
+        )
+        return done.returncode
+
+    def opens(key: str) -> bool:
+        return cryptsetup("open", "--test-passphrase", "--key-file", "key", "volume", key=key) == 0
+
+    assert cryptsetup("luksDump", "volume", key="") == 0
+    assert opens("one") and not opens("two")
+    assert qcow2c.add_key(volume, "one", "two", iter_time_ms=5) == 1
+    assert opens("two")
+    (tmp_path / "new").write_text("three")
+    words = ("luksAddKey", "-q", "--pbkdf-force-iterations", "1500", "--key-file", "key", "volume", "new")
+    assert cryptsetup(*words, key="two") == 0
+    assert qcow2c.key_slots(volume, key="three").opened == 2
+    assert qcow2c.remove_key(volume, key="two") == (1,)
+    assert opens("one") and opens("three") and not opens("two")
