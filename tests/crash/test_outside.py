@@ -156,9 +156,10 @@ def state(path: Path) -> State | None:
         return image.readall(), kept, names, image.header.refcount_order
 
 
-def run(
-    shim: Path, folder: Path, program: tuple[str, ...], environment: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
+Done = subprocess.CompletedProcess[str]
+
+
+def run(shim: Path, folder: Path, program: tuple[str, ...], environment: dict[str, str]) -> Done:
     surroundings = {**os.environ, "LD_PRELOAD": str(shim), "FAULT_UNDER": f"{folder}/", **environment}
     surroundings["PYTHONPATH"] = str(HERE.parents[1])
     return subprocess.run(
