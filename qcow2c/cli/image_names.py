@@ -112,7 +112,7 @@ def _assignments(words: str) -> dict[str, Any]:
 
 def _from_options(word: str, given: dict[str, Any], image_format: str | None) -> NamedImage:
     options: dict[str, Any] = {}
-    driver = image_format or given.get("driver")
+    driver = given.get("driver") if image_format is None else image_format
     given.pop("driver", None)
     if driver in _PROTOCOLS:
         driver, given = "raw", {f"file.{name}": value for name, value in (("driver", driver), *given.items())}

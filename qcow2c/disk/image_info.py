@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 _T = TypeVar("_T")
@@ -36,77 +35,65 @@ class ChildInfo(NamedTuple):
     info: ImageInfo
 
 
-class ImageInfo(Mapping[str, Any]):
-    """The facts of one image: attributes with types; as a mapping, what `qemu-img info --output=json` prints.
+class ImageInfo(dict[str, Any]):
+    """The facts of one image: attributes with types; as a dict, what `qemu-img info --output=json` prints.
 
     Where a fact is not there, its attribute is None or empty, and its key is missing. Text that is no UTF-8 has
     surrogate escapes.
     """
-
-    def __init__(self, facts: dict[str, Any]) -> None:
-        self._facts = facts
-
-    def __getitem__(self, key: str) -> Any:
-        return self._facts[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._facts)
-
-    def __len__(self) -> int:
-        return len(self._facts)
 
     def __repr__(self) -> str:
         return f"<ImageInfo of {self.filename!r}: {self.format}, {self.virtual_size} bytes>"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the facts as qemu-img's JSON has them, in its order: another dict each time, to be changed at will."""
-        return {key: _copied(value) for key, value in self._facts.items()}
+        return {key: _copied(value) for key, value in self.items()}
 
     @property
     def filename(self) -> str:
-        return str(self._facts["filename"])
+        return str(self["filename"])
 
     @property
     def format(self) -> str:
         """qcow2, raw, or for a child the protocol: file."""
-        return str(self._facts["format"])
+        return str(self["format"])
 
     @property
     def virtual_size(self) -> int:
         """Bytes of the disk, in whole sectors as QEMU counts them."""
-        return int(self._facts["virtual-size"])
+        return int(self["virtual-size"])
 
     @property
     def actual_size(self) -> int | None:
         """Bytes that the file occupies, None where that is unknown."""
-        return self._facts.get("actual-size")
+        return self.get("actual-size")
 
     @property
     def cluster_size(self) -> int | None:
         """Bytes of a cluster, None for a format without."""
-        return self._facts.get("cluster-size")
+        return self.get("cluster-size")
 
     @property
     def dirty_flag(self) -> bool:
-        return bool(self._facts.get("dirty-flag"))
+        return bool(self.get("dirty-flag"))
 
     @property
     def encrypted(self) -> bool:
-        return bool(self._facts.get("encrypted"))
+        return bool(self.get("encrypted"))
 
     @property
     def backing_filename(self) -> str | None:
         """The backing file as the image names it, None without one."""
-        return self._facts.get("backing-filename")
+        return self.get("backing-filename")
 
     @property
     def full_backing_filename(self) -> str | None:
         """The backing file as seen from where the image's own name is."""
-        return self._facts.get("full-backing-filename")
+        return self.get("full-backing-filename")
 
     @property
     def backing_filename_format(self) -> str | None:
-        return self._facts.get("backing-filename-format")
+        return self.get("backing-filename-format")
 
     @property
     def compat(self) -> str | None:
@@ -149,7 +136,7 @@ class ImageInfo(Mapping[str, Any]):
 
     @property
     def snapshots(self) -> tuple[SnapshotInfo, ...]:
-        return tuple(SnapshotInfo(**_named(one)) for one in self._facts.get("snapshots", ()))
+        return tuple(SnapshotInfo(**_named(one)) for one in self.get("snapshots", ()))
 
     @property
     def bitmaps(self) -> tuple[BitmapInfo, ...]:
@@ -164,10 +151,10 @@ class ImageInfo(Mapping[str, Any]):
     @property
     def children(self) -> tuple[ChildInfo, ...]:
         """The file in which the image lies, where it is a local one."""
-        return tuple(ChildInfo(one["name"], ImageInfo(one["info"])) for one in self._facts.get("children", ()))
+        return tuple(ChildInfo(one["name"], ImageInfo(one["info"])) for one in self.get("children", ()))
 
     def _specific(self, key: str, kind: type[_T]) -> _T | None:
-        found = self._facts.get("format-specific", {}).get("data", {}).get(key)
+        found = self.get("format-specific", {}).get("data", {}).get(key)
         return found if isinstance(found, kind) else None
 
 

@@ -254,7 +254,7 @@ class _Opener:
 
     def _lower_layer(self, store: Store, stated: str, chain: tuple[Store, ...]) -> Layer:
         refusal = "backing file {name!r} has format {found!r}, not qcow2 or raw"
-        if known_format(store, stated, refusal) is Format.RAW:
+        if known_format(store, stated or None, refusal) is Format.RAW:
             self.lock(store, Use.SHARED)
             return RawLayer(store)
         self.lock(store, Use.IMAGE)

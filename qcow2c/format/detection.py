@@ -25,14 +25,18 @@ def detect_format(store: Store) -> str:
     return "qcow2" if start[: len(MAGIC)] == MAGIC else "raw"
 
 
-def known_format(
-    store: Store, stated: str | None, refusal: str = "image {name!r} has format {found!r}, not qcow2 or raw"
-) -> Format:
-    """Return the format of an image: as stated, else as detected.
+_STATED = "Could not open {name!r}: Unknown driver {found!r}: it can be qcow2 or raw"
+_DETECTED = "image {name!r} has format {found!r}, not qcow2 or raw"
 
-    Raises UnsupportedFeature, in the words of `refusal`, where that is no `Format`.
+
+def known_format(store: Store, stated: str | None, refusal: str | None = None) -> Format:
+    """Return the format of an image: as stated, or for None as detected.
+
+    Raises UnsupportedFeature where that is no `Format`; without a `refusal` it says whether the caller or the image is
+    to blame.
     """
-    found = stated or detect_format(store)
+    found = detect_format(store) if stated is None else stated
     if found not in (Format.QCOW2, Format.RAW):
+        refusal = refusal or (_DETECTED if stated is None else _STATED)
         raise UnsupportedFeature(refusal.format(name=store.name, found=found))
     return Format(found)

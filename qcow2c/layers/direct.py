@@ -37,7 +37,9 @@ def locator(
         table = cached(guest_offset >> coverage_bits)
         if table is None:
             l1_index = guest_offset >> coverage_bits
-            return nowhere if l1_index < l1_entries and not l1_table[l1_index] else NOT_SIMPLE
+            if l1_index >= l1_entries or l1_table[l1_index] or guest_offset + length > l1_index + 1 << coverage_bits:
+                return NOT_SIMPLE  # The next table may hold something.
+            return nowhere
         entry = table.words[guest_offset >> cluster_bits & l2_mask]
         inside = guest_offset & cluster_mask
         if entry & special or inside + length > cluster_size:

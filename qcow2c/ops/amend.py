@@ -27,7 +27,7 @@ from qcow2c.disk.opening import BackingChoice, Opening, open_image
 from qcow2c.disk.size import resize
 from qcow2c.errors import UsageError
 from qcow2c.format.derived import AUTOCLEAR_FEATURES, COMPATIBLE_FEATURES, INCOMPATIBLE_FEATURES, SNAPSHOT_HEADER
-from qcow2c.format.detection import detect_format
+from qcow2c.format.detection import known_format
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, extensions_of, feature_name_table, with_extension
 from qcow2c.storage.gate import Gate
@@ -109,7 +109,7 @@ def amend(
 def open_amendable(source: Source | Store, *, image_format: str | None = None) -> Iterator[Store]:
     """Open a file that is to be amended, and exclude other programs. Raises StoreError, ImageLocked, UsageError."""
     with opened(source, Use.WRITABLE_IMAGE) as store:
-        require_amendable(image_format or detect_format(store))
+        require_amendable(known_format(store, image_format))
         yield store
 
 

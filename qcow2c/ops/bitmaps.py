@@ -184,7 +184,7 @@ def _without_bitmaps(action: BitmapChange, name: str, image: Source | Store) -> 
 def _image(source: Source | Store, mode: str, image_format: str | None, opening: Opening) -> Iterator[Image | None]:
     """Open an image; a raw file gives None: it has no bitmaps. Raises as `qcow2c.open`, and UnsupportedFeature."""
     with opened(source, writable="+" in mode) as store:
-        if known_format(store, image_format, "Could not open {name!r}: Unknown driver {found!r}") is Format.RAW:
+        if known_format(store, image_format) is Format.RAW:
             yield None
         else:
             with open_image(store, mode, **opening) as image:

@@ -131,7 +131,7 @@ def copy_stream(
     judge(1, output_format, how, create)
     copy = StreamCopy(file, threads=how.threads)
     head = copy.begin(FORMAT_PROBE_BYTES)
-    found = image_format or detect_format(Memory(head))
+    found = detect_format(Memory(head)) if image_format is None else image_format
     in_place = not how.existing if output_format == "raw" else is_built(how, create) and not isinstance(target, Pipe)
     if found == "raw" and in_place:
         send(copy, target, output_format, how, gate, create)

@@ -124,7 +124,7 @@ def open_overlay(
     Raises as `open_image` with "r+"; if `unsafe`, refcounts are not looked at, because no cluster is given out.
     """
     with opened(source, writable=True) as store:
-        if known_format(store, image_format, "image {name!r} has format {found!r}, not qcow2") is Format.RAW:
+        if known_format(store, image_format) is Format.RAW:
             store.lock(Use.WRITABLE_IMAGE)
             yield Overlay(store, None)
         elif unsafe:

@@ -122,7 +122,10 @@ WRONG = {
         "Could not open backing file: the image says that it has another format\n",
     ),
     "no file": (["gone"], "gone: Could not open 'gone': No such file or directory\n"),
-    "unknown format": (["-f", "vdi", "top.qcow2"], "top.qcow2: image 'top.qcow2' has format 'vdi', not qcow2 or raw\n"),
+    "unknown format": (
+        ["-f", "vdi", "top.qcow2"],
+        "top.qcow2: Could not open 'top.qcow2': Unknown driver 'vdi': it can be qcow2 or raw\n",
+    ),
 }
 
 

@@ -94,7 +94,10 @@ def test_quiet_prints_nothing(run: Run) -> None:
         ((), f"qcow2c: Not enough arguments\n{HINT}"),
         (("a", "disk.qcow2", "1M"), f"qcow2c: Expecting image file name and size\n{HINT}"),
         (("--object", "secret,id=a", "disk.qcow2", "1M"), "qcow2c: --object secret,id=a: only QEMU can honour"),
-        (("-f", "vdi", "disk.qcow2", "20M"), "qcow2c: disk.qcow2: image 'disk.qcow2' has format 'vdi', not qcow2"),
+        (
+            ("-f", "vdi", "disk.qcow2", "20M"),
+            "qcow2c: disk.qcow2: Could not open 'disk.qcow2': Unknown driver 'vdi': it can be qcow2 or raw",
+        ),
         (("missing", "20M"), "qcow2c: missing: Could not open 'missing': No such file or directory\n"),
         (
             ("-f", "qcow2", "--image-opts", "driver=qcow2,file.filename=disk.qcow2", "20M"),

@@ -49,6 +49,30 @@ def test_any_driver_of_qemu_may_be_the_format_of_a_backing_file(driver: str, tmp
     assert main(["rebase", "-u", "-b", "base", "-F", "nosuch", str(path)]) == 1
 
 
+@pytest.mark.parametrize("stated", ["vmdk", ""])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["info"], ["map"], ["check"], ["compare", "SAME"], ["measure"], ["convert", "out"], ["snapshot", "-l"],
+        ["snapshot", "-c", "x"], ["resize", "2M"], ["commit"], ["rebase", "-b", ""], ["bitmap", "--add", "b"],
+        ["diff", "SAME"], ["export", "x", "out"], ["check", "-r", "all"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_format_that_the_user_says_is_not_blamed_on_the_image(
+    words: list[str], stated: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    qcow2c.create("disk.qcow2", 1 << 20)
+    command, *rest = ("disk.qcow2" if word == "SAME" else word for word in words)
+    last = rest[len(rest) - 1 :] if command in ("resize", "convert", "bitmap", "compare", "diff") else []
+    last = rest if command == "export" else last
+    front = [] if command == "export" else rest[: len(rest) - len(last)]
+    assert main([command, *front, "-f", stated, "disk.qcow2", *last]) == (2 if command == "compare" else 1)
+    err = capfdbinary.readouterr().err.decode()
+    assert f"Could not open 'disk.qcow2': Unknown driver '{stated}': it can be qcow2 or raw\n" in err
+
+
 def test_each_line_of_an_error_is_a_line(tmp_path: Path, capfdbinary: Capture) -> None:
     path = tmp_path / "disk.qcow2"
     qcow2c.create(path, 1 << 20)

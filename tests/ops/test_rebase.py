@@ -345,7 +345,7 @@ def test_an_image_marked_corrupt_is_not_touched() -> None:
         ({"backing_file": "", "backing_format": "foo"}, UsageError, "Invalid format name: 'foo'"),
         ({"backing_file": "gone", "backing_format": "raw"}, StoreError, "not open new backing file 'gone': Could"),
         ({"backing_file": "long.raw", "backing_format": "qcow2"}, NotQcow2, "new backing file 'long.raw': not a qcow2"),
-        ({"backing_file": "long.raw", "backing_format": "vmdk"}, UnsupportedFeature, "has format 'vmdk'"),
+        ({"backing_file": "long.raw", "backing_format": "vmdk"}, UnsupportedFeature, "Unknown driver 'vmdk'"),
         ({"backing_file": "nbd://host", "backing_format": "raw"}, GateRefused, "it is no local file"),
         ({"backing_file": "overlay.qcow2", "backing_format": "qcow2"}, ImageLocked, "new backing file 'overlay.qcow2'"),
         ({"backing_file": "overlay.qcow2", "backing_format": "raw"}, ChainError, "would lie on itself"),
@@ -354,7 +354,7 @@ def test_an_image_marked_corrupt_is_not_touched() -> None:
         ({"backing_file": "x" * 900, "backing_format": "raw", "unsafe": True}, UsageError, "No space left in the file"),
         ({"backing_file": "x", "backing_format": "raw", "image_format": "raw"}, UnsupportedFeature, "'x': Operation"),
         ({"backing_file": None, "image_format": "raw", "unsafe": True}, UnsupportedFeature, r"\(null\)"),
-        ({"backing_file": "", "image_format": "vdi"}, UnsupportedFeature, "has format 'vdi', not qcow2"),
+        ({"backing_file": "", "image_format": "vdi"}, UnsupportedFeature, "Unknown driver 'vdi': it can be"),
     ],
 )  # fmt: skip
 def test_nothing_is_written_where_something_is_wrong(

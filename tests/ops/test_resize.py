@@ -331,7 +331,7 @@ REFUSED: dict[str, tuple[Callable[[], bytearray], int, dict[str, Any], type[Exce
         MIB,
         {},
         UnsupportedFeature,
-        "has format 'vmdk', not qcow2 or raw",
+        "image '<bytearray>' has format 'vmdk', not qcow2 or raw",
     ),
     "encrypted": (
         lambda: bytearray(Builder(100 * KIB, crypt_method=1).build()),

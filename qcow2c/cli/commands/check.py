@@ -66,14 +66,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    from qcow2c.format.detection import detect_format
+    from qcow2c.format.detection import detect_format, known_format
     from qcow2c.storage.sources import opened
 
     is_repair = repair_report.is_wanted(chosen)
     wanted = chosen.progress and not chosen.quiet and chosen.output == "human"
     named = image_names.chosen_image(chosen, chosen.image, chosen.format)
     with image_names.source_of(named) as source, opened(source) as store:
-        image_format = named.format or detect_format(store)
+        image_format = detect_format(store) if named.format is None else known_format(store, named.format)
         if image_format != "qcow2":
             text.complain(f"{chosen.image}: This image format does not support checks ({image_format})")
             return NOT_SUPPORTED

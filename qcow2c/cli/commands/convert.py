@@ -89,7 +89,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     chosen.image = chosen.images[0] if chosen.images else "convert"
-    output_format = chosen.output_format or "raw"
+    output_format = "raw" if chosen.output_format is None else chosen.output_format
     try:
         if option_list.asks_for_help(chosen.options) and not chosen.existing:
             text.write(option_list.listing(output_format, _known(output_format)))

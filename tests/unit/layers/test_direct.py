@@ -40,6 +40,17 @@ def test_each_small_read_is_part_of_a_large_one(path: Path) -> None:
         assert disk.pread(CLUSTER, FAR - CLUSTER) == disk.pread(2 * CLUSTER, FAR - CLUSTER) == bytes(CLUSTER)
 
 
+def test_a_read_over_a_missing_table_goes_on_with_the_next_one(tmp_path: Path) -> None:
+    covered = CLUSTER * CLUSTER // 8
+    qcow2c.create(tmp_path / "image", 4 * covered, cluster_size=CLUSTER)
+    with qcow2c.open(tmp_path / "image", "r+") as disk:
+        disk.pwrite(b"x" * CLUSTER, covered)
+    with qcow2c.open(tmp_path / "image") as disk:
+        for start, length in ((0, 4 * covered), (covered - 1, 2), (0, covered + 1), (0, covered)):
+            expected = (bytes(covered) + b"x" * CLUSTER).ljust(4 * covered, b"\0")[start : start + length]
+            assert disk.pread(length, start) == expected
+
+
 def test_what_is_simple_and_what_is_not(path: Path) -> None:
     with qcow2c.open(path) as disk:
         locate = disk.layer.locate
