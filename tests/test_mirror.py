@@ -63,6 +63,7 @@ WITHOUT_MODULE = {
     "ops/test_convert_bitmaps.py": "convert, one part of it",
     "ops/test_convert_failures.py": "convert, one part of it",
     "ops/test_convert_pipes.py": "convert, one part of it",
+    "ops/test_encrypted.py": "all operations, on encrypted images",
     "ops/test_measure_promise.py": "measure and convert, held against each other",
     "ops/test_repair_of_one_field.py": "check and repair, where one field is wrong",
     "ops/test_open_images.py": "all operations, given an open image",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.plan import Slab
@@ -18,6 +18,10 @@ from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
 
 
 class BaseTarget(Target):
@@ -118,10 +122,12 @@ class ImageBase(BaseTarget):
 
 
 @contextmanager
-def open_base(source: Source | Store, image_format: str, gate: str | Gate) -> Iterator[BaseTarget]:
+def open_base(
+    source: Source | Store, image_format: str, gate: str | Gate, key: Key | KeyRing = None
+) -> Iterator[BaseTarget]:
     """Open a layer for writing, and exclude all others. Raises as `open_image`, ImageLocked."""
     if image_format != "raw":
-        with open_image(source, "r+", gate=gate) as image:
+        with open_image(source, "r+", key=key, gate=gate) as image:
             yield ImageBase(image)
         return
     with opened(source, Use.WRITABLE_IMAGE) as store:

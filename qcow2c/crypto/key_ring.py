@@ -32,6 +32,15 @@ class KeyRing:
             key = _chosen(key, path, depth)
         return None if key is None else secret_of(key, name)
 
+    def below(self, depth: int) -> KeyRing:
+        """Return the keys of the chain that begins so far below the top layer."""
+        if not depth:
+            return self
+        key = self._key
+        if isinstance(key, Mapping):
+            key = {named - depth if isinstance(named, int) else named: one for named, one in key.items()}
+        return KeyRing(key)
+
     def cipher(self, store: Store, header: Header, depth: int) -> GuestCipher | None:
         """Return the cipher of an encrypted layer, None without a key. Raises as `guest_cipher`."""
         if self._opened is not None and not depth:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from qcow2c.atomic.successor import Successor, changing
 from qcow2c.atomic.version import (
@@ -30,12 +30,17 @@ from qcow2c.format.derived import AUTOCLEAR_FEATURES, COMPATIBLE_FEATURES, INCOM
 from qcow2c.format.detection import known_format
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, extensions_of, feature_name_table, with_extension
+from qcow2c.layers.guest_data import require_key
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.integers import settle_integers
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.writer.header_update import change_header
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
 
 _NEWER = "compatibility level 1.1 {} above (use compat=1.1 or greater)"
 _COMPRESSION = INCOMPATIBLE_FEATURES["compression_type"].mask
@@ -84,6 +89,7 @@ def amend(
     source: Source | Store,
     *,
     image_format: str | None = None,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     backing: BackingChoice = None,
     data: Source | Store | None = None,
@@ -92,7 +98,7 @@ def amend(
     """Change options of an image; `options` are those of `Amendment`.
 
     Only for another size the files below are opened: `gate` decides about them, `backing` and `data` replace those that
-    the image names.
+    the image names, and `key` is needed where it is encrypted.
 
     Durable order: see `header_update.change_header` and `Successor.switch`; a downgrade first makes an image without
     zero clusters, which shows the same disk. Raises UsageError, in QEMU's words, before anything is written; and as
@@ -102,7 +108,7 @@ def amend(
     if unknown:
         raise UsageError(f"Invalid parameter {sorted(unknown)[0]!r}")
     with open_amendable(source, image_format=image_format) as store:
-        amend_store(store, Amendment(**options), gate=gate, backing=backing, data_file=data)
+        amend_store(store, Amendment(**options), key=key, gate=gate, backing=backing, data_file=data)
 
 
 @contextmanager
@@ -124,7 +130,8 @@ def require_amendable(image_format: str) -> None:
 def amend_store(store: Store, wish: Amendment, **opening: Unpack[Opening]) -> None:
     """Change options of an image that no other program uses; see `amend`. `opening` are arguments of `open_image`."""
     if wish.size:
-        open_image(store, **opening).close()  # What is below must be there before anything is changed.
+        with open_image(store, **opening) as image_now:  # What is below must be there before anything is changed.
+            require_key(image_now.layer)
     with changing(store) as image:
         for problem in _problems(image, wish):
             raise UsageError(problem)

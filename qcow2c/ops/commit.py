@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import compress, pairwise
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.base_targets import BaseTarget, open_base
@@ -34,6 +34,10 @@ from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Memory, Store, opened
 from qcow2c.storage.store import Progress
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
 
 FileName = str | os.PathLike[str]
 
@@ -76,6 +80,13 @@ class Chain:
     """The external data file of the top image, where the caller has named it."""
     own_data_file: str | None
     """The same, however it was named, if only the active disk of the image uses it."""
+    key: Key | KeyRing = None
+
+    def key_at(self, depth: int) -> KeyRing:
+        """Return the keys of a layer so far below the top image, and of what is below that."""
+        from qcow2c.crypto.key_ring import KeyRing
+
+        return KeyRing(self.key).below(depth)
 
     def depth_of(self, base: FileName | None) -> int:
         """Return how far below the top image a layer is: the next one, or that of a name, as QEMU understands it.
@@ -103,6 +114,7 @@ def commit(
     rate_limit: int | None = None,
     drop_trailing: bool = False,
     image_format: str | None = None,
+    key: Key | KeyRing = None,
     backing: FileName | Literal[False] | None = None,
     data_file: FileName | None = None,
 ) -> Committed:
@@ -118,7 +130,7 @@ def commit(
     rate_limit = index_or_none(rate_limit)
     if rate_limit is not None and rate_limit < 0:
         raise UsageError(f"a rate limit of {rate_limit} bytes a second is negative")
-    with open_chain(path, image_format=image_format, gate=gate, backing=backing, data_file=data_file) as chain:
+    with open_chain(path, image_format=image_format, key=key, gate=gate, backing=backing, data_file=data_file) as chain:
         return commit_chain(
             chain, base, drop=drop, progress=progress, rate_limit=rate_limit, drop_trailing=drop_trailing
         )
@@ -129,6 +141,7 @@ def open_chain(
     path: FileName,
     *,
     image_format: str | None = None,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     backing: FileName | Literal[False] | None = None,
     data_file: FileName | None = None,
@@ -143,12 +156,12 @@ def open_chain(
         links: tuple[Link, ...] = ()
         own = None
         if found is Format.QCOW2:
-            with open_image(top, backing=backing, data_file=data_file, gate=gate, share=True) as image:
+            with open_image(top, key=key, backing=backing, data_file=data_file, gate=gate, share=True) as image:
                 require_not_corrupt(image.header)
                 links = tuple(_links(image.layer, named=backing is None))
                 if image.header.external_data and not image.header.data_file_raw and not len(image.snapshots):
                     own = image.layer.data_store.path
-        yield Chain(name or top.name, top, links, gate, data_file, own)
+        yield Chain(name or top.name, top, links, gate, data_file, own, key)
 
 
 def _links(layer: Layer, *, named: bool) -> Iterator[Link]:
@@ -204,7 +217,9 @@ def commit_chain(
             successor = stack.enter_context(changing(chain.top))
             closing = _own_data_file(chain, stack)
         planned = PlannedDisk(_disk(chain, depth, closing, stack), 0)
-        with open_base(link.path, link.image_format, chain.gate) as target:
+        with open_base(
+            link.path, link.image_format, chain.gate, None if chain.key is None else chain.key_at(depth)
+        ) as target:
             for store in target.stores():
                 planned.require_other(store.path)
             if link.probed and link.image_format == "raw":
@@ -232,15 +247,23 @@ def _disk(chain: Chain, depth: int, data_store: Store | None, stack: ExitStack) 
     """Open the layers above the base, for reading; what they do not decide reads as zeros."""
     below: Image | Literal[False] = False
     for position in reversed(range(depth - 1)):
-        image = stack.enter_context(open_image(chain.links[position].path, backing=below, gate=chain.gate))
+        image = stack.enter_context(_image(chain, position + 1, backing=below))
         _require_readable(image)
         if os.fsdecode(image.header.backing_file or b"") != chain.links[position + 1].stored:
             raise ChainError(f"{image.name!r} has got another backing file since the chain was looked at")
         below = image
     data_file = data_store or chain.data_file
-    image = stack.enter_context(open_image(chain.top, backing=below, data_file=data_file, gate=chain.gate))
+    image = stack.enter_context(
+        open_image(chain.top, key=chain.key, backing=below, data_file=data_file, gate=chain.gate)
+    )
     _require_readable(image)
     return Disk(image.layer, image.name, image, _DecidedMap(image.layer, depth))
+
+
+def _image(chain: Chain, depth: int, backing: Image | Literal[False]) -> Image:
+    """Open a layer so far below the top image."""
+    key = None if chain.key is None else chain.key_at(depth)
+    return open_image(chain.links[depth - 1].path, key=key, backing=backing, gate=chain.gate)
 
 
 def _require_readable(image: Image) -> None:

@@ -10,6 +10,7 @@ import enum
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qcow2c.constants import SECTOR_SIZE
 from qcow2c.disk.block_status import segments, slice_bytes
@@ -21,6 +22,10 @@ from qcow2c.layers.chain import layers_of
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
 from qcow2c.storage.store import Progress
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
 
 SLAB_BYTES = 512 << 10
 """Bytes that are read of each disk before they are compared: both must stay in the processor's cache."""
@@ -58,14 +63,18 @@ def compare(
     first_format: str | None = None,
     second_format: str | None = None,
     strict: bool = False,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     share: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Open two images, qcow2 or raw, and compare their disks. Raises as `open_disk` and `compare_disks`."""
+    """Open two images, qcow2 or raw, and compare their disks; `key` is as in `open_image`.
+
+    Raises as `open_disk` and `compare_disks`.
+    """
     with (
-        open_disk(first, image_format=first_format, gate=gate, share=share) as one,
-        open_disk(second, image_format=second_format, gate=gate, share=share) as other,
+        open_disk(first, image_format=first_format, key=key, gate=gate, share=share) as one,
+        open_disk(second, image_format=second_format, key=key, gate=gate, share=share) as other,
     ):
         return compare_disks(one, other, strict=strict, progress=progress)
 

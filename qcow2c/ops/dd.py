@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from operator import index
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qcow2c.builder.image_builder import ImageBuilder
 from qcow2c.builder.options import CreateOptions
@@ -23,6 +23,10 @@ from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, new_file
 from qcow2c.storage.sources import Source, Store
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
 
 BLOCK_SIZE = SECTOR_SIZE
 """Bytes of a block, unless the caller says otherwise."""
@@ -56,6 +60,7 @@ def dd(
     skip: int = 0,
     output_format: str = "raw",
     image_format: str | None = None,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     share: bool = False,
 ) -> Part:
@@ -64,7 +69,7 @@ def dd(
     `output_format` is "raw" or "qcow2". The target is made anew; it has its name, or its magic value, only when it is
     complete. Raises UsageError, what `open_disk` raises, StoreError, ImageLocked.
     """
-    with open_disk(source, image_format=image_format, gate=gate, share=share) as disk:
+    with open_disk(source, image_format=image_format, key=key, gate=gate, share=share) as disk:
         part = part_of(disk.size, block_size=block_size, count=count, skip=skip)
         copy_part(disk, target, part, output_format)
         return part

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from qcow2c.copy.diff_stream import write_records
 from qcow2c.copy.overlay import write_overlay
@@ -17,6 +18,10 @@ from qcow2c.errors import UsageError
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
 from qcow2c.storage.store import Progress
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
 
 __all__ = ["Difference", "diff", "differences", "open_states", "require_two", "write_overlay", "write_stream"]
 
@@ -30,6 +35,7 @@ def diff(
     from_format: str | None = None,
     to_format: str | None = None,
     exact: bool = True,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     share: bool = False,
     progress: Progress | None = None,
@@ -46,6 +52,7 @@ def diff(
         to_snapshot=to_snapshot,
         from_format=from_format,
         to_format=to_format,
+        key=key,
         gate=gate,
         share=share,
     ) as (before, after):
@@ -61,6 +68,7 @@ def open_states(
     to_snapshot: str | SnapshotKey | None = None,
     from_format: str | None = None,
     to_format: str | None = None,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     share: bool = False,
 ) -> Iterator[tuple[Disk, Disk]]:
@@ -68,8 +76,8 @@ def open_states(
     require_two(from_snapshot, to_snapshot, has_second=second is not None)
     later, later_format = (first, from_format) if second is None else (second, to_format)
     with (
-        open_disk(first, image_format=from_format, gate=gate, share=share, snapshot=from_snapshot) as before,
-        open_disk(later, image_format=later_format, gate=gate, share=share, snapshot=to_snapshot) as after,
+        open_disk(first, image_format=from_format, key=key, gate=gate, share=share, snapshot=from_snapshot) as before,
+        open_disk(later, image_format=later_format, key=key, gate=gate, share=share, snapshot=to_snapshot) as after,
     ):
         yield before, after
 

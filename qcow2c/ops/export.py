@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from qcow2c.builder.options import NewImageOptions, require_known
 from qcow2c.copy.options import How
@@ -20,6 +20,10 @@ from qcow2c.storage.gate import Gate, full_name
 from qcow2c.storage.sources import Source, Store
 from qcow2c.storage.store import Progress
 
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
+
 
 def export(
     source: Source | Store,
@@ -28,6 +32,7 @@ def export(
     *,
     output_format: str = "qcow2",
     relative_to: str | SnapshotKey | None = None,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     share: bool = False,
     progress: Progress | None = None,
@@ -41,9 +46,9 @@ def export(
     """
     with ExitStack() as stack:
         opened = [
-            stack.enter_context(open_disk(source, gate=gate, share=share, snapshot=key))
-            for key in (snapshot, relative_to)
-            if key is not None
+            stack.enter_context(open_disk(source, key=key, gate=gate, share=share, snapshot=one))
+            for one in (snapshot, relative_to)
+            if one is not None
         ]
         relative = opened[1] if relative_to is not None else None
         export_disk(
@@ -51,6 +56,7 @@ def export(
             target,
             output_format,
             relative,
+            key=key,
             gate=gate,
             progress=progress,
             compressed=compressed,
@@ -65,6 +71,7 @@ def export_disk(
     output_format: str = "qcow2",
     relative: Disk | None = None,
     *,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     progress: Progress | None = None,
     compressed: bool = False,
@@ -93,7 +100,7 @@ def export_disk(
         for file in (target, create.get("data_file")):
             planned.require_other(file)
         how = How(compressed=compressed, compression_level=compression_level)
-        send(DiskCopy([planned], progress=progress), target, output_format, how, gate, create)
+        send(DiskCopy([planned], progress=progress), target, output_format, how, gate, create, key=key)
         return
     if output_format == "raw":
         raise UsageError("Backing file not supported for file format 'raw'")
@@ -106,7 +113,7 @@ def export_disk(
     if relative is not None:
         write_overlay(relative, disk, path, **how_overlay, **create)
         return
-    with open_disk(place, image_format=create.get("backing_fmt"), gate=gate) as before:
+    with open_disk(place, image_format=create.get("backing_fmt"), key=key, gate=gate) as before:
         write_overlay(before, disk, path, **how_overlay, **create)
 
 

@@ -6,12 +6,17 @@ Read-only; it looks at tables, never at the data of the guest.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from qcow2c.disk.disk import open_disk
 from qcow2c.disk.map import Extent, extents
 from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
 
 __all__ = ["Extent", "map"]
 
@@ -21,6 +26,7 @@ def map(
     *,
     start: int = 0,
     max_length: int | None = None,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     image_format: str | None = None,
     share: bool = False,
@@ -31,5 +37,5 @@ def map(
     other arguments are for that. Raises CorruptMetadata at the first table entry that breaks a rule, LimitExceeded,
     and as `open_disk`.
     """
-    with open_disk(source, image_format=image_format, gate=gate, share=share) as disk:
+    with open_disk(source, image_format=image_format, key=key, gate=gate, share=share) as disk:
         yield from extents(disk.layer, start, max_length)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import compress
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from qcow2c.builder.options import PREALLOCATIONS, CreateOptions, NewImageOptions, require_known
 from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, Limit, Version
@@ -26,6 +26,10 @@ from qcow2c.image import Image
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.sources import Source, Store
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
 
 _COMPATS = ("0.10", "1.1")
 """Without "v2" and "v3", which only create knows."""
@@ -54,6 +58,7 @@ def measure(
     output_format: str = "raw",
     image_format: str | None = None,
     snapshot: str | SnapshotKey | None = None,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     share: bool = False,
     **create_options: Unpack[NewImageOptions],
@@ -68,7 +73,7 @@ def measure(
     if source is not None and size is not None:
         raise UsageError("a size cannot be used together with an image")
     if source is not None:
-        with open_disk(source, image_format=image_format, gate=gate, share=share, snapshot=snapshot) as disk:
+        with open_disk(source, image_format=image_format, key=key, gate=gate, share=share, snapshot=snapshot) as disk:
             return measure_disk(disk, output_format, **create_options)
     size = index_or_none(size)
     if size is None:

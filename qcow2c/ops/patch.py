@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.diff_stream import DiffReader
@@ -19,12 +19,17 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Progress, reason
 
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
+
 
 def patch(
     target: Source | Store,
     stream: Any,
     *,
     image_format: str | None = None,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     progress: Progress | None = None,
 ) -> int:
@@ -40,7 +45,7 @@ def patch(
 
     Raises CorruptData for a stream that is not whole, UsageError for the wrong size, and as `open_image` with "r+".
     """
-    with _whole(stream) as found, _opened(target, image_format, found, gate) as (write, zero):
+    with _whole(stream) as found, _opened(target, image_format, found, key, gate) as (write, zero):
         count = 0
         for record in found.records():
             if record.data is None:
@@ -81,12 +86,12 @@ _Writers = tuple[Callable[[bytes, int], object], Callable[[int, int], object]]
 
 @contextmanager
 def _opened(
-    target: Source | Store, image_format: str | None, stream: DiffReader, gate: str | Gate
+    target: Source | Store, image_format: str | None, stream: DiffReader, key: Key | KeyRing, gate: str | Gate
 ) -> Iterator[_Writers]:
     """Open an image to be written, of the right size; what was written is durable afterwards."""
     with opened(target, writable=True) as store:
         if known_format(store, image_format) is Format.QCOW2:
-            with open_image(store, "r+", gate=gate) as image:
+            with open_image(store, "r+", key=key, gate=gate) as image:
                 if image.size() // SECTOR_SIZE * SECTOR_SIZE != stream.after_size:
                     sizes = f"{image.size()} bytes, the later state {stream.after_size}"
                     raise UsageError(f"the image has {sizes}: resize it first")

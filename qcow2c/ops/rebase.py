@@ -29,6 +29,8 @@ from qcow2c.storage.store import Progress
 from qcow2c.writer.header_update import change_header
 
 if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
     from qcow2c.disk.disk import Disk
     from qcow2c.disk.opening import BackingChoice
     from qcow2c.image import Image
@@ -57,6 +59,7 @@ class NewBacking:
     name: str | None
     format: str | None = None
     place: Source | Store | None = None
+    key: Key | KeyRing = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ def rebase(
     share: bool = False,
     progress: Progress | None = None,
     image_format: str | None = None,
+    key: Key | KeyRing = None,
+    new_key: Key | KeyRing = None,
     backing: BackingChoice = None,
     data_file: Source | Store | None = None,
     compressed: bool = False,
@@ -95,7 +100,8 @@ def rebase(
     disk stays the same. `new_backing` is the new backing file itself, where its name does not lead to it, and `backing`
     the old one; `share` reads the new one although another process may be writing to it. Internal snapshots show the
     same as before, too, which QEMU does not see to: what the new backing file lacks, each of them then holds itself.
-    `compressed` compresses the clusters that are copied.
+    `compressed` compresses the clusters that are copied. `key` opens the image and its chain, `new_key` the new backing
+    file, where they are encrypted.
 
     Durable order: copied data and its mapping, as with any writing, the header. A crash leaves an image that names the
     old backing file, or the new one, with the same disk in both cases; and leaks at most.
@@ -103,9 +109,9 @@ def rebase(
     """
     name = None if backing_file is None else os.fsdecode(backing_file)
     with open_overlay(
-        source, unsafe=unsafe, gate=gate, image_format=image_format, backing=backing, data_file=data_file
+        source, unsafe=unsafe, key=key, gate=gate, image_format=image_format, backing=backing, data_file=data_file
     ) as overlay:
-        new = NewBacking(name, backing_format, new_backing)
+        new = NewBacking(name, backing_format, new_backing, new_key)
         rebase_overlay(overlay, new, gate=gate, share=share, progress=progress, compressed=compressed)
 
 
@@ -114,6 +120,7 @@ def open_overlay(
     source: Source | Store,
     *,
     unsafe: bool = False,
+    key: Key | KeyRing = None,
     gate: str | Gate = "directory",
     image_format: str | None = None,
     backing: BackingChoice = None,
@@ -135,7 +142,7 @@ def open_overlay(
         else:
             from qcow2c.disk.opening import open_image
 
-            with open_image(store, "r+", gate=gate, backing=backing, data_file=data_file) as image:
+            with open_image(store, "r+", key=key, gate=gate, backing=backing, data_file=data_file) as image:
                 yield Overlay(store, image.header, image)
 
 
@@ -196,7 +203,7 @@ def _opened(overlay: Overlay, new: NewBacking, gate: str | Gate, *, share: bool)
             if place is None:
                 path = None if overlay.store.path is None else Path(overlay.store.name)
                 place = any_file(GateRequest("backing file", new.name, path))
-            disk = stack.enter_context(open_disk(place, image_format=new.format, gate=gate, share=share))
+            disk = stack.enter_context(open_disk(place, image_format=new.format, key=new.key, gate=gate, share=share))
             _require_other(disk, overlay)
         yield disk
 

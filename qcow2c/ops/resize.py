@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import index
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qcow2c.atomic.header_growth import grow_by_header
 from qcow2c.constants import SECTOR_SIZE
@@ -25,6 +25,10 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.preallocation import Preallocation, extend
 from qcow2c.storage.sources import Source, Store, opened
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
 
 __all__ = ["resize"]
 
@@ -63,10 +67,11 @@ class _Qcow2Unopened:
     image_format = "qcow2"
     backing_format: str | None = None
 
-    def __init__(self, medium: Medium, header: Header, *, trust: bool) -> None:
+    def __init__(self, medium: Medium, header: Header, key: Key | KeyRing, *, trust: bool) -> None:
         self._medium = medium
         self._header = header
         self._trust = trust
+        self._key = key
         self.size = header.size
 
     def resize(self, size: int, preallocation: Preallocation, *, drop_trailing: bool = False) -> None:
@@ -74,7 +79,7 @@ class _Qcow2Unopened:
             return
         from qcow2c.disk.size import resize as resize_image  # Late: it is about arrays.
 
-        with open_image(self._medium.store, "r+", trust=self._trust) as image:
+        with open_image(self._medium.store, "r+", key=self._key, trust=self._trust) as image:
             resize_image(image, size, preallocation=preallocation, drop_trailing=drop_trailing)
 
 
@@ -111,6 +116,7 @@ def resize(
     shrink: bool = False,
     preallocation: Preallocation = "off",
     image_format: str | None = None,
+    key: Key | KeyRing = None,
     backing: BackingChoice = None,
     data_file: Source | Store | None = None,
     gate: str | Gate = "directory",
@@ -128,7 +134,7 @@ def resize(
     """
     size = index(size)
     with open_resizable(
-        source, image_format=image_format, backing=backing, data_file=data_file, gate=gate, trust=trust
+        source, image_format=image_format, key=key, backing=backing, data_file=data_file, gate=gate, trust=trust
     ) as disk:
         require_wanted(disk, size, shrink=shrink, preallocation=preallocation)
         disk.resize(size, preallocation, drop_trailing=drop_trailing)
@@ -156,6 +162,7 @@ def open_resizable(
     source: Source | Store,
     *,
     image_format: str | None = None,
+    key: Key | KeyRing = None,
     backing: BackingChoice = None,
     data_file: Source | Store | None = None,
     gate: str | Gate = "directory",
@@ -167,7 +174,9 @@ def open_resizable(
             store.lock(Use.WRITABLE_IMAGE)
             yield _Raw(store)
         elif data_file is None and backing is None and (header := _alone(store)) is not None:
-            yield _Qcow2Unopened(Medium(store, header.cluster_size), header, trust=trust)
+            yield _Qcow2Unopened(Medium(store, header.cluster_size), header, key, trust=trust)
         else:
-            with open_image(store, "r+", backing=backing, data_file=data_file, gate=gate, trust=trust) as image:
+            with open_image(
+                store, "r+", key=key, backing=backing, data_file=data_file, gate=gate, trust=trust
+            ) as image:
                 yield _Qcow2(image)
