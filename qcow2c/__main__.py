@@ -1,12 +1,22 @@
-"""`python -m qcow2c`: the command line."""
+"""`python -m qcow2c`, and what the installed script calls: the command line."""
+
+# PYTHON_ARGCOMPLETE_OK: where argcomplete completes for all programs, it looks for this.
 
 import sys
 
-if __name__ == "__main__":
-    try:
-        from qcow2c.cli import main
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: what a shell shows for the signal."""
 
-        status = main()
-    except KeyboardInterrupt:  # While modules were imported: the command itself answers in its own way.
-        status = 130
-    sys.exit(status)
+
+def main() -> int:
+    """Run one command; an interrupt while modules are imported, or at the very end, is quiet, too."""
+    try:
+        from qcow2c.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:  # The command itself answers in its own way.
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

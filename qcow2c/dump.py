@@ -189,12 +189,14 @@ class Dump:
         return make if checked is None else lambda: checked.along(make())
 
     @property
+    def _name(self) -> str:
+        return os.fsencode(self.store.name).decode("utf-8", "backslashreplace")
+
+    @property
     def root(self) -> Node:
         """The whole file."""
         size = self.store.size()
-        return Node(
-            "file", Span(0, size), self.store.name, f"{size} bytes, {size_text(size)}", make_children=self._nodes
-        )
+        return Node("file", Span(0, size), self._name, f"{size} bytes, {size_text(size)}", make_children=self._nodes)
 
     def _nodes(self) -> Iterator[Node]:
         self._summary.clear()

@@ -36,12 +36,25 @@ class Span(NamedTuple):
         return f"bytes {self.offset:#x}..{max(self.offset, self.end - 1):#x}"
 
 
+def readable(message: str) -> str:
+    r"""Return a message in which bytes of names that are no UTF-8 stand as \xff, as they do outside of quotes.
+
+    In quotes, which `repr` has made, they stand for what Python has for such a byte, "\udcff".
+    """
+    if "\\udc" not in message:
+        return message
+    import re  # Late: few names need it.
+
+    return re.sub(r"(?<!\\)((?:\\\\)*)\\udc([89a-f][0-9a-f])", r"\1\\x\2", message)
+
+
 class Qcow2Error(Exception):
     """Root of the tree. `where`: byte range in the file; `guest`: on the virtual disk; `spec`: section."""
 
     exit_code = 1
 
     def __init__(self, message: str, *, where: Span | None = None, guest: Span | None = None, spec: str = "") -> None:
+        message = readable(message)
         super().__init__(message)
         self.message = message
         self.where = where
@@ -112,7 +125,7 @@ class StoreError(Qcow2Error, OSError):
     ) -> None:
         super().__init__(message, where=where, guest=guest, spec=spec)
         self.errno = errno
-        self.strerror = message if errno is None else os.strerror(errno)
+        self.strerror = self.message if errno is None else os.strerror(errno)
         self.filename = filename
 
     def __reduce__(self) -> tuple[Any, ...]:

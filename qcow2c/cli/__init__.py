@@ -46,7 +46,9 @@ COMMANDS = {
     "completion": "a script that completes commands and options in a shell",
 }
 
-HELP_WIDTH = 100
+_WIDTH, _NARROW, _WIDE = 80, 40, 120
+"""Columns of help where no terminal shows it, and bounds for what a terminal says."""
+
 _COMPLETION_VARIABLE = "_ARGCOMPLETE"
 """Of the environment: a shell asks what could be typed next."""
 
@@ -150,7 +152,12 @@ def _arguments(command: str, words: list[str]) -> Namespace:
 
     class Formatter(RawDescriptionHelpFormatter):
         def __init__(self, prog: str) -> None:
-            super().__init__(prog, width=HELP_WIDTH)  # To ask the terminal would cost an import each time.
+            super().__init__(prog, width=_columns())  # argparse would import a module to ask the terminal.
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:  # noqa: ARG002 - there is none
+            from qcow2c.cli.help_text import wrapped
+
+            return wrapped(text, width)
 
     module = import_module(f"qcow2c.cli.commands.{command}")
     parser = Parser(prog=f"qcow2c {command}", description=module.__doc__, formatter_class=Formatter)
@@ -162,6 +169,15 @@ def _arguments(command: str, words: list[str]) -> Namespace:
     for name, value in list(vars(arguments).items()):
         setattr(arguments, name, _unmarked(value))
     return arguments
+
+
+def _columns() -> int:
+    """Return how wide help may be: as the terminal is, or the environment says."""
+    try:
+        columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(1).columns
+    except (OSError, ValueError):
+        columns = _WIDTH
+    return min(max(columns, _NARROW), _WIDE)
 
 
 def _unmarked(value: Any) -> Any:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from qcow2c.cli import output
+from qcow2c.errors import readable
 
 _INDENT = "    "
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -42,7 +43,7 @@ def note(line: str) -> None:
         return
     with suppress(OSError):
         sys.stderr.flush()
-        sys.stderr.buffer.write((printable(line) + "\n").encode("utf-8", "surrogateescape"))
+        sys.stderr.buffer.write((printable(readable(line)) + "\n").encode("utf-8", "surrogateescape"))
         sys.stderr.buffer.flush()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,57 @@ def test_a_format_that_the_user_says_is_not_blamed_on_the_image(
     assert main([command, *front, "-f", stated, "disk.qcow2", *last]) == (2 if command == "compare" else 1)
     err = capfdbinary.readouterr().err.decode()
     assert f"Could not open 'disk.qcow2': Unknown driver '{stated}': it can be qcow2 or raw\n" in err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_as_wide_as_the_terminal(command: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: Capture) -> None:
+    for columns in ("", "60", "100"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main([command, "--help"]) == 0
+        width = int(columns or 80)
+        for line in capfdbinary.readouterr().out.decode().split("\n"):
+            assert len(line) <= width or len(line.split()) < 3 or line.startswith(("  -", "usage:")), line
+
+
+def test_an_interrupt_while_modules_are_imported_is_quiet(project_root: Path) -> None:
+    script = """
+import sys
+
+class Interrupts:
+    def find_spec(self, name, path, target=None):
+        if name == "qcow2c.cli.text":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+from qcow2c.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=project_root, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+    assert 'qcow2c = "qcow2c.__main__:main"' in (project_root / "pyproject.toml").read_text()
+
+
+def test_a_byte_that_is_no_utf_8_is_shown_in_one_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"n\xff.qcow2")
+    qcow2c.create(name, 1 << 20, backing_file=os.fsdecode(b"b\xfe"), backing_fmt="raw", check_backing=False)
+    for words in (
+        ["map", name],
+        ["info", f"gone{name}"],
+        ["map", "-s", name, name],
+        [name],
+        ["dump", name],
+        ["info", name],
+    ):
+        main(words)
+        said = b"".join(capfdbinary.readouterr()).decode()
+        assert "udc" not in said and ("\\xff" in said or "\\xfe" in said)
+    with pytest.raises(qcow2c.StoreError) as caught:
+        qcow2c.open(name)
+    assert "'b\\xfe'" in str(caught.value) and "udc" not in (caught.value.strerror or "")
+    assert str(qcow2c.UsageError(f"{chr(92)}udcff {chr(92) + 'udcff'!r}")) == "\\xff '\\\\udcff'"
 
 
 def test_each_line_of_an_error_is_a_line(tmp_path: Path, capfdbinary: Capture) -> None:

@@ -37,7 +37,13 @@ SECTIONS = (
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="the image file")
     parser.add_argument("--output", choices=("text", "json", "jsonl"), default="text", help="form of the output")
-    parser.add_argument("--section", action="append", choices=SECTIONS, help="only this part; may be given again")
+    parser.add_argument(
+        "--section",
+        action="append",
+        choices=SECTIONS,
+        metavar="SECTION",
+        help=f"only this part; may be given again: {', '.join(SECTIONS)}",
+    )
     parser.add_argument("--offset", type=sizes.parse_size, metavar="HOST", help="explain one byte of the file")
     parser.add_argument("--guest", type=sizes.parse_size, metavar="OFFSET", help="trace one byte of the virtual disk")
     parser.add_argument("--verify", action="store_true", help="compare with a second, independent parser")
