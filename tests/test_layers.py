@@ -51,6 +51,7 @@ ROOMS = (
     Room("disk"),
     Room("copy"),
     Room("ops"),
+    Room("serve"),
     Room("__init__.py", may=("ops",)),
     Room("testing"),
     Room("cli"),

@@ -3,7 +3,7 @@
 One file a command, in `commands/`, imported only when it is asked for; each has `add_arguments(parser)`,
 `run(arguments) -> int`, and a docstring that is its help. Nothing here knows the format.
 
-May import: __init__, ops, testing.
+May import: __init__, ops, serve, testing.
 """
 
 # PYTHON_ARGCOMPLETE_OK: where argcomplete completes for all programs, it looks for this.
@@ -42,6 +42,7 @@ COMMANDS = {
     "bitmap": "change the bitmaps that record what is written, or show them",
     "check": "compare references with refcounts, find and repair corruption",
     "undo": "take a repair back: an image as it was before",
+    "serve": "let other programs use a disk, over NBD",
     "dump": "every structure, field by field",
     "completion": "a script that completes commands and options in a shell",
 }

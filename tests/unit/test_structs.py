@@ -139,8 +139,9 @@ SCHEMA_FILES = {
     "cipher_kind.py",
     "sector_cipher.py",
     "splitter.py",
+    "nbd_messages.py",
 }
-"""Of the format, `locks.py` of the operating system's `struct flock`, and the ciphers, whose blocks are numbers."""
+"""Of the format; of `struct flock` of the operating system; ciphers, whose blocks are numbers; a protocol."""
 
 
 def offences(source: str) -> list[str]:
