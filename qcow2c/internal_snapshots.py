@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -26,13 +25,17 @@ if TYPE_CHECKING:
     from qcow2c.atomic.successor import Successor
 
 
-@dataclass(eq=False, slots=True)
 class KeptSnapshot:
-    """What is known of one snapshot, as long as its image is open."""
+    """What is known of one snapshot, as long as its image is open.
 
-    record: SnapshotRecord
-    deleted: bool = False
-    """Then it cannot be read any more: its clusters may hold anything."""
+    One that is `deleted` cannot be read any more: its clusters may hold anything.
+    """
+
+    __slots__ = ("deleted", "record")
+
+    def __init__(self, record: SnapshotRecord) -> None:
+        self.record = record
+        self.deleted = False
 
 
 def _require_kept(kept: KeptSnapshot, image_name: str) -> None:

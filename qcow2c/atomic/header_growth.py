@@ -6,14 +6,13 @@ Everything else is `size.py`'s business. Spec: "Header", "Cluster mapping".
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from qcow2c.constants import ENTRY_BYTES, Limit, Version
 from qcow2c.format import layout, rules
 from qcow2c.format.derived import AUTOCLEAR_FEATURES
 from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
 from qcow2c.format.tables import L1_OFFSET
+from qcow2c.light import replace
 from qcow2c.storage.medium import Medium
 from qcow2c.writer.header_update import HeaderUpdate
 

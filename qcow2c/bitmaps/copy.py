@@ -6,7 +6,6 @@ What is placed here is named by a header extension in the end. Spec: "Bitmaps ex
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from qcow2c.bitmaps.stored import Bitmap, PlaceClusters, load_bitmaps, store_clusters, store_directory, table_entries
 from qcow2c.constants import Version
@@ -48,5 +47,5 @@ def copy_bitmaps(bitmaps: Sequence[Bitmap], disk_size: int, cluster_size: int, p
         table = zero_words(table_entries(disk_size, bits, cluster_size))
         store_clusters(enumerate(bitmap.clusters(bits, cluster_size)), table, place)
         at = place(layout.stored(table))
-        records.append(replace(bitmap.record, bitmap_table_offset=at, bitmap_table_size=len(table)))
+        records.append(bitmap.record._replace(bitmap_table_offset=at, bitmap_table_size=len(table)))
     return store_directory(records, place)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import replace
 
 from qcow2c.bitmaps.stored import (
     Bitmap,
@@ -166,7 +165,7 @@ class BitmapEdit:
         """Let every write be recorded from now on, or none. Raises UsageError."""
         position = self._usable(name)
         record = self.records[position]
-        self.records[position] = replace(record, flags=record.flags | _AUTO if enabled else record.flags & ~_AUTO)
+        self.records[position] = record._replace(flags=record.flags | _AUTO if enabled else record.flags & ~_AUTO)
 
     def merge(self, name: str, source: Bitmap, source_size: int | None = None) -> None:
         """Set all bits that are set in another bitmap, of a disk of the same size; granularities may differ.
@@ -279,7 +278,7 @@ class BitmapEdit:
             if table == old:
                 return
             at = self._place(layout.stored(table))
-            self.records[position] = replace(record, bitmap_table_offset=at, bitmap_table_size=len(table))
+            self.records[position] = record._replace(bitmap_table_offset=at, bitmap_table_size=len(table))
         self.released.add(record.bitmap_table_offset, record.bitmap_table_size * ENTRY_BYTES)
         self._release(old, table if table is not None else array("Q"))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
 
 from qcow2c.builder.appender import WRITE_BYTES, Appender
 from qcow2c.builder.final_header import write_final_header
@@ -26,6 +25,7 @@ from qcow2c.format.tables import (
     compressed_entry,
     require_nameable,
 )
+from qcow2c.light import replace
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import zeros
 

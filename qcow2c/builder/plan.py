@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qcow2c.constants import ENTRY_BYTES, Limit
@@ -17,6 +16,7 @@ from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.refcounts import RefcountRoom, refcount_room, stored_ones
 from qcow2c.format.tables import L1_COPIED, L2_COPIED, L2_ZERO
+from qcow2c.light import frozen, replace
 
 if TYPE_CHECKING:
     from qcow2c.crypto.new_encryption import Encryption
@@ -27,7 +27,7 @@ _TABLES_AT_ONCE = 2 << 20
 """Bytes of tables that are made at a time."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageLayout:
     """Places in clusters; `data_clusters` are allocated in order from guest offset 0 on, and 0 for an empty image."""
 

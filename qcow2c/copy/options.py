@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypedDict
 
+from qcow2c.light import frozen
 from qcow2c.storage.integers import settle_integers
 
 SPARSE_SIZE = 4096
@@ -27,7 +27,7 @@ class CopyOptions(TypedDict, total=False):
     threads: int | None
 
 
-@dataclass(frozen=True)
+@frozen
 class How:
     """How a copy is made; the words are those of `qemu-img convert`."""
 

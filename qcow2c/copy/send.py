@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qcow2c.bitmaps.copy import copy_bitmaps
@@ -25,6 +24,7 @@ from qcow2c.disk.apart import require_apart
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import UsageError
 from qcow2c.format import codecs
+from qcow2c.light import replace
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.gate import Gate, GateFunction, any_file, gate_for
 from qcow2c.storage.locks import Use

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from qcow2c.disk.map import DiskMap
@@ -15,6 +14,7 @@ from qcow2c.image import Image
 from qcow2c.internal_snapshots import Snapshot
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
+from qcow2c.light import frozen
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
@@ -50,7 +50,7 @@ class Disk:
         self.layer.read_into(buffer, offset)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SnapshotKey:
     """Which snapshot: the first one of this ID and this name, as far as they are given."""
 

@@ -6,11 +6,11 @@ and `ClusterRun` are what lies between a start and an end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE, SUBCLUSTERS_PER_CLUSTER, Version
+from qcow2c.light import frozen
 
 
 class ByteRange(NamedTuple):
@@ -27,7 +27,7 @@ class ClusterRun(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Geometry:
     """Sizes in bytes, counts in entries; `*_bits` are binary logarithms."""
 

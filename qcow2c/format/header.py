@@ -7,7 +7,6 @@ judges nothing beyond "is this a qcow2 header at all"; the rules are in `rules.p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -36,6 +35,7 @@ from qcow2c.format.derived import (
     INCOMPATIBLE_FEATURES,
 )
 from qcow2c.format.geometry import Geometry
+from qcow2c.light import frozen
 from qcow2c.storage.sources import Store
 
 V2_LENGTH: int = HEADER_V2.size
@@ -87,7 +87,7 @@ class EncryptionHeader(NamedTuple):
     length: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Header:
     """The header's fields under the specification's names; offsets and sizes in bytes of the image file.
 
@@ -115,7 +115,7 @@ class Header:
     unknown_fields: bytes = b""
     """What the header holds beyond the fields known today."""
     extensions: tuple[Extension, ...] = ()
-    backing_file: bytes | None = field(default=None)
+    backing_file: bytes | None = None
     """The backing file name, as far as it lies in the first cluster."""
     file_size: int = 0
     after_v2: bytes = b""

@@ -6,7 +6,6 @@ Owns what the header says, where its parts lie, and which names QEMU has for it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 from qcow2c.constants import (
@@ -20,6 +19,7 @@ from qcow2c.constants import (
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Span, UnsupportedFeature
 from qcow2c.format.derived import LUKS_HEADER, LUKS_KEY_SLOT
 from qcow2c.format.header import EncryptionHeader
+from qcow2c.light import frozen, replace
 from qcow2c.storage.sources import Store
 
 SPEC = "Full disk encryption header pointer"
@@ -31,7 +31,7 @@ CIPHER_KEY_BYTES = {"aes": (16, 24, 32), "cast5": (16,), "serpent": (16, 24, 32)
 """Names as LUKS spells them, and the lengths of their keys in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LuksSlot:
     """A key slot; `key_offset` in bytes from the start of the encryption header."""
 
@@ -44,7 +44,7 @@ class LuksSlot:
     """Whether the field that says so is one of the two values that there are."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LuksHeader:
     """What a LUKS1 header says, under QEMU's names of the algorithms; `payload_offset` in bytes."""
 

@@ -6,8 +6,6 @@ Reading is tolerant up to where a record would leave its limits: it yields what 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
-from dataclasses import fields as dataclass_fields
 from typing import Any, NamedTuple
 
 from qcow2c.constants import Limit
@@ -23,8 +21,7 @@ _EXTRA = SNAPSHOT_EXTRA_DATA.fields
 _NO_ICOUNT = SNAPSHOT_EXTRA_DATA["icount"].all_ones
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotRecord:
+class SnapshotRecord(NamedTuple):
     """One entry of the snapshot table. Sizes in bytes, times in the unit of the name."""
 
     span: Span
@@ -56,8 +53,7 @@ class SnapshotRecord:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class BitmapRecord:
+class BitmapRecord(NamedTuple):
     """One entry of the bitmap directory."""
 
     span: Span
@@ -151,7 +147,7 @@ def _snapshots(window: _SequentialReads, header: Header) -> Iterator[SnapshotRec
         stored = window.read(fixed, offset)
         if record is not None and stored == before and len(stored) == record.span.length:
             if not rest:  # All are the same in a table that leads into a hole.
-                rest = tuple(getattr(record, member.name) for member in dataclass_fields(record)[1:])
+                rest = record[1:]
             record = SnapshotRecord(Span(offset, fixed), *rest)
             yield record
             offset += fixed

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 
 from qcow2c.errors import Span
+from qcow2c.light import frozen
 from qcow2c.storage.processes import fork_safe
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SalvagedRange:
     """Guest bytes that read as zeros because they cannot be read, in salvage mode."""
 
@@ -17,12 +17,12 @@ class SalvagedRange:
     error: Exception
 
 
-@dataclass
 class Salvage:
     """The log of salvage mode, shared by all layers and states of an image."""
 
-    ranges: list[SalvagedRange] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=lambda: fork_safe(threading.Lock()))
+    def __init__(self) -> None:
+        self.ranges: list[SalvagedRange] = []
+        self._lock = fork_safe(threading.Lock())
 
     def __call__(self, guest: Span, error: Exception) -> None:
         with self._lock:

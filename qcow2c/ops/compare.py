@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qcow2c.constants import SECTOR_SIZE
@@ -19,6 +18,7 @@ from qcow2c.disk.map_layers import ZERO, Segment, mapped_layers
 from qcow2c.disk.pair import BY_LAYER, PiecePair, Side, pairs
 from qcow2c.errors import MissingKey, Qcow2Error, doing
 from qcow2c.layers.chain import layers_of
+from qcow2c.light import frozen
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
 from qcow2c.storage.store import Progress
@@ -42,7 +42,7 @@ class Why(enum.StrEnum):
     SIZE = "size"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comparison:
     """`offset` is where the first difference lies: the first byte of a sector; None where there is none, or of size.
 

@@ -7,7 +7,6 @@ The numbers are those of qemu-img measure: metadata is counted as if each cluste
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import compress
 from typing import TYPE_CHECKING, Unpack
 
@@ -23,6 +22,7 @@ from qcow2c.format.header import aligned
 from qcow2c.format.loaded_image import load_bitmap_records
 from qcow2c.format.refcounts import refcount_room
 from qcow2c.image import Image
+from qcow2c.light import frozen
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.sources import Source, Store
@@ -42,7 +42,7 @@ _HOLDS_DATA = [flags & (DATA | ZERO) == DATA for flags in range(COMPRESSED << 1)
 """By the flags of a run: whether its bytes would have to be written."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Measurement:
     """Sizes in bytes. `bitmaps` is what a copy of the bitmaps adds to both, None where there can be none."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qcow2c.errors import Span
 from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.rules import LOST_OWNERS
+from qcow2c.light import each, mutable
 
 if TYPE_CHECKING:
     from qcow2c.references.overlaps import Overlap
@@ -51,7 +51,7 @@ class Mismatch(NamedTuple):
         return self.refcount > self.references
 
 
-@dataclass
+@mutable
 class CheckResult:
     """What qemu-img check reports, under its names; `failed` says why the check could not be finished, if so."""
 
@@ -66,13 +66,13 @@ class CheckResult:
     leaks: int = 0
     corruptions: int = 0
     failed: str | None = None
-    mismatches: list[Mismatch] = field(default_factory=list)
-    overlaps: list[Overlap] = field(default_factory=list)
-    broken: dict[str, int] = field(default_factory=dict)
+    mismatches: list[Mismatch] = each(factory=list)
+    overlaps: list[Overlap] = each(factory=list)
+    broken: dict[str, int] = each(factory=dict)
     """Every other kind of corruption, by rule, with how often it was found."""
     doubts: tuple[str, ...] = ()
     """Why clusters that look leaked may be data of tables that are lost; empty where they are leaks."""
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[Fault] = each(factory=list)
     """Where that is: the first of them; their `times` add up to `broken` where all are listed."""
 
     @property

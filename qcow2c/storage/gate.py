@@ -9,10 +9,10 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qcow2c.errors import GateRefused, UnsupportedFeature, UsageError
+from qcow2c.light import frozen
 from qcow2c.storage import file_names
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 POLICIES = ("deny", "directory", "any")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GateRequest:
     """An image asks for another file: `role` is "backing file" or "data file", `name` as the image has it.
 

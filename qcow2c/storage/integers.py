@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from operator import index
 from typing import Any, SupportsIndex
 
@@ -13,8 +12,8 @@ def index_or_none(value: SupportsIndex | None) -> int | None:
 
 
 def settle_integers(options: Any) -> None:
-    """Make the integers of a new dataclass, which may be frozen, Python's; all other values are left as they are."""
-    for field in fields(options):
-        value = getattr(options, field.name)
+    """Make the integers among the fields of a new object, which may be frozen, Python's; no other value changes."""
+    for name in options.__match_args__:
+        value = getattr(options, name)
         if not isinstance(value, int | str | bytes) and hasattr(value, "__index__"):
-            object.__setattr__(options, field.name, index(value))
+            object.__setattr__(options, name, index(value))

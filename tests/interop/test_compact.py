@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def snapshot_records(path: Path) -> list[SnapshotRecord]:
     """Return the records of the snapshots, without what tells places."""
     with qcow2c.open(path, backing=False, gate="any") as image:
         records = [snapshot.record for snapshot in image.snapshots.list()]
-    return [replace(record, span=Span(0, 0), l1_table_offset=0) for record in records]
+    return [record._replace(span=Span(0, 0), l1_table_offset=0) for record in records]
 
 
 def require_same(image: RealImage, copy: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -189,7 +188,7 @@ def test_good_records_break_no_rule() -> None:
     ],
 )
 def test_each_snapshot_rule_is_broken_by_its_record(change: dict[str, object], rule: str) -> None:
-    assert [found.rule for found in rules.snapshot_findings(HEADER, replace(SNAPSHOT, **change))] == [rule]
+    assert [found.rule for found in rules.snapshot_findings(HEADER, SNAPSHOT._replace(**change))] == [rule]
 
 
 @pytest.mark.parametrize(
@@ -209,11 +208,11 @@ def test_each_snapshot_rule_is_broken_by_its_record(change: dict[str, object], r
     ],
 )
 def test_each_bitmap_rule_is_broken_by_its_record(change: dict[str, object], rule: str) -> None:
-    assert rule in [found.rule for found in rules.bitmap_findings(HEADER, replace(BITMAP, **change))]
+    assert rule in [found.rule for found in rules.bitmap_findings(HEADER, BITMAP._replace(**change))]
 
 
 def test_a_bitmap_too_small_for_the_disk_is_told() -> None:
     large = Header.load(Memory(Builder(1 << 36, cluster_bits=16).build()))
-    small = replace(BITMAP, bitmap_table_offset=1 << 16, granularity_bits=9)
+    small = BITMAP._replace(bitmap_table_offset=1 << 16, granularity_bits=9)
     assert [found.rule for found in rules.bitmap_findings(large, small)] == ["bitmap.bitmap_table_size"]
-    assert list(rules.bitmap_findings(large, replace(small, flags=1))) == []
+    assert list(rules.bitmap_findings(large, small._replace(flags=1))) == []
