@@ -203,6 +203,8 @@ class Resizing:
         own = descriptor & (L2_COPIED | L2_COMPRESSED | L2_ZERO) == L2_COPIED
         moves = self._moves and own and all(entry[1:] == SUBCLUSTERS_ALLOCATED)
         if not (reserves or moves or content.count(0, self._cut - start) < len(tail)):
+            if own:
+                self._reserve((descriptor & L2_OFFSET) + self._cut - start, len(tail))
             return
         fill_zeros(tail)
         if geometry.external_data:
@@ -211,8 +213,14 @@ class Resizing:
             host = start
         else:
             host = self._image.place_by(len(content), lambda host_offset: self._stored(content, host_offset, start), 0)
+            self._reserve(host, len(content))
         entry[0] = host | L2_COPIED
         entry[1:] = SUBCLUSTERS_ALLOCATED
+
+    def _reserve(self, host_offset: int, length: int) -> None:
+        """Let what is written later into a cluster of the image have its space, where space is preallocated."""
+        if self._preallocation in ("falloc", "full") and not self._geometry.external_data:
+            self._image.medium.store.allocate(host_offset, length)
 
     def _stored(self, content: bytearray, host_offset: int, guest_offset: int) -> bytearray:
         """Return a cluster as it is in the file."""

@@ -35,6 +35,10 @@ IGNORED_OPTIONS = frozenset(
 
 _FORMATS = ("qcow2", "raw")
 
+_STRING = re.compile(r""" "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*' """, re.VERBOSE | re.DOTALL)
+_QUOTE = re.compile(r'(\\.)|"', re.DOTALL)
+"""A quote, or a character with its backslash."""
+
 
 class LocalName(NamedTuple):
     """A local file, as a name in QEMU's form says it. `format` is None where the name says none."""
@@ -76,16 +80,21 @@ def protocol_of(name: str) -> str | None:
 
 
 def parsed_json(name: str) -> dict[str, Any]:
-    """Return the object in a `json:` name. Raises UsageError."""
+    """Return the object in a `json:` name; as for QEMU, strings may be in single quotes. Raises UsageError."""
     import json  # Late: few names need it.
 
     try:
-        value = json.loads(name.removeprefix(JSON_PREFIX))
+        value = json.loads(_STRING.sub(_in_double_quotes, name.removeprefix(JSON_PREFIX)))
     except (ValueError, RecursionError) as exc:
         raise UsageError(f"Could not parse the JSON options: JSON parse error, {exc}") from None
     if not isinstance(value, dict):
         raise UsageError("Invalid JSON object given")
     return value
+
+
+def _in_double_quotes(string: re.Match[str]) -> str:
+    inner = string[0][1:-1].replace("\\'", "'")
+    return '"' + _QUOTE.sub(lambda found: found[1] or '\\"', inner) + '"'
 
 
 def flattened(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -472,3 +473,17 @@ def test_what_lies_behind_the_disk_in_a_data_file_stays(tmp_path: Path) -> None:
     assert data.read_bytes() == b"x" * 512 * KIB + bytes(512 * KIB) + FOOTER
     qcow2c.resize(path, 256 * KIB, shrink=True, drop_trailing=True)
     assert data.read_bytes() == b"x" * 256 * KIB
+
+
+@pytest.mark.parametrize("made", ["off", "metadata"])
+@pytest.mark.parametrize("grown", ["falloc", "full"])
+def test_a_write_to_what_was_preallocated_needs_no_more_space(tmp_path: Path, made: str, grown: str) -> None:
+    """Also in the cluster that the old disk ended in."""
+    path, size = tmp_path / "disk", 2000 * 1024
+    qcow2c.create(path, size, preallocation=made)
+    qcow2c.resize(path, size + 80 * 1024, preallocation=grown)  # type: ignore[arg-type]
+    before = os.stat(path).st_blocks
+    with qcow2c.open(path, "r+") as image:
+        image.pwrite(b"x" * 80 * 1024, size)
+    assert os.stat(path).st_blocks <= before
+    assert qcow2c.check(path).exit_code == 0

@@ -8,7 +8,7 @@ import pytest
 
 import qcow2c
 from qcow2c.errors import UnsupportedFeature, UsageError
-from qcow2c.storage.file_names import PROTOCOLS, LocalName, local_name, plain_path, protocol_of
+from qcow2c.storage.file_names import PROTOCOLS, LocalName, local_name, parsed_json, plain_path, protocol_of
 from qcow2c.storage.sources import opened
 
 NETWORK = ("nbd:localhost:10809", "nbd+unix:///x?socket=s", "rbd:pool/x", "ssh:h", "iscsi:x", "NBD:x", "odd+one://x")
@@ -80,3 +80,23 @@ def test_the_library_understands_file_names_with_their_prefix(tmp_path: Path, mo
     with opened("file:copy.raw") as store:
         assert store.pread(5, 0) == b"hello"
     assert {path.name for path in tmp_path.iterdir()} == {"disk.qcow2", "guest.raw", "copy.raw"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "json:{'driver':'qcow2','file':{'driver':'file','filename':'a\"b'}}",
+        'json:{"driver":"qcow2",\'file\':{"driver":\'file\',"filename":"a\\"b"}}',
+    ],
+)
+def test_strings_of_json_may_be_in_single_quotes(name: str) -> None:
+    assert local_name(name) == LocalName('a"b', "qcow2")
+
+
+def test_quotes_of_the_other_kind_and_backslashes_stay() -> None:
+    assert parsed_json(r"""json:{"a": "it's", 'b': 'it\'s', 'c': 'x\\', "d": "'\"'"}""") == {
+        "a": "it's",
+        "b": "it's",
+        "c": "x\\",
+        "d": "'\"'",
+    }
