@@ -179,7 +179,8 @@ def _unknown_names(header: Header, kind: FeatureType, unknown: int) -> Iterator[
         mask = 1 << entry.bit
         if entry.type == kind and unknown & mask:
             unknown &= ~mask
-            yield entry.name.decode("utf-8", "backslashreplace")
+            name = entry.name.decode("utf-8", "backslashreplace")
+            yield "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)  # No line of its own.
     if unknown:
         yield f"Unknown {kind.name.lower()} feature: {unknown:x}"
 
