@@ -181,7 +181,7 @@ class Engine:
             pieces = cow.pieces(self.reader, table, guest_offset, data, in_place=False, fresh=extent.fresh)
             self._put(pieces, guest_offset - inside, host_offset)
         except BaseException:
-            self.allocator.abandon(extent)
+            self.allocator.give_back(extent)
             raise
         self.mapping.move(table, guest_offset, guest_offset + len(data), host_offset)
         return len(data)

@@ -14,7 +14,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from qcow2c.bitmaps.stored import Bitmaps, load_bitmaps
-from qcow2c.errors import Qcow2Error, UsageError
+from qcow2c.errors import Qcow2Error, StoreError, UsageError
 from qcow2c.format.findings import Finding
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
@@ -28,7 +28,7 @@ from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.open_file import OpenFile
 from qcow2c.storage.positioned import PositionedFile
-from qcow2c.storage.store import Store
+from qcow2c.storage.store import Store, lacks_room
 
 if TYPE_CHECKING:
     from qcow2c.atomic.successor import Successor
@@ -194,13 +194,14 @@ class Image(PositionedFile):
     def pwrite(self, buffer: Any, offset: int) -> int:
         """Write all bytes of a buffer at `offset`, within the disk; return their number.
 
+        Where there is no room, clusters that were freed are made usable (as `flush` does), and it is tried again.
         Raises UsageError, CorruptMetadata, CorruptData, LimitExceeded, StoreError; after an error some of the bytes
         may have been written, and the image can be used on.
         """
         offset, view = index(offset), memoryview(buffer).cast("B")
         engine = self._writable(offset, len(view))
         if view:
-            engine.write(view, offset)
+            _with_room(engine, lambda: engine.write(view, offset))
         return len(view)
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool = False) -> None:
@@ -211,7 +212,7 @@ class Image(PositionedFile):
         offset, length = index(offset), index(length)
         engine = self._writable(offset, length)
         if length:
-            engine.write_zeroes(offset, length, unmap=unmap)
+            _with_room(engine, lambda: engine.write_zeroes(offset, length, unmap=unmap))
 
     def discard(self, offset: int, length: int) -> None:
         """Give back the space of whole clusters, which then read as zeros; parts of clusters stay as they are.
@@ -236,7 +237,7 @@ class Image(PositionedFile):
         if offset % size or (len(view) % size and offset + len(view) != self._size):
             raise UsageError(f"{len(view)} bytes at offset {offset} are no whole clusters of {size} bytes")
         if view:
-            engine.write_compressed(view, offset, level)
+            _with_room(engine, lambda: engine.write_compressed(view, offset, level))
         return len(view)
 
     def flush(self) -> None:
@@ -265,20 +266,27 @@ class Image(PositionedFile):
             raise UsageError(f"{length} bytes at offset {offset} do not lie on the disk of {self._size} bytes")
         return engine
 
-    def change_as_whole(self, change: Callable[[Successor], object]) -> None:
+    def change_as_whole(self, change: Callable[[Successor], object], *, frees: bool = False) -> None:
         """Let something change the image as a whole, and take up what it is then.
+
+        `frees` is for what gives clusters back: without room it is done in place, and `change` is called again.
 
         Durable order: everything pending, then that of `Successor.switch`. Raises StoreError, and what `change` raises.
         Where the new state cannot be read, the image is closed.
         """
-        from qcow2c.atomic.successor import Successor  # Late: it imports numpy.
+        from qcow2c.atomic.successor import Successor, freeing  # Late: it imports numpy.
 
         engine = self.engine
         with engine.changing():
             admission = engine.settle()
             try:
                 table = read_snapshots(self.layer.store, self.header)
-                change(Successor(engine.medium, self.header, table, admission))
+                image = Successor(engine.medium, self.header, table, admission)
+                try:
+                    freeing(image, change) if frees else change(image)
+                except BaseException:
+                    image.undo()
+                    raise
             except BaseException as exc:
                 with suppress(*(() if isinstance(exc, Qcow2Error) else (Qcow2Error,))):  # An interrupt stays one.
                     self._take_up(engine)
@@ -335,3 +343,16 @@ class Image(PositionedFile):
             finally:
                 self._engine = self._parent = None
                 super().close()
+
+
+def _with_room(engine: Engine, write: Callable[[], None]) -> None:
+    """Write; where there is no room, make what was freed usable and try once more. Raises as `write`."""
+    try:
+        write()
+    except StoreError as exc:
+        if not lacks_room(exc):
+            raise
+        with engine.changing():
+            if not engine.session.make_room():
+                raise
+        write()

@@ -60,7 +60,7 @@ class SnapshotOwner(Protocol):
         """Return a read-only image of another state of this one."""
         ...
 
-    def change_as_whole(self, change: Callable[[Successor], object]) -> None: ...
+    def change_as_whole(self, change: Callable[[Successor], object], *, frees: bool = False) -> None: ...
 
 
 ImageT = TypeVar("ImageT", bound=SnapshotOwner)
@@ -197,7 +197,7 @@ class Snapshots(Mapping[str, Snapshot[ImageT]]):
             ].deleted = True  # Who reads it learns so before its clusters are anything else.
             snapshot_change.delete(image, position)
 
-        self._change(change)
+        self._change(change, frees=True)
 
     def rename(self, key: str | Snapshot[ImageT], name: str) -> None:
         """Give a snapshot another name. Raises NoSuchSnapshot, and as `create`."""
@@ -205,8 +205,8 @@ class Snapshots(Mapping[str, Snapshot[ImageT]]):
 
         self._change(lambda image: snapshot_change.rename(image, self._position(key), name))
 
-    def _change(self, change: Callable[[Successor], object]) -> tuple[Snapshot[ImageT], ...]:
-        self._image.change_as_whole(change)
+    def _change(self, change: Callable[[Successor], object], *, frees: bool = False) -> tuple[Snapshot[ImageT], ...]:
+        self._image.change_as_whole(change, frees=frees)
         return self.list()
 
     def _position(self, key: str | Snapshot[ImageT]) -> int:

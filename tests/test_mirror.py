@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 ELSEWHERE = {
+    "atomic/copied_bits.py": "ops/test_snapshots.py",
+    "atomic/in_place.py": "crash/test_full_disk.py",
+    "atomic/new_refcounts.py": "unit/atomic/test_refcounts.py",
     "atomic/size.py": "ops/test_resize.py",
     "atomic/snapshots.py": "ops/test_snapshots.py",
     "builder/compaction.py": "ops/test_compact.py",

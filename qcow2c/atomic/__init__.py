@@ -2,6 +2,7 @@
 
 May import: writer.
 Never: touches what the present header names.
-Durable order: new structures in free space; the header; then what it no longer names is freed.
-numpy at import: empty, free_space, refcounts, size, snapshots, successor, version.
+Durable order: new structures in free space; the header; then what it no longer names is freed. in_place has another.
+numpy at import: copied_bits, empty, free_space, in_place, new_refcounts, refcounts, size, snapshots, successor,
+version.
 """

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from qcow2c.atomic.successor import Successor, changing, stored_words
-from qcow2c.errors import Span
+from qcow2c.atomic.successor import Successor, changing, freeing, stored_words
+from qcow2c.errors import Span, StoreError
 from qcow2c.references.batches import SCAN_CLUSTERS
 from qcow2c.storage.sources import Store
+from qcow2c.storage.store import lacks_room
 
 
 def empty(image: Successor, data_store: Store | None = None, *, drop_trailing: bool = False) -> None:
@@ -25,20 +26,30 @@ def empty(image: Successor, data_store: Store | None = None, *, drop_trailing: b
     as it was, or empty. Raises StoreError, LimitExceeded, CorruptMetadata. Spec: "Cluster mapping".
     """
     trailing = None if drop_trailing else image.trailing_data()
-    image.keep(trailing)
-    entries = image.active_l1()
-    image.add_references(entries, -1)
-    image.set_active(np.zeros(len(entries), dtype=np.uint64))
-    image.renew_refcounts()
-    # Else nothing is left behind the front of the file, and its end is cut off.
-    image.switch(discard=bool(image.header.nb_snapshots or image.header.bitmaps))
+
+    def change(successor: Successor) -> None:
+        successor.keep(trailing)
+        entries = successor.active_l1()
+        successor.add_references(entries, -1)
+        successor.set_active(np.zeros(len(entries), dtype=np.uint64))
+        successor.renew_refcounts()
+        # Else nothing is left behind the front of the file, and its end is cut off.
+        successor.switch(discard=bool(image.header.nb_snapshots or image.header.bitmaps or successor.in_place))
+
+    freeing(image, change)
     if data_store is not None:
         data_store.punch(0, data_store.size())
-    _shorten(image.medium.store, trailing)
+    store = image.medium.store
+    try:
+        _move_to_front(store, trailing)
+    except StoreError as exc:
+        if not lacks_room(exc):  # Else only the file is longer than it could be.
+            raise
+    _cut_off(store, trailing)
 
 
-def _shorten(store: Store, trailing: Span | None) -> None:
-    """Move the L1 table and the refcounts to the front of the file, and cut off what is unused."""
+def _move_to_front(store: Store, trailing: Span | None) -> None:
+    """Let the L1 table and the refcounts lie at the front of the file."""
     with changing(store) as image:
         image.keep(trailing)
         entries, size = image.active_l1(), image.active_l1().nbytes
@@ -47,6 +58,10 @@ def _shorten(store: Store, trailing: Span | None) -> None:
             image.set_fields(l1_table_offset=image.place(stored_words(entries)))
         image.renew_refcounts()
         image.switch()
+
+
+def _cut_off(store: Store, trailing: Span | None) -> None:
+    """Let the file end behind the last cluster in use, or what is to be kept."""
     with changing(store) as image:
         end, used = image.geometry.clusters(store.size()), np.zeros(0, dtype=np.int64)
         while not len(used):  # The header is in use.

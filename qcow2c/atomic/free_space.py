@@ -11,10 +11,14 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+from qcow2c.errors import LimitExceeded
 from qcow2c.references.batches import SCAN_CLUSTERS
 
 _MAX_RUNS = 1 << 16
 """Free runs that are remembered; space in others is not used."""
+
+_MOST_PASSED = 1 << 10
+"""Clusters behind the file that may be passed over in any case, because a refcount is in the way."""
 
 
 class FreeSpace:
@@ -25,6 +29,8 @@ class FreeSpace:
         self._used = used
         self._inside = inside
         self._end = inside
+        self._given = 0
+        """Clusters that were given out behind the file."""
         self._scanned = 0
         self._runs: deque[tuple[int, int]] = deque()
 
@@ -54,17 +60,30 @@ class FreeSpace:
     def take_behind(self, clusters: int) -> int:
         """Give out clusters that lie together behind the file and what was given out there; return the first.
 
-        A stray refcount there is passed over where it is in the way: the file becomes no longer than it must.
+        A stray refcount there is passed over where it is in the way: the file becomes no longer than it must. Raises
+        LimitExceeded where so many are that it would grow by far more than it needs.
         """
+        self._given += clusters
         first = at = self._end
         while at < first + clusters:
             step = min(SCAN_CLUSTERS, first + clusters - at)
             used = np.flatnonzero(self._used(at, at + step))
             if len(used):
                 first = at + int(used[-1]) + 1
+                self._require_near(first + clusters)
             at += step
         self._end = first + clusters
         return first
+
+    def _require_near(self, end: int) -> None:
+        """Raise LimitExceeded for an end that leaves far more behind the file than was given out there."""
+        most = self._inside + _MOST_PASSED + 2 * self._given
+        if end > most:
+            message = (
+                f"the file would end at cluster {end}, and not at {self._inside + self._given}, "
+                f"because of refcounts of clusters behind it, to which nothing refers: at most {most} is sound"
+            )
+            raise LimitExceeded(message, spec="Host cluster management")
 
     def _scan(self) -> bool:
         """Look at more of the file; return False where there is no more."""

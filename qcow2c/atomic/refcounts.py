@@ -5,13 +5,15 @@ Spec: "Host cluster management".
 
 from __future__ import annotations
 
+import errno
 from array import array
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qcow2c.errors import CorruptMetadata, LimitExceeded, Span
+from qcow2c.errors import CorruptMetadata, LimitExceeded, Span, StoreError
 from qcow2c.format import tables
 from qcow2c.format.refcounts import stored_block, word_code
 from qcow2c.references.batches import SCAN_CLUSTERS, batches, flat
@@ -171,6 +173,36 @@ class RefcountChange:
                 if ((before != 0) & (after != 0) & ((before == 1) != (after == 1))).any():
                     return True
         return False
+
+    def require_in_place(self) -> None:
+        """Raise where the new refcounts cannot be written over the old: LimitExceeded, CorruptMetadata, StoreError."""
+        bits = self._geometry.refcount_block_bits
+        for index in self.changed_blocks(anew=False):
+            if index >= len(self._stored.table) or not self._stored.table[index]:
+                reason = "a refcount block would have to be made"
+                raise StoreError(f"no room: {reason}", errno=errno.ENOSPC)
+            self.counts(index << bits, 1 << bits)
+
+    def write_in_place(self, write: Callable[[int, bytes], object], *, only_raised: bool) -> bool:
+        """Write new refcounts over the old ones, which they are then; return whether there were any.
+
+        `write` takes a host offset and what is to be there. With `only_raised` those that become lower stay to be
+        written.
+        """
+        bits, delta = self._geometry.refcount_block_bits, self._delta.counts
+        found = False
+        for index in self.changed_blocks(anew=False):
+            first = index << bits
+            known = delta[first : first + (1 << bits)]
+            change = np.maximum(known, 0) if only_raised else known.copy()
+            if not change.any():
+                continue
+            new = self._stored.counts(first, 1 << bits)
+            new[: len(change)] += change.astype(np.int64).view(np.uint64)
+            write(int(self._stored.table[index]), block_of(new, self.order))
+            known -= change
+            found = True
+        return found
 
     def changed_blocks(self, *, anew: bool) -> list[int]:
         """Return the new refcount blocks that must be written: all with a refcount, or those with a change."""

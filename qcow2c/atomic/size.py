@@ -184,8 +184,12 @@ class Resizing:
             return l1_word
         if at:
             image.add_entries(old, -1)
-            image.count(at, geometry.cluster_size, -1)
         image.add_entries(counted, 1)
+        if image.in_place is not None and l1_word & L1_COPIED:
+            image.in_place.overwrite(at, stored_words(new))
+            return l1_word
+        if at:
+            image.count(at, geometry.cluster_size, -1)
         return image.place(stored_words(new)) | L1_COPIED
 
     def _cut_cluster(self, entry: U64Array) -> None:
@@ -207,6 +211,9 @@ class Resizing:
                 self._reserve((descriptor & L2_OFFSET) + self._cut - start, len(tail))
             return
         fill_zeros(tail)
+        if self._image.in_place is not None and own:
+            self._image.in_place.overwrite((descriptor & L2_OFFSET) + self._cut - start, bytes(tail))
+            return
         if geometry.external_data:
             self._data.write((memoryview(self._stored(content, start, start))[: self._size - start],), start)
             self._data.flush()

@@ -86,8 +86,22 @@ def delete(image: Successor, position: int) -> None:
     if record.l1_size:
         image.count(record.l1_table_offset, record.l1_size * ENTRY_BYTES, -1)
     image.set_active(image.active_l1())
-    set_table(image, stored_records(image, (other for other in image.snapshots.records if other is not record)))
+    left = [other for other in image.snapshots.records if other is not record]
+    if image.in_place is not None and left and record is image.snapshots.records[-1]:
+        _drop_last_record(image, left[-1].span.end)
+    else:
+        set_table(image, stored_records(image, left))
     image.switch(discard=True)
+
+
+def _drop_last_record(image: Successor, end: int) -> None:
+    """Let the snapshot table stay where it is, but for its last record; it ends at `end` then."""
+    image.set_fields(nb_snapshots=len(image.snapshots.records) - 1)
+    size = image.geometry.cluster_size
+    kept = -(-end // size) * size
+    old_end = image.header.snapshots_offset + image.snapshots.size
+    if kept < old_end:
+        image.count(kept, old_end - kept, -1)
 
 
 def rename(image: Successor, position: int, name: str) -> None:

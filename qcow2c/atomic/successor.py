@@ -9,15 +9,18 @@ its refcounts are exact in both. Spec: "Header", "Host cluster management".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcow2c.atomic.copied_bits import corrected
 from qcow2c.atomic.free_space import FreeSpace
-from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta, block_of
-from qcow2c.constants import ENTRY_BYTES, Limit, Version
-from qcow2c.errors import LimitExceeded, Span
+from qcow2c.atomic.in_place import InPlace
+from qcow2c.atomic.new_refcounts import NewRefcounts
+from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta
+from qcow2c.constants import Limit, Version
+from qcow2c.errors import LimitExceeded, Qcow2Error, Span, StoreError
 from qcow2c.format import tables
 from qcow2c.format.derived import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES
 from qcow2c.format.geometry import ClusterRun, Geometry
@@ -25,16 +28,15 @@ from qcow2c.format.header import Header
 from qcow2c.format.header_writer import Extensions, HeaderChange
 from qcow2c.format.loaded_image import load_image
 from qcow2c.format.records import SnapshotTable
-from qcow2c.format.refcounts import require_table
 from qcow2c.references.admission import Admission, admit, trusted
 from qcow2c.references.batches import batches
 from qcow2c.references.cluster_set import ClusterSet
 from qcow2c.references.stored_refcounts import StoredRefcounts
-from qcow2c.references.walk import ACTIVE, BATCH_BYTES, L2Batch, L2Tables, State, Walk, distinct_tables
+from qcow2c.references.walk import ACTIVE, L2Batch, L2Tables, State, Walk, distinct_tables
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.sources import Source, Store, opened
-from qcow2c.storage.store import Buffer
+from qcow2c.storage.store import Buffer, lacks_room
 from qcow2c.storage.trailing_data import trailing_data
 from qcow2c.writer.header_update import HeaderUpdate, change_header
 
@@ -57,7 +59,32 @@ def changing(source: Source | Store, *, trust: bool = False, refcount_order: int
     with opened(source, Use.WRITABLE_IMAGE) as store:
         header, snapshots, _notices = load_image(store)
         admission = (trusted if trust else admit)(store, header, snapshots)
-        yield Successor(Medium(store, header.cluster_size), header, snapshots, admission, refcount_order)
+        image = Successor(Medium(store, header.cluster_size), header, snapshots, admission, refcount_order)
+        try:
+            yield image
+        except BaseException:
+            image.undo()
+            raise
+
+
+def freeing(image: Successor, change: Callable[[Successor], object]) -> None:
+    """Let a change that only gives clusters back be made, even where there is no room for what is new of it.
+
+    `change` says what the successor is, and switches to it. It is called again where there was no room, for one that
+    does it in place: see `in_place.py` for what a crash leaves then.
+    """
+    try:
+        change(image)
+    except StoreError as exc:
+        if not (lacks_room(exc) and image.can_be_undone):
+            raise
+        image.undo()
+        other = image.anew(in_place=True)
+        try:
+            change(other)
+        except StoreError as again:
+            other.undo()
+            raise exc from again
 
 
 class Successor:
@@ -70,11 +97,18 @@ class Successor:
         snapshots: SnapshotTable,
         admission: Admission,
         refcount_order: int | None = None,
+        *,
+        in_place: bool = False,
     ) -> None:
         """Nothing else may write the image meanwhile. With another `refcount_order` all refcounts are written anew.
 
-        Raises LimitExceeded.
+        `in_place` is for what only gives clusters back: it takes no room, and is in `in_place.py`. Raises
+        LimitExceeded.
         """
+        self._admission = admission
+        self._former_size = medium.store.size()
+        self._switching = False
+        self._placed: list[ClusterRun] = []
         self.header = header
         self.geometry: Geometry = header.geometry
         self.snapshots = snapshots
@@ -88,6 +122,7 @@ class Successor:
         self._new = RefcountChange(self.walk, self._present, self._delta, order)
         self._fields = {} if refcount_order is None else {"refcount_order": refcount_order}
         self._extensions: Extensions | None = None
+        self.in_place = InPlace(self.walk, medium, self._new) if in_place else None
         self._verified = admission.verified
         self._trailing: Span | None = None
         uncounted = ClusterSet(ClusterRun(cluster, cluster + 1) for cluster, _ in admission.undercounted)
@@ -176,8 +211,10 @@ class Successor:
         return first << self._bits
 
     def _write(self, parts: Sequence[Buffer], first: int) -> None:
-        self._require_nameable(first + self.geometry.clusters(sum(map(len, parts))))
-        self.medium.write(parts, first << self._bits)
+        end = first + self.geometry.clusters(sum(map(len, parts)))
+        self._require_nameable(end)
+        self._placed.append(ClusterRun(first, end))
+        self.medium.write_with_holes(parts, first << self._bits)
 
     def _require_nameable(self, end: int) -> None:
         if end << self._bits > Limit.HOST_OFFSET_END:
@@ -214,8 +251,16 @@ class Successor:
         L2 tables in which a copied bit would be wrong are written anew. `holders` is how many L1 tables of the
         successor have these very entries. The present L1 table is released, unless it can stay.
         """
-        words = self._reflagged(l1_words.copy(), holders)
         old = self.active_l1()
+        if self.in_place is not None:
+            self.in_place.l1_words = l1_words
+            kept = self.header.l1_table_offset + self.geometry.clusters(l1_words.nbytes) * self.geometry.cluster_size
+            end = self.header.l1_table_offset + old.nbytes
+            if kept < end:
+                self.count(kept, end - kept, -1)
+            self._fields["l1_size"] = len(l1_words)
+            return l1_words
+        words = self._reflagged(l1_words.copy(), holders)
         if not np.array_equal(words, old):
             self.count(self.header.l1_table_offset, old.nbytes, -1)
             self._fields["l1_table_offset"] = self.place(stored_words(words)) if len(words) else 0
@@ -252,19 +297,7 @@ class Successor:
         self, row: int, batch: L2Batch, once: NDArray[np.bool_], moved: U64Array, references: NDArray[np.int64]
     ) -> None:
         """Write L2 tables with wrong copied bits anew, and note where they are."""
-        entries = batch.entries
-        hosts = entries & np.uint64(tables.L2_OFFSET)
-        has_cluster = (hosts != 0) & ((entries & np.uint64(tables.L2_COMPRESSED)) == 0)
-        clusters = hosts >> np.uint64(self._bits)
-        inside = clusters < np.uint64(len(once))  # Always, but for damaged images that are opened with trust.
-        right = has_cluster & inside & once[np.where(inside, clusters, np.uint64(0)).view(np.int64)]
-        wrong = has_cluster & (((entries & np.uint64(tables.L2_COPIED)) != 0) != right)
-        changed = np.flatnonzero(wrong.any(axis=1))
-        if not len(changed):
-            return
-        fixed = entries[changed] ^ np.where(wrong[changed], np.uint64(tables.L2_COPIED), np.uint64(0))
-        if batch.bitmaps is not None:
-            fixed = np.stack((fixed, batch.bitmaps[changed]), axis=2).reshape(len(changed), -1)
+        changed, fixed = corrected(batch, once, self._bits)
         done = 0
         while done < len(changed):
             first, count = self._free.take_some(len(changed) - done)
@@ -275,74 +308,11 @@ class Successor:
                 moved[position] = first + number << self._bits
             done += count
 
-    # --- refcounts ---
+    # --- the switch ---
 
     def _build_refcounts(self) -> None:
-        """Place the refcount blocks that change, and a refcount table that names them: they count themselves, too.
-
-        Which blocks change depends on which clusters are free, so that their number is known only when all are placed.
-        """
-        anew = self._renewed or self._new.order != self.geometry.refcount_order
-        table = np.zeros(0, dtype=np.uint64) if anew else self._present.table.copy()
-        self._drop_blocks(self._present.table if anew else table[:0])
-        self.count(self.header.refcount_table_offset, self.header.refcount_table_clusters << self._bits, -1)
-        places: dict[int, int] = {}
-        table_at, table_clusters = 0, 0
-        while True:
-            needed = self._new.changed_blocks(anew=anew)
-            lacking = [index for index in needed if index not in places]
-            entries = max(len(table), needed[-1] + 1 if needed else 1)
-            is_short = entries > table_clusters * self.geometry.words_per_cluster
-            if not lacking and not is_short:
-                break
-            if is_short:
-                self._delta.add_run(table_at, table_clusters, -1)
-                table_at, table_clusters = self._place_table(entries + 1)
-            for index, cluster in self._place_blocks(lacking):
-                places[index] = cluster
-                self._drop_blocks(table[index : index + 1])
-        behind = table_clusters * self.geometry.words_per_cluster - len(table)
-        table = np.concatenate((table, np.zeros(behind, dtype=np.uint64)))
-        self._write_blocks(places)
-        table[list(places)] = np.array(list(places.values()), dtype=np.uint64) << np.uint64(self._bits)
-        self._write([stored_words(table)], table_at)
-        self._fields |= {"refcount_table_offset": table_at << self._bits, "refcount_table_clusters": table_clusters}
-
-    def _place_table(self, entries: int) -> tuple[int, int]:
-        """Take room for a refcount table; return its first cluster and their number. Raises LimitExceeded."""
-        require_table(entries)
-        clusters = self.geometry.clusters(entries * ENTRY_BYTES)
-        first = self._free.take(clusters)
-        self._delta.add_run(first, clusters, 1)
-        return first, clusters
-
-    def _place_blocks(self, indexes: list[int]) -> Iterator[tuple[int, int]]:
-        """Take room for refcount blocks; yield index and cluster of each."""
-        done = 0
-        while done < len(indexes):
-            first, count = self._free.take_some(len(indexes) - done)
-            self._delta.add_run(first, count, 1)
-            yield from zip(indexes[done : done + count], range(first, first + count), strict=True)
-            done += count
-
-    def _drop_blocks(self, offsets: U64Array) -> None:
-        for offset in offsets[offsets != 0].tolist():
-            self._delta.add_run(offset >> self._bits, 1, -1)
-
-    def _write_blocks(self, places: dict[int, int]) -> None:
-        pending: list[bytes] = []
-        start = -1
-        for index, cluster in places.items():
-            if pending and (cluster != start + len(pending) or len(pending) << self._bits >= BATCH_BYTES):
-                self._write(pending, start)
-                pending = []
-            start = cluster if not pending else start
-            new = self._new.counts(index << self._new.block_bits, 1 << self._new.block_bits)
-            pending.append(block_of(new, self._new.order))
-        if pending:
-            self._write(pending, start)
-
-    # --- the switch ---
+        new = NewRefcounts(self.header, self._present, self._new, self._delta, self._free, self._write)
+        self._fields |= new.build(anew=self._renewed or self._new.order != self.geometry.refcount_order)
 
     def switch(self, *, discard: bool = False, shorten: bool = False) -> None:
         """Let the image be its successor; `discard` gives the space of what it releases back to the system.
@@ -352,20 +322,58 @@ class Successor:
         Durable order: everything new, the header's first sector, then the space. A crash leaves what was, or what will
         be: neither has leaks, but the file may be longer. Raises StoreError, LimitExceeded, CorruptMetadata.
         """
-        self._build_refcounts()
+        if self.in_place is None:
+            self._build_refcounts()
+        else:
+            self.in_place.raise_refcounts()
         freed = self._new.freed(self.geometry.clusters(self.walk.size)) if discard else []
         store = self.medium.store
         file_end = self._shorter_end() if shorten and self._verified else None
-        if self._extensions is not None:
-            change_header(self.medium, self.header, HeaderChange(self._fields, self._extensions))
+        self._switching = True
+        if self.in_place is None:
+            self._write_header(dirty=False)
         else:
-            HeaderUpdate(self.medium).write(**self._fields)
+            self._write_header(dirty=self.header.version >= Version.V3)
+            self.in_place.drop_references()
+            self.in_place.correct_copied_bits()
+            if self.header.version >= Version.V3:
+                HeaderUpdate(self.medium).write(incompatible_features=self._fields["incompatible_features"])
         for edges in freed:
             for start, end in edges.reshape(-1, 2).tolist():
                 self.medium.punch(start << self._bits, end - start << self._bits)
         self.medium.flush()
         if file_end is not None and file_end < store.size():
             store.truncate(file_end)
+
+    def _write_header(self, *, dirty: bool) -> None:
+        fields = dict(self._fields)
+        if dirty:
+            fields["incompatible_features"] |= _DIRTY
+        if self._extensions is not None:
+            change_header(self.medium, self.header, HeaderChange(fields, self._extensions))
+        else:
+            HeaderUpdate(self.medium).write(**fields)
+
+    def undo(self) -> None:
+        """Give back the room of what was placed, unless the header may name it: the file is as long as it was."""
+        if self._switching or not self.medium.sound:
+            return
+        with suppress(Qcow2Error):
+            inside = self._former_size >> self._bits
+            for first, end in self._placed:
+                if first < inside:
+                    self.medium.punch(first << self._bits, min(end, inside) - first << self._bits)
+            if self.medium.store.size() > self._former_size:
+                self.medium.store.truncate(self._former_size)
+
+    def anew(self, *, in_place: bool) -> Successor:
+        """Return another successor of the same image, after this one was undone."""
+        return Successor(self.medium, self.header, self.snapshots, self._admission, in_place=in_place)
+
+    @property
+    def can_be_undone(self) -> bool:
+        """Whether the header surely names nothing of it yet."""
+        return not self._switching and self.medium.sound
 
     def _shorter_end(self) -> int:
         """Return where the file can end: behind the last cluster that will be in use, and what is to be kept."""

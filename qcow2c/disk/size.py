@@ -10,9 +10,10 @@ from operator import index
 from qcow2c.atomic.size import Resizing
 from qcow2c.atomic.successor import Successor
 from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE, Limit, Version
-from qcow2c.errors import LimitExceeded, Span, UnsupportedFeature, UsageError
+from qcow2c.errors import LimitExceeded, Span, StoreError, UnsupportedFeature, UsageError
 from qcow2c.image import Image
 from qcow2c.storage.preallocation import Preallocation
+from qcow2c.storage.store import lacks_room
 
 
 def resize(image: Image, size: int, *, preallocation: Preallocation = "off", drop_trailing: bool = False) -> None:
@@ -45,9 +46,13 @@ def resize(image: Image, size: int, *, preallocation: Preallocation = "off", dro
         successor.keep(trailing)
         Resizing(successor, layer, data, size, "off", moves=True).move()
 
-    image.change_as_whole(change)
+    image.change_as_whole(change, frees=shrinks)
     if shrinks:
-        image.change_as_whole(move)
+        try:
+            image.change_as_whole(move)
+        except StoreError as exc:
+            if image.closed or not lacks_room(exc):  # Else only the file is longer than it could be.
+                raise
 
 
 def grow(image: Image, size: int) -> bool:

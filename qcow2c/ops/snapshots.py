@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from qcow2c.atomic import snapshots
-from qcow2c.atomic.successor import changing
+from qcow2c.atomic.successor import changing, freeing
 from qcow2c.errors import NoSuchSnapshot
 from qcow2c.format.records import SnapshotRecord
 from qcow2c.storage.sources import Source, Store
@@ -49,7 +49,8 @@ def delete(source: Source | Store, key: str, *, by: Keys = ("name", "id"), trust
     `key` is a name or, where none matches, an ID. Raises as `apply`.
     """
     with changing(source, trust=trust) as image:
-        snapshots.delete(image, find(image.snapshots.records, key, by))
+        position = find(image.snapshots.records, key, by)
+        freeing(image, lambda successor: snapshots.delete(successor, position))
 
 
 def rename(source: Source | Store, key: str, name: str, *, by: Keys = ("name", "id"), trust: bool = False) -> None:

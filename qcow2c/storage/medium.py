@@ -13,6 +13,9 @@ from qcow2c.errors import Qcow2Error, StoreError
 from qcow2c.storage.processes import require_opener
 from qcow2c.storage.store import Buffer, Store
 
+_HOLE_UNIT = 4096
+"""Bytes of zeros that may become a hole."""
+
 
 class Medium:
     """A store under the engine: the one place that knows whether it may still be written to."""
@@ -37,6 +40,24 @@ class Medium:
         else:
             self.store.pwritev(parts, offset)
 
+    def write_with_holes(self, parts: Sequence[Buffer], offset: int) -> None:
+        """Write buffers consecutively where nothing is in use; zeros at their end take no room. Raises StoreError."""
+        data = b"".join(parts)
+        end = offset + len(data)
+        written = -(-len(data.rstrip(b"\0")) // _HOLE_UNIT) * _HOLE_UNIT
+        if len(data) - written < _HOLE_UNIT:
+            self.write([data], offset)
+            return
+        if written:
+            self.write([memoryview(data)[:written]], offset)
+        size = self.store.size()
+        if offset + written < size:
+            self.write_zeroes(offset + written, min(size, end) - offset - written)
+        if size < end:
+            self.require_sound()
+            self._unflushed = True
+            self.store.truncate(end)
+
     def write_zeroes(self, offset: int, length: int) -> None:
         """Make bytes read as zeros. Raises StoreError."""
         self.require_sound()
@@ -57,6 +78,13 @@ class Medium:
         self.require_sound()
         self._unflushed = True
         self.store.punch(offset, length)
+
+    def cut(self, size: int) -> None:
+        """Let the store end earlier: nothing refers to what is behind. Raises StoreError."""
+        self.require_sound()
+        self._unflushed = True
+        self._reached = min(self._reached, size)
+        self.store.truncate(size)
 
     def flush_directly(self) -> None:
         """Make durable what was written to the store without this. Raises as `flush`."""

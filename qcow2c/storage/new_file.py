@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -14,6 +13,7 @@ from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.partial_file import partial_file, partial_name
 from qcow2c.storage.sources import Store, opened
+from qcow2c.storage.store import lacks_room
 
 
 class FileHints(NamedTuple):
@@ -31,8 +31,6 @@ class FileHints(NamedTuple):
 
 
 NO_HINTS = FileHints()
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _resolved(path: str | os.PathLike[str]) -> str:
@@ -68,7 +66,7 @@ def replacement(old: LocalFile, use: Use) -> Iterator[LocalFile]:
             new.flush_name()
         except BaseException as exc:
             new.remove()
-            if isinstance(exc, StoreError) and exc.errno in _NO_ROOM:
+            if isinstance(exc, StoreError) and lacks_room(exc):
                 raise _no_room_beside(exc) from exc
             raise
     finally:
@@ -176,7 +174,7 @@ def _named_in_the_end(partial: LocalFile, final: str, old: LocalFile | None, *, 
     except BaseException as exc:
         if old is None or partial.path != final:  # Once it has replaced the old file, it is all there is.
             partial.remove()
-        if old is not None and isinstance(exc, StoreError) and exc.errno in _NO_ROOM:
+        if old is not None and isinstance(exc, StoreError) and lacks_room(exc):
             raise _no_room_beside(exc) from exc
         raise
     finally:

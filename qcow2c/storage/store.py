@@ -194,3 +194,8 @@ def reason(exc: Exception) -> str:
 def no_space() -> OSError:
     """Return the error for a write that wrote nothing."""
     return OSError(errno.ENOSPC, "nothing could be written")
+
+
+def lacks_room(error: StoreError) -> bool:
+    """Return whether there was no room for what should have been written."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

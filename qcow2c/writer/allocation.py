@@ -10,11 +10,12 @@ import re
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple, Protocol
 
 from qcow2c.constants import ENTRY_BYTES, Limit
-from qcow2c.errors import LimitExceeded
+from qcow2c.errors import LimitExceeded, StoreError
 from qcow2c.format.geometry import ClusterRun
 from qcow2c.format.refcounts import RefcountRoom, refcount_room, require_table
 from qcow2c.format.tables import require_nameable
@@ -64,6 +65,8 @@ class Allocator:
         entries = Limit.REFCOUNT_TABLE_BYTES // ENTRY_BYTES
         self._blocks_limit = min(entries, Limit.HOST_OFFSET_END >> cache.geometry.cluster_bits + self._block_bits)
         self._fresh_from = cache.geometry.clusters(cache.medium.store.size())
+        self.frugal = False
+        """Whether to give out free clusters of the file first, however few lie together: there is no room behind it."""
         self._packing = 0
         """Host offset behind the last compressed data, 0 where its cluster is full."""
         cache.report_free(self._freed)
@@ -93,6 +96,18 @@ class Allocator:
         """Take back clusters to which nothing refers, and never did."""
         self._cache.lower_at_once(extent.first, extent.first + extent.clusters)
 
+    def give_back(self, extent: Allocation) -> None:
+        """Take back clusters that could not be written: the file is not longer, and holds no more, for the attempt."""
+        self.abandon(extent)
+        medium, bits = self._cache.medium, self._geometry.cluster_bits
+        end = extent.first + extent.clusters
+        with suppress(StoreError):
+            if extent.fresh and self._fresh_from == end and medium.store.size() > extent.first << bits:
+                medium.cut(extent.first << bits)
+                self._fresh_from = extent.first
+            else:
+                medium.punch(extent.first << bits, extent.clusters << bits)
+
     def raise_refcount(self, cluster: int, references: int) -> None:
         """Set the refcount of a cluster in use that was counted too low. Raises LimitExceeded."""
         if references > self._geometry.refcount_max:
@@ -104,6 +119,8 @@ class Allocator:
         """Return the position of a free run: one with room for all, if there is any at hand, else the first."""
         while not self._runs:
             self._scan()
+        if self.frugal:
+            return 0
         for position, (first, end) in enumerate(islice(self._runs, _LOOK_AHEAD)):
             if end - first >= count:
                 return position

@@ -13,13 +13,14 @@ from dataclasses import replace
 from qcow2c.bitmaps.edit import BitmapEdit
 from qcow2c.bitmaps.stored import PlaceClusters
 from qcow2c.constants import Version
-from qcow2c.errors import Qcow2Error, Span, UsageError
+from qcow2c.errors import Qcow2Error, Span, StoreError, UsageError
 from qcow2c.format.derived import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange
 from qcow2c.layers.reader import Reader
 from qcow2c.references.admission import Admission
-from qcow2c.writer.allocation import Allocator
+from qcow2c.storage.store import lacks_room
+from qcow2c.writer.allocation import Allocation, Allocator
 from qcow2c.writer.cache import MetadataCache
 from qcow2c.writer.dirty_bitmaps import BitmapTracker
 from qcow2c.writer.header_update import change_header
@@ -29,6 +30,9 @@ _DIRTY = INCOMPATIBLE_FEATURES["dirty"].mask
 _BITMAPS = AUTOCLEAR_FEATURES["bitmaps"].mask
 
 _UNKNOWN_AUTOCLEAR = AUTOCLEAR_FEATURES.reserved
+
+_ATTEMPTS = 64
+"""Places that are tried for what is no guest data, where there is no room."""
 
 
 class Session:
@@ -160,13 +164,46 @@ class Session:
         """Give up changed bitmaps: nothing refers to what was placed."""
         self.release(edit.placed)
 
+    def make_room(self) -> bool:
+        """Commit, so that what was released can be used again; return whether a write that lacked room may now have it.
+
+        Raises StoreError.
+        """
+        if self._allocator.frugal and not self._cache.releases:
+            return False
+        self._allocator.frugal = True
+        self._cache.commit()
+        return True
+
     def place(self, data: bytes) -> int:
         """Store clusters that are no guest data; return their host offset.
 
-        Durable order: the data at once, its refcounts with the next commit. A crash leaves leaked clusters.
+        Where there is no room, free clusters of the file are tried, of which some may have their space. Durable order:
+        the data at once, its refcounts with the next commit. A crash leaves leaked clusters. Raises StoreError: nothing
+        is stored then.
         """
+        tried: list[Allocation] = []
         cluster_bits = self._reader.header.cluster_bits
         count = self._reader.header.geometry.clusters(len(data))
+        whole = data.ljust(count << cluster_bits, b"\0")
+        try:
+            while True:
+                tried.append(self._adjacent(count))
+                host_offset = tried[-1].first << cluster_bits
+                try:
+                    self._cache.medium.write_with_holes([whole], host_offset)
+                except StoreError as exc:
+                    if tried[-1].fresh or len(tried) >= _ATTEMPTS or not lacks_room(exc):
+                        raise
+                else:
+                    tried.pop()
+                    return host_offset
+        finally:
+            for extent in reversed(tried):
+                self._allocator.give_back(extent)
+
+    def _adjacent(self, count: int) -> Allocation:
+        """Take so many clusters that lie together."""
         parts = []
         extent = self._allocator.allocate(count)
         while extent.clusters < count:  # A refcount block that is yet to be made may lie between.
@@ -174,9 +211,7 @@ class Session:
             extent = self._allocator.allocate(count)
         for part in parts:
             self._allocator.abandon(part)
-        host_offset = extent.first << cluster_bits
-        self._cache.medium.write([data.ljust(count << cluster_bits, b"\0")], host_offset)
-        return host_offset
+        return extent
 
     def release(self, spans: Iterable[Span]) -> None:
         """Take a reference away from each cluster of some spans, once what is pending is durable."""

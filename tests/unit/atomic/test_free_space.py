@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qcow2c.atomic.free_space import FreeSpace
+from qcow2c.errors import LimitExceeded
 from qcow2c.references.batches import SCAN_CLUSTERS
 
 INSIDE = 60
@@ -69,3 +71,10 @@ def test_no_cluster_in_use_is_given_out_and_none_twice(free: set[int], wishes: l
         given_out += range(first, first + clusters)
     assert len(given_out) == len(set(given_out))
     assert all(cluster in free or cluster >= INSIDE for cluster in given_out)
+
+
+def test_a_file_that_would_grow_by_far_more_than_it_needs_is_refused() -> None:
+    stray = {INSIDE + number * 8 for number in range(1000)}
+    with pytest.raises(LimitExceeded, match="because of refcounts of clusters behind it"):
+        space(set(), stray=stray).take_behind(10)
+    assert space(set(), stray=stray).take_behind(7) == INSIDE + 1
