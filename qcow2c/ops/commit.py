@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import compress, pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.base_targets import BaseTarget, open_base
@@ -81,6 +81,8 @@ class Chain:
     own_data_file: str | None
     """The same, however it was named, if only the active disk of the image uses it."""
     key: Key | KeyRing = None
+    has_snapshots: bool = False
+    """Whether the top image has internal snapshots that may show what lies below."""
 
     def key_at(self, depth: int) -> KeyRing:
         """Return the keys of a layer so far below the top image, and of what is below that."""
@@ -121,7 +123,9 @@ def commit(
     """Copy what an image holds into its backing file, or with all between them into `base`, a layer further below.
 
     A smaller base grows. Then the image is emptied, so that it shows the base; not with `drop`, nor where a `base` is
-    named: the image is then as good as the base, and layers between them show something else than before.
+    named: the image is then as good as the base, and layers between them show something else than before. Internal
+    snapshots of the image show the same as before, which QEMU does not see to: they then hold what changes in the base;
+    not with `drop`.
     `rate_limit` is in bytes of data a second. `gate`, `backing` and `data_file` are as in `qcow2c.open`.
 
     Durable order: the base, all of it; then the image is emptied. Whenever a crash comes, the image shows what it did.
@@ -154,14 +158,15 @@ def open_chain(
     with opened(path, Use.WRITABLE_IMAGE) as top:
         found = known_format(top, image_format)
         links: tuple[Link, ...] = ()
-        own = None
+        own, has_snapshots = None, False
         if found is Format.QCOW2:
             with open_image(top, key=key, backing=backing, data_file=data_file, gate=gate, share=True) as image:
                 require_not_corrupt(image.header)
                 links = tuple(_links(image.layer, named=backing is None))
+                has_snapshots = bool(len(image.snapshots)) and not image.header.external_data
                 if image.header.external_data and not image.header.data_file_raw and not len(image.snapshots):
                     own = image.layer.data_store.path
-        yield Chain(name or top.name, top, links, gate, data_file, own, key)
+        yield Chain(name or top.name, top, links, gate, data_file, own, key, has_snapshots)
 
 
 def _links(layer: Layer, *, named: bool) -> Iterator[Link]:
@@ -208,6 +213,8 @@ def commit_chain(
     depth = chain.depth_of(base)
     link = chain.links[depth - 1]
     emptied = not drop and base is None
+    if not drop:
+        _keep_snapshots(chain)
     with ExitStack() as stack:
         closing = None
         if emptied:
@@ -229,6 +236,27 @@ def commit_chain(
         if emptied:
             empty(successor, closing, drop_trailing=drop_trailing)
     return Committed(link.path, grown, emptied)
+
+
+def _keep_snapshots(chain: Chain) -> None:
+    """Let the internal snapshots of the top image show the same over the base as it will be, as a rebase does.
+
+    They then hold themselves what they show of the base and what is about to change there. Durable order: as with any
+    writing. A crash leaves the same disks, and leaks at most. Raises as writing, UnsupportedFeature.
+    """
+    if not chain.has_snapshots:
+        return
+    from qcow2c.copy.from_backing import keep_disks
+
+    link = chain.links[0]
+    how: dict[str, Any] = {"key": chain.key, "gate": chain.gate, "data_file": chain.data_file}
+    how |= {"backing": link.path, "backing_format": link.image_format}
+    with open_image(chain.top, **how) as seen:
+        _require_readable(seen)
+        with open_image(chain.top, "r+", **how) as image:
+            # What the disk shows now is what the base will show.
+            records = [snapshot.record for snapshot in image.snapshots.list()]
+            keep_disks(image.engine, records, Disk(seen.layer, seen.name, seen))
 
 
 def copy(planned: PlannedDisk, target: BaseTarget, *, progress: Progress | None, rate_limit: int | None) -> None:

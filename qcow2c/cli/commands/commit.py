@@ -3,6 +3,8 @@
 Options, messages and exit status are those of qemu-img commit. The base is durable before anything of the image is let
 go of: whenever the command ends, the image shows the same disk. A base that is smaller grows. With -b, all layers above
 that base are copied; those between the image and the base show something else then, and the image is not emptied.
+Internal snapshots of the image show the same as before, unless -d: what changes below, they hold themselves then (qemu-
+img lets them change).
 
 examples:
   qcow2c commit overlay.qcow2
