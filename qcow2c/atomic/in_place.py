@@ -23,7 +23,7 @@ import numpy as np
 from qcow2c.atomic.copied_bits import corrected
 from qcow2c.atomic.refcounts import RefcountChange
 from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE
-from qcow2c.format import tables
+from qcow2c.format import layout, tables
 from qcow2c.references.batches import batches
 from qcow2c.references.walk import L2Tables, Walk, distinct_tables
 from qcow2c.storage.medium import Medium
@@ -85,7 +85,8 @@ class InPlace:
         right = at | np.where(counts == 1, np.uint64(tables.L1_COPIED), np.uint64(0))
         for position in np.flatnonzero(right != words[named]).tolist():
             self._write(
-                header.l1_table_offset + int(named[position]) * ENTRY_BYTES, int(right[position]).to_bytes(ENTRY_BYTES)
+                header.l1_table_offset + int(named[position]) * ENTRY_BYTES,
+                layout.stored_integer(int(right[position]), ENTRY_BYTES),
             )
 
     def _write(self, offset: int, data: bytes) -> None:
