@@ -212,8 +212,22 @@ def _with_end_of_options(words: list[str]) -> list[str]:
     return words[:end] + [_NO_OPTION + word if word.startswith("-") else word for word in words[end + 1 :]]
 
 
+def _secrets(objects: list[str]) -> object:
+    """Return the secrets of a command, None without any. Raises UsageError, UnsupportedFeature."""
+    if not objects:
+        return None
+    from qcow2c.cli.secrets import Secrets
+
+    return Secrets(objects)
+
+
 def _answer(arguments: Namespace) -> int:
     """Run a command, with whatever goes wrong as one line."""
+    try:
+        arguments.secrets = _secrets(getattr(arguments, "object", []))
+    except Qcow2Error as error:  # It is about no image.
+        text.complain(str(error))
+        return 1
     try:
         status: int = arguments.run(arguments)
         return status

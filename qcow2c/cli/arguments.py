@@ -33,9 +33,20 @@ def add_change(parser: ArgumentParser) -> None:
     parser.add_argument("-p", "--progress", action="store_true", help="show progress")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("--image-opts", action="store_true", help="FILE is given as driver=...,file.filename=...")
-    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
+    add_object(parser)
     add_gate(parser)
     parser.add_argument("images", metavar="FILE", nargs="*", help="the image")
+
+
+def add_object(parser: ArgumentParser) -> None:
+    """Add the secrets that open encrypted images."""
+    parser.add_argument(
+        "--object",
+        metavar="OBJECT",
+        action="append",
+        default=[],
+        help="a secret: secret,id=ID,file=FILE[,format=raw|base64], or data=... instead of a file",
+    )
 
 
 def add_drop_trailing(parser: ArgumentParser) -> None:

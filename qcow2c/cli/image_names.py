@@ -5,11 +5,11 @@ Only what a user types is understood so, never what an image says. What only QEM
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qcow2c.cli import option_list, pipes, text
+from qcow2c.cli import arguments, option_list, pipes, text
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UnsupportedFeature, UsageError, doing
 from qcow2c.storage import file_names
@@ -17,6 +17,7 @@ from qcow2c.storage import file_names
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from qcow2c.cli.secrets import Secrets
     from qcow2c.disk.disk import Disk, SnapshotKey
     from qcow2c.storage.gate import Gate
     from qcow2c.storage.store import Store
@@ -25,6 +26,7 @@ _SNAPSHOT_PREFIX = "snapshot."
 _SNAPSHOT_OPTIONS = (Option("snapshot.id", "str", ""), Option("snapshot.name", "str", ""))
 _FORMATS = ("qcow2", "raw")
 _PROTOCOLS = ("file", "host_device")
+_KEY_SECRET, _BACKING = "encrypt.key-secret", "backing."
 _TRUE, _FALSE = (True, "on", "yes", "true", "y"), (False, "off", "no", "false", "n")
 
 
@@ -64,7 +66,7 @@ class NamedImage(NamedTuple):
 def add_arguments(parser: ArgumentParser, what: str = "the image") -> None:
     """Add the choice to give images by options, and what may come with it."""
     parser.add_argument("--image-opts", action="store_true", help=f"{what} is given as driver=...,file.filename=...")
-    parser.add_argument("--object", metavar="OBJECT", help="accepted for qemu-img's sake; no keys are needed here")
+    arguments.add_object(parser)
 
 
 def chosen_image(chosen: Namespace, word: str, image_format: str | None) -> NamedImage:
@@ -74,15 +76,24 @@ def chosen_image(chosen: Namespace, word: str, image_format: str | None) -> Name
     UnsupportedFeature.
     """
     chosen.image = ""
-    named = named_image(word, image_opts=chosen.image_opts, image_format=image_format, share=chosen.force_share)
+    how = {"image_opts": chosen.image_opts, "image_format": image_format, "secrets": chosen.secrets}
+    named = named_image(word, share=chosen.force_share, **how)
     chosen.image = word
     return named
 
 
 def named_image(
-    word: str, *, image_opts: bool = False, image_format: str | None = None, share: bool = False
+    word: str,
+    *,
+    image_opts: bool = False,
+    image_format: str | None = None,
+    share: bool = False,
+    secrets: Secrets | None = None,
 ) -> NamedImage:
-    """Return what a word of the command line names. Raises UsageError, UnsupportedFeature, in QEMU's words."""
+    """Return what a word of the command line names; `secrets` open what is encrypted.
+
+    Raises UsageError, UnsupportedFeature, in QEMU's words.
+    """
     if image_opts and image_format is not None:
         raise UsageError("--image-opts and --format are mutually exclusive")
     if not image_opts and not word.startswith("json:"):
@@ -92,7 +103,7 @@ def named_image(
     if share and image_opts and given.get("force-share", True) not in _TRUE:
         raise UsageError("--force-share/-U conflicts with image options")
     with doing(f"Could not open {word!r}"):
-        named = _from_options(word, given, image_format)
+        named = _from_options(word, given, image_format, secrets)
     return named._replace(share=share or named.share)
 
 
@@ -110,7 +121,9 @@ def _assignments(words: str) -> dict[str, Any]:
     return found
 
 
-def _from_options(word: str, given: dict[str, Any], image_format: str | None) -> NamedImage:
+def _from_options(
+    word: str, given: dict[str, Any], image_format: str | None, secrets: Secrets | None = None
+) -> NamedImage:
     options: dict[str, Any] = {}
     driver = given.get("driver") if image_format is None else image_format
     given.pop("driver", None)
@@ -130,16 +143,30 @@ def _from_options(word: str, given: dict[str, Any], image_format: str | None) ->
     filename, inner = _file(given, "file")
     data_file = _data_file(given)
     with doing("Could not open backing file"):
+        keys = _keys(given, secrets)
         below, backing_format = _below(given, "backing")
     lower = below if below is not None and (below.part or below.lower or below.options) else None
     if below is not None:
         options["backing"] = below.place
     if data_file is not None:
         options["data_file"] = data_file
+    if keys:
+        options["key"] = keys
     _require_no_more(given, f"format {driver or 'qcow2'!r} does not")
     return NamedImage(
         word, filename, driver, options, share in _TRUE, backing_format, _inside(filename, inner, part), lower
     )
+
+
+def _keys(given: dict[str, Any], secrets: Secrets | None) -> dict[int, Callable[[str], bytes]]:
+    """Take the secrets of an image and of those below it out of what is given: what asks for each, by depth."""
+    found: dict[int, Callable[[str], bytes]] = {}
+    for name in list(given):
+        if name.endswith(_KEY_SECRET) and not name.removesuffix(_KEY_SECRET).replace(_BACKING, ""):
+            from qcow2c.cli.secrets import Secrets
+
+            found[name.count(_BACKING)] = (secrets or Secrets()).asked(str(given.pop(name)))
+    return found
 
 
 def _part(given: dict[str, Any]) -> PartOfFile | None:

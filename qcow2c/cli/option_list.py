@@ -49,8 +49,6 @@ def parse(lists: Sequence[str], options: Sequence[Option]) -> dict[str, Any]:
     for words in lists:
         for part in split(words):
             name, equals, value = part.partition("=")
-            if name.startswith(("encrypt", "encryption")):
-                raise UsageError(f"{name!r}: images cannot be encrypted, that is left to QEMU")
             if name not in known:
                 raise UsageError(f"Invalid parameter {name!r}")
             found[name] = _value(known[name], value if equals else "on")

@@ -70,7 +70,7 @@ def remove_slot(store: Store, pointer: EncryptionHeader, luks: LuksHeader, slot:
 def require_slot(luks: LuksHeader, slot: int) -> int:
     """Return the number of a slot if there is one. Raises UsageError."""
     if not 0 <= slot < len(luks.slots):
-        raise UsageError(f"Invalid slot {slot}: it must be between 0 and {len(luks.slots) - 1}")
+        raise UsageError(f"Invalid keyslot {slot} specified, must be between 0 and {len(luks.slots) - 1}")
     return slot
 
 

@@ -20,7 +20,7 @@ from qcow2c.copy.send import is_built, send
 from qcow2c.copy.targets import Pipe
 from qcow2c.copy.transfer import DiskCopy, StreamCopy
 from qcow2c.disk.disk import Disk, open_disk
-from qcow2c.errors import UsageError
+from qcow2c.errors import MissingKey, UsageError
 from qcow2c.format.detection import detect_format
 from qcow2c.storage.descriptors import DescriptorFile
 from qcow2c.storage.gate import Gate
@@ -104,6 +104,8 @@ def copy_disks(
     bitmaps = _bitmaps(disks, output_format, how, create, warn) if how.bitmaps else None
     placed: list[PlannedDisk] = []
     for disk in disks:
+        if disk.layer.needs_key:
+            raise MissingKey(f"{disk.name!r} is encrypted, and no key was given", spec="Data encryption")
         placed.append(PlannedDisk(disk, placed[-1].end if placed else 0, salvage=how.salvage))
         for file in (target, create.get("data_file")):
             placed[-1].require_other(file)

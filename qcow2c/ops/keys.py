@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import index
 from typing import NamedTuple
 
@@ -137,6 +137,89 @@ def change_key(source: Source | Store, key: OneKey, new_key: OneKey, *, iter_tim
         number = _add(volume, master_key, secret_of(new_key, volume.store.name), None, iter_time_ms)
         remove_slot(volume.store, volume.pointer, volume.renewed().luks, old)
         return number
+
+
+@dataclass(frozen=True, slots=True)
+class SlotChange:
+    """A change of key slots under the names that qemu-img amend has for it; `state` is "active" or "inactive"."""
+
+    state: str
+    keyslot: int | None = None
+    new_secret: OneKey | None = field(default=None, repr=False)
+    old_secret: OneKey | None = field(default=None, repr=False)
+    iter_time_ms: int | None = None
+
+
+def change_slots(source: Source | Store, key: OneKey | None, wish: SlotChange, *, force: bool = False) -> None:
+    """Change key slots as qemu-img amend does, of an image that `key` opens; `force` allows what loses keys for good.
+
+    Raises UsageError in QEMU's words before anything is written, and as `add_key` and `remove_key`.
+    """
+    for problem in _slot_problems(wish):
+        raise UsageError(problem)
+    with _volume(source, Use.WRITABLE_IMAGE) as volume:
+        if key is None:
+            raise UsageError("Parameter 'encrypt.key-secret' is required for cipher")
+        master_key = volume.open_slot(key).master_key
+        slots = volume.luks.slots
+        if wish.keyslot is not None:
+            require_slot(volume.luks, wish.keyslot)
+        if wish.state == "active":
+            assert wish.new_secret is not None, "it was just looked at"
+            if force and wish.keyslot is not None and slots[wish.keyslot].active:
+                remove_slot(volume.store, volume.pointer, volume.luks, wish.keyslot, force=True)
+                volume = volume.renewed()  # noqa: PLW2901 - the same volume, read again
+            secret = secret_of(wish.new_secret, volume.store.name)
+            time_ms = ITER_TIME_MS if wish.iter_time_ms is None else wish.iter_time_ms
+            _add(volume, master_key, secret, wish.keyslot, time_ms)
+            return
+        numbers = _slots_to_erase(volume, wish, force=force)
+        for number in numbers:
+            remove_slot(volume.store, volume.pointer, volume.renewed().luks, number, force=force)
+
+
+def _slot_problems(wish: SlotChange) -> Iterator[str]:
+    if wish.state not in ("active", "inactive"):
+        yield f"Parameter 'state' does not accept value '{wish.state}'"
+    if wish.state == "active":
+        if wish.new_secret is None:
+            yield "'new-secret' is required to activate a keyslot"
+        if wish.old_secret is not None:
+            yield "'old-secret' must not be given when activating keyslots"
+        return
+    if wish.new_secret is not None:
+        yield "'new-secret' must not be given when erasing keyslots"
+    if wish.iter_time_ms is not None:
+        yield "'iter-time' must not be given when erasing keyslots"
+    if wish.keyslot is None and wish.old_secret is None:
+        how = "either explicit keyslot index or the password currently contained in them must be given"
+        yield f"To erase keyslot(s), {how}"
+
+
+def _slots_to_erase(volume: _Volume, wish: SlotChange, *, force: bool) -> tuple[int, ...]:
+    """Return the slots that a change takes away. Raises UsageError."""
+    irreversibly = "erase all the data in the image irreversibly - refusing operation"
+    active = {number for number, slot in enumerate(volume.luks.slots) if slot.active}
+    try:
+        by_key = (
+            None if wish.old_secret is None else set(_all_slots(volume, secret_of(wish.old_secret, volume.store.name)))
+        )
+    except WrongKey as exc:
+        raise UsageError("No keyslots match given (old) password for erase operation") from exc
+    if wish.keyslot is None:
+        assert by_key is not None, "one of both is there"
+        if by_key == active and not force:
+            raise UsageError(
+                f"All the active keyslots match the (old) password that was given and erasing them will {irreversibly}"
+            )
+        return tuple(sorted(by_key))
+    if by_key is not None and wish.keyslot not in by_key:
+        raise UsageError(f"Given keyslot {wish.keyslot} doesn't contain the given old password for erase operation")
+    if not force and wish.keyslot not in active:
+        raise UsageError(f"Given keyslot {wish.keyslot} is already erased (inactive) ")
+    if not force and active == {wish.keyslot}:
+        raise UsageError(f"Attempt to erase the only active keyslot {wish.keyslot} which will {irreversibly}")
+    return (wish.keyslot,)
 
 
 def _add(volume: _Volume, master_key: bytes, secret: Secret, slot: int | None, iter_time_ms: int) -> int:

@@ -12,6 +12,8 @@ from qcow2c.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
 
+_OBJECT = "--object s: only secrets are known here, other objects only to QEMU"
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
@@ -56,7 +58,8 @@ def test_help_lists_the_options(run: Run, words: list[str]) -> None:
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "Amend options for 'qcow2':"
-    names = "backing_file backing_fmt compat data_file data_file_raw lazy_refcounts refcount_bits size"
+    keys = "encrypt.iter-time encrypt.keyslot encrypt.new-secret encrypt.old-secret encrypt.state"
+    names = f"backing_file backing_fmt compat data_file data_file_raw {keys} lazy_refcounts refcount_bits size"
     assert [line.split("=")[0].strip() for line in lines[1:]] == names.split()
 
 
@@ -71,7 +74,10 @@ def test_help_lists_the_options(run: Run, words: list[str]) -> None:
         (["-o", "compat=v2,,", "disk.qcow2"], "Unknown compatibility level v2,"),
         (["-o", "compat", "disk.qcow2"], "Unknown compatibility level on"),
         (["-o", "compat=v2", "-t", "foo", "disk.qcow2"], "Invalid cache option: foo"),
-        (["-o", "compat=v2", "--object", "s", "disk.qcow2"], "--object s: only QEMU can honour this option"),
+        (
+            ["-o", "compat=v2", "--object", "s", "disk.qcow2"],
+            _OBJECT,
+        ),
         (["-o", "compat=v2", "gone"], "gone: Could not open 'gone': No such file or directory"),
         (["-o", "compat=v2", "disk.raw"], "Format driver 'raw' does not support option amendment"),
         (["-f", "raw", "-o", "help"], "Format driver 'raw' does not support option amendment"),
@@ -83,7 +89,7 @@ def test_help_lists_the_options(run: Run, words: list[str]) -> None:
         ),
         (
             ["-o", "encrypt.state=active", "disk.qcow2"],
-            "'encrypt.state': images cannot be encrypted, that is left to QEMU",
+            "'new-secret' is required to activate a keyslot",
         ),
         (
             ["-o", "backing_file=x", "disk.qcow2"],

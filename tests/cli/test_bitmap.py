@@ -116,7 +116,7 @@ WRONG = {
         ["--clear", "-b", "other.qcow2", "disk.qcow2", "b0"],
         "Merge bitmap source file only supported with --merge",
     ),
-    "an object": (["--object", "secret", "--add", "disk.qcow2", "b"], "--object secret: only QEMU can honour this"),
+    "an object": (["--object", "secret", "--add", "disk.qcow2", "b"], "Parameter 'id' is missing"),
     "two formats": (["--add", "--image-opts", "-f", "qcow2", "disk.qcow2", "b"], "mutually exclusive"),
     "shown and changed": (["--show", "--add", "disk.qcow2", "b"], "--show, --overlay and --stream go alone, and wi"),
     "shared and changed": (["-U", "--add", "disk.qcow2", "b"], "--force-share/-U is for reading, with --show,"),

@@ -110,7 +110,7 @@ WRONG = {
     "no layer": (["-b", "", "top.qcow2"], "Did not find '' in the backing chain of 'top.qcow2'\n"),
     "itself": (["-b", "top.qcow2", "top.qcow2"], "Did not find 'top.qcow2' in the backing chain of 'top.qcow2'\n"),
     "both": (["--image-opts", "-f", "qcow2", "x"], "--image-opts and --format are mutually exclusive\n"),
-    "an object": (["--object", "secret,id=s", "top.qcow2"], "--object secret,id=s: only QEMU can honour this option\n"),
+    "an object": (["--object", "secret,id=s", "top.qcow2"], "Either 'file' or 'data' must be provided\n"),
     "shared": (
         ["--image-opts", "driver=qcow2,force-share=on,file.filename=top.qcow2"],
         "Could not open 'driver=qcow2,force-share=on,file.filename=top.qcow2': "

@@ -104,7 +104,7 @@ WRONG = {
     "small subclusters": (["-f", "qcow2", "-o", "cluster_size=8k,extended_l2=on", "x", "1M"], "at least 16384 bytes"),
     "raw without data": (["-f", "qcow2", "-o", "data_file_raw=on", "x", "1M"], "data-file-raw requires data-file"),
     "empty data file": (["-f", "qcow2", "-o", "data_file=", "x", "1M"], "Expected data file name"),
-    "encryption": (["-f", "qcow2", "-o", "encrypt.format=luks", "x", "1M"], "left to QEMU"),
+    "encryption": (["-f", "qcow2", "-o", "encrypt.format=luks", "x", "1M"], "'encrypt.key-secret' is required"),
     "too large": (["-f", "qcow2", "-o", "cluster_size=512", "x", "1T"], "too large for file format 'qcow2'"),
     "no backing format": (["-f", "qcow2", "-u", "-b", "base", "x", "1M"], "without backing format"),
     "empty backing": (["-f", "qcow2", "-b", "", "x", "1M"], "Expected backing file name"),

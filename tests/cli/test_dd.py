@@ -108,7 +108,7 @@ WRONG = {
         ["if=disk.raw", "of=out", "-f", "raw", "--image-opts"],
         "--image-opts and --format are mutually exclusive",
     ),
-    "object": (["--object", "secret,id=a"], "--object secret,id=a: only QEMU can honour this option"),
+    "object": (["--object", "secret,id=a"], "Either 'file' or 'data' must be provided"),
     "no folder": (
         ["if=disk.raw", "of=no/out", "-O", "qcow2"],
         "no/out: error while creating output image: Could not create 'no/out': No such file or directory",

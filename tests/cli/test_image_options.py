@@ -45,7 +45,7 @@ def test_an_image_by_its_options_is_the_same_image(command: str, run: Run) -> No
     for words in (["--image-opts", OPTIONS], [f"json:{JSON}"], [f"json:{JSON}", "-f", "qcow2"], ["file:disk.qcow2"]):
         assert run(command, *words) == plain
     assert run(command, "--image-opts", "file.filename=disk.qcow2,cache.direct=on,read-only") == plain
-    assert run(command, "--object", "secret,id=a,file=b", "disk.qcow2") == plain
+    assert run(command, "--object", "secret,id=a,data=b", "disk.qcow2") == plain
 
 
 def test_the_format_of_the_command_line_comes_before_that_of_the_name(run: Run) -> None:

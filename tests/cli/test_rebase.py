@@ -12,6 +12,8 @@ from qcow2c.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
 
+_OBJECT = "--object s: only secrets are known here, other objects only to QEMU"
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
@@ -93,7 +95,7 @@ def test_the_image_can_be_given_by_options(run: Run) -> None:
         ),
         (["-b", "x", "-t", "foo", "over.qcow2"], "Invalid cache option: foo"),
         (["-b", "x", "-T", "foo", "over.qcow2"], "Invalid source cache option: foo"),
-        (["-b", "x", "--object", "s", "over.qcow2"], "--object s: only QEMU can honour this option"),
+        (["-b", "x", "--object", "s", "over.qcow2"], _OBJECT),
         (["-b", "", "gone.qcow2"], "gone.qcow2: Could not open 'gone.qcow2': No such file or directory"),
         (
             ["-b", "", "--image-opts", "driver=qcow2,file.filename=over.qcow2,force-share=on"],

@@ -93,7 +93,7 @@ def test_quiet_prints_nothing(run: Run) -> None:
         (("disk.qcow2",), f"qcow2c: Not enough arguments\n{HINT}"),
         ((), f"qcow2c: Not enough arguments\n{HINT}"),
         (("a", "disk.qcow2", "1M"), f"qcow2c: Expecting image file name and size\n{HINT}"),
-        (("--object", "secret,id=a", "disk.qcow2", "1M"), "qcow2c: --object secret,id=a: only QEMU can honour"),
+        (("--object", "secret,id=a", "disk.qcow2", "1M"), "qcow2c: Either 'file' or 'data' must be provided"),
         (
             ("-f", "vdi", "disk.qcow2", "20M"),
             "qcow2c: disk.qcow2: Could not open 'disk.qcow2': Unknown driver 'vdi': it can be qcow2 or raw",

@@ -88,7 +88,7 @@ REFUSED = {
     "two actions": (["-l", "-c", "x", "disk.qcow2"], f"Cannot mix '-l', '-a', '-c', '-d', '--rename'\n{HINT}"),
     "two names": (["-c", "x", "-c", "y"], f"Cannot mix '-l', '-a', '-c', '-d', '--rename'\n{HINT}"),
     "renamed and listed": (["--rename", "x", "y", "-l"], f"Cannot mix '-l', '-a', '-c', '-d', '--rename'\n{HINT}"),
-    "an object": (["--object", "secret,id=s", "-l", "x"], "--object secret,id=s: only QEMU can honour this option\n"),
+    "an object": (["--object", "secret,id=s", "-l", "x"], "Either 'file' or 'data' must be provided\n"),
     "shared": (
         ["-U", "-c", "x", "disk.qcow2"],
         "Could not open 'disk.qcow2': force-share=on can only be used with read-only images\n",

@@ -111,10 +111,9 @@ def test_snapshots_survive_a_downgrade_that_the_real_program_does_to_their_harm(
     img(tmp_path, "check", "-q", "ours.qcow2")
 
 
-def test_help_is_the_same_but_for_encryption(capfd: pytest.CaptureFixture[str]) -> None:
+def test_help_is_the_same(capfd: pytest.CaptureFixture[str]) -> None:
     theirs = subprocess.run(
         ["qemu-img", "amend", "-f", "qcow2", "-o", "help"], capture_output=True, text=True, check=True
     )
     assert main(["amend", "-f", "qcow2", "-o", "help"]) == 0
-    kept = [line for line in theirs.stdout.splitlines() if not line.startswith("  encrypt.")]
-    assert capfd.readouterr().out.splitlines() == kept
+    assert capfd.readouterr().out == theirs.stdout

@@ -14,21 +14,36 @@ from __future__ import annotations
 import re
 from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, image_names, interrupts, option_list, progress, text
+from qcow2c.cli import arguments, image_names, interrupts, option_list, progress, secrets, text
 from qcow2c.cli.commands.create import QCOW2_OPTIONS
-from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.cli.option_list import Option
+from qcow2c.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qcow2c.crypto.secrets import OneKey
+    from qcow2c.storage.store import Store
 
 _FOR_CREATION = ("cluster_size", "compression_type", "extended_l2", "extent_size_hint", "nocow", "preallocation")
-OPTIONS = tuple(option for option in QCOW2_OPTIONS if option.name not in _FOR_CREATION)
+_KEYS = (
+    Option("encrypt.iter-time", "num", "Time to spend in PBKDF in milliseconds"),
+    Option("encrypt.keyslot", "num", "Select a single keyslot to modify explicitly"),
+    Option("encrypt.new-secret", "str", "New secret to set in the matching keyslots. Empty string to erase"),
+    Option("encrypt.old-secret", "str", "Select all keyslots that match this password"),
+    Option("encrypt.state", "str", "Select new state of affected keyslots (active/inactive)"),
+)
+_KEPT = [option for option in QCOW2_OPTIONS if option.name not in _FOR_CREATION and option not in secrets.OPTIONS]
+OPTIONS = tuple(sorted([*_KEPT, *_KEYS]))
 _HINT = "qcow2c amend --help"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 (default: detected)")
     arguments.add_creation_options(parser, "the image")
-    parser.add_argument("--force", action="store_true", help="allow what could destroy keys; there are none here")
+    parser.add_argument("--force", action="store_true", help="allow to overwrite key slots, and to remove the last one")
     arguments.add_change(parser)
 
 
@@ -45,8 +60,6 @@ def run(chosen: Namespace) -> int:
 
 
 def _run(chosen: Namespace) -> int:
-    if chosen.object is not None:
-        raise UnsupportedFeature(f"--object {chosen.object}: only QEMU can honour this option")
     for words in chosen.options:
         # A list cannot begin or end with a comma, but a value can: there two stand for one.
         if not words or any(len(found) % 2 for found in re.findall(r"^,+|,+$", words)):
@@ -61,7 +74,9 @@ def _run(chosen: Namespace) -> int:
     if chosen.cache not in arguments.CACHE_MODES:
         raise UsageError(f"Invalid cache option: {chosen.cache}")
     word = chosen.images[0]
-    named = image_names.named_image(word, image_opts=chosen.image_opts, image_format=chosen.format)
+    named = image_names.named_image(
+        word, secrets=chosen.secrets, image_opts=chosen.image_opts, image_format=chosen.format
+    )
     if named.share:
         raise UsageError(f"Could not open {word!r}: force-share=on can only be used with read-only images")
     from qcow2c.ops.amend import Amendment, amend_store, open_amendable
@@ -74,9 +89,31 @@ def _run(chosen: Namespace) -> int:
         store = stack.enter_context(open_amendable(named.filename, image_format=named.format))
         if option_list.asks_for_help(chosen.options):
             return _help("qcow2")
-        wish = Amendment(**_options(chosen.options))
+        options = _options(chosen.options)
+        keys = {name: options.pop(name) for name in list(options) if name.startswith(secrets.PREFIX)}
+        wish = Amendment(**options)
+        if keys:
+            _change_keys(store, keys, named.options.get("key"), chosen)
         amend_store(store, wish, gate=chosen.gate, **named.options)
     return 0
+
+
+def _change_keys(store: Store, given: dict[str, Any], keys: Mapping[int, OneKey] | None, chosen: Namespace) -> None:
+    """Change key slots as the options of encryption say. Raises UsageError, WrongKey."""
+    from qcow2c.ops.keys import SlotChange, change_slots
+
+    known = chosen.secrets or secrets.Secrets()
+    values = {name.removeprefix(secrets.PREFIX): value for name, value in given.items()}
+    for name in ("new-secret", "old-secret"):
+        if name in values:
+            values[name] = known.get(values[name])
+    if "state" not in values:
+        raise UsageError("Parameter 'state' is missing")
+    wish = SlotChange(
+        values["state"], values.get("keyslot"), values.get("new-secret"), values.get("old-secret"),
+        values.get("iter-time"),
+    )  # fmt: skip
+    change_slots(store, (keys or {}).get(0), wish, force=chosen.force)
 
 
 def _help(image_format: str) -> int:

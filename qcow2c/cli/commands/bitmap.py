@@ -24,10 +24,10 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from qcow2c.cli import arguments, interrupts, option_list, output, progress, sizes, text
+from qcow2c.cli import arguments, interrupts, option_list, output, progress, secrets, sizes, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, open_named
-from qcow2c.errors import Span, UnsupportedFeature, UsageError
+from qcow2c.errors import Span, UsageError
 
 if TYPE_CHECKING:
     from qcow2c.disk.disk import Disk
@@ -61,7 +61,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-F", "--source-format", metavar="FMT", help="its format")
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 or raw (default: detected)")
     parser.add_argument("--image-opts", action="store_true", help="FILE is given as driver=...,file.filename=...")
-    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
+    arguments.add_object(parser)
     parser.add_argument(
         "-U", "--force-share", action="store_true", help="read it although another program may be writing to it"
     )
@@ -85,8 +85,6 @@ def run(chosen: Namespace) -> int:
         for line in error.message.splitlines():
             text.complain(line)
         return 1
-    if chosen.object is not None:
-        raise UnsupportedFeature(f"--object {chosen.object}: only QEMU can honour this option")
     word, name = chosen.words
     named = chosen_image(chosen, word, chosen.format)
     if chosen.show:
@@ -148,7 +146,7 @@ def _change(chosen: Namespace, named: NamedImage, name: str, granularity: int | 
     source = None
     if chosen.source_file is not None:
         source = SourceImage(chosen.source_file, chosen.source_format)
-    data_file = {key: value for key, value in named.options.items() if key == "data_file"}
+    data_file = {key: value for key, value in named.options.items() if key in ("data_file", "key")}
     try:
         change(
             named.filename,
@@ -181,6 +179,7 @@ def _back_up(chosen: Namespace, named: NamedImage, name: str) -> None:
             write_stream(disk, name, Pipe(taken, "standard output").write)
             return
         create = option_list.parse(chosen.options, sorted(OPTIONS["qcow2"]))
+        secrets.settle(create, chosen.secrets)
         report = stack.enter_context(progress.shown(wanted=chosen.progress))
         write_overlay(disk, name, chosen.overlay, compress=chosen.compress, progress=report, **create)
 

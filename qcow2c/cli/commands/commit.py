@@ -37,8 +37,6 @@ def run(chosen: Namespace) -> int:
     chosen.image = ""
     try:
         rate_limit = None if chosen.rate is None else _rate(chosen.rate)
-        if chosen.object is not None:
-            raise UnsupportedFeature(f"--object {chosen.object}: only QEMU can honour this option")
         if len(chosen.images) != 1:
             text.complain("Expecting one image file name", hint="qcow2c commit --help")
             return 1

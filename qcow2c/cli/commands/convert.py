@@ -20,7 +20,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, interrupts, option_list, output, pipes, progress, sizes, text
+from qcow2c.cli import arguments, interrupts, option_list, output, pipes, progress, secrets, sizes, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, named_image, open_named, snapshot_key
 from qcow2c.cli.option_list import Option
@@ -82,7 +82,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     arguments.add_share(parser)
     parser.add_argument("--image-opts", action="store_true", help="sources are given as driver=...,file.filename=...")
     parser.add_argument("--target-image-opts", action="store_true", help="the target, too (with -n)")
-    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
+    arguments.add_object(parser)
     arguments.add_gate(parser)
     parser.add_argument("images", metavar="FILE", nargs="*", help="sources, and the target")
 
@@ -141,9 +141,8 @@ def _judge(chosen: Namespace) -> None:
     for holds, message in problems:
         if holds:
             raise UsageError(message)
-    for value, name in ((chosen.rate, "-r"), (chosen.object, "--object")):
-        if value is not None:
-            raise UnsupportedFeature(f"{name} {value}: only QEMU can honour this option")
+    if chosen.rate is not None:
+        raise UnsupportedFeature(f"-r {chosen.rate}: only QEMU can honour this option")
 
 
 def _how(chosen: Namespace, output_format: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -162,6 +161,7 @@ def _how(chosen: Namespace, output_format: str) -> tuple[dict[str, Any], dict[st
     if chosen.threads is not None and (not chosen.threads.isdecimal() or not 1 <= int(chosen.threads) <= 16):
         raise UsageError("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16")
     create = option_list.parse(chosen.options, _known(output_format))
+    secrets.settle(create, chosen.secrets)
     if "compression_level" in create:
         how["compression_level"] = create.pop("compression_level")
     create.pop("size", None)
@@ -198,13 +198,15 @@ def _copy(
     if snapshot is not None and len(sources) > 1:
         raise UsageError("No support for concatenating multiple snapshot")
     made = How(**how)
+    target_key = None
     place: Any
     if target == _STREAM:
         place = Pipe(output.unbuffered(sys.stdout, "output"), "standard output")
     elif pipes.is_pipe(target):
         place = Pipe(pipes.opened(target, "wb"), target)
     else:
-        named = named_image(target, image_opts=chosen.target_image_opts)
+        named = named_image(target, secrets=chosen.secrets, image_opts=chosen.target_image_opts)
+        target_key = named.options.pop("key", None)
         if named.options:
             raise UsageError("only the image itself and its driver can be given as the target")
         place = named.filename
@@ -226,7 +228,17 @@ def _copy(
         disks = [stack.enter_context(_opened(chosen, word, snapshot)) for word in sources]
         chosen.image = target
         warn = None if chosen.quiet else _warn
-        copy_disks(disks, place, output_format, made, progress=report, warn=warn, gate=chosen.gate, **create)
+        copy_disks(
+            disks,
+            place,
+            output_format,
+            made,
+            progress=report,
+            warn=warn,
+            gate=chosen.gate,
+            target_key=target_key,
+            **create,
+        )
 
 
 def _opened(chosen: Namespace, word: str, snapshot: str | SnapshotKey | None) -> AbstractContextManager[Disk]:

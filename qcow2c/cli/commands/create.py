@@ -13,9 +13,9 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
 
-from qcow2c.cli import arguments, option_list, sizes, text
+from qcow2c.cli import arguments, option_list, secrets, sizes, text
 from qcow2c.cli.option_list import Option
-from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.errors import UsageError
 from qcow2c.storage.file_names import plain_path
 
 _EXTENT_SIZE = Option("extent_size_hint", "size", "Extent size hint for the image file, 0 to disable")
@@ -27,6 +27,7 @@ QCOW2_OPTIONS = (
     Option("compression_type", "str", "Compression method used for image cluster compression"),
     Option("data_file", "str", "File name of an external data file"),
     Option("data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"),
+    *secrets.OPTIONS,
     Option("extended_l2", "bool (on/off)", "Extended L2 tables"),
     _EXTENT_SIZE,
     Option("lazy_refcounts", "bool (on/off)", "Postpone refcount updates"),
@@ -45,6 +46,15 @@ OPTIONS = {"qcow2": QCOW2_OPTIONS, "raw": RAW_OPTIONS}
 
 SHOWN = {
     "qcow2": (
+        "encryption",
+        "encrypt.format",
+        "encrypt.key-secret",
+        "encrypt.cipher-alg",
+        "encrypt.cipher-mode",
+        "encrypt.ivgen-alg",
+        "encrypt.ivgen-hash-alg",
+        "encrypt.hash-alg",
+        "encrypt.iter-time",
         "cluster_size",
         "extended_l2",
         "preallocation",
@@ -87,14 +97,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "-u", "--unsafe", "--backing-unsafe", action="store_true", help="do not look at the backing file"
     )
     arguments.add_creation_options(parser)
-    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
+    arguments.add_object(parser)
     parser.add_argument("image", metavar="FILE", nargs="?", help="the image to create")
     parser.add_argument("size", metavar="SIZE", nargs="?", help="virtual disk size, with k, M, G, T, P or E")
 
 
 def run(chosen: Namespace) -> int:
-    if chosen.object is not None:
-        raise UnsupportedFeature(f"--object {chosen.object}: only QEMU can honour this option")
     if chosen.format not in OPTIONS:
         chosen.image = chosen.image or "create"
         raise UsageError(f"Unknown file format {chosen.format!r}: it can be qcow2 or raw")
@@ -111,6 +119,8 @@ def run(chosen: Namespace) -> int:
         return 1
     if not chosen.quiet:
         text.report(f"Formatting {_quoted(chosen.image)}, fmt={chosen.format} {_shown(chosen.format, options)}\n")
+    if chosen.format != "raw":
+        secrets.settle(options, chosen.secrets)
     _create(chosen.image, chosen.format, options)
     return 0
 

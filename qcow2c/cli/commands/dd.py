@@ -32,15 +32,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-O", "--output-format", metavar="FMT", default="raw", help="format of the copy: qcow2 or raw")
     arguments.add_share(parser)
     parser.add_argument("--image-opts", action="store_true", help="if= is given as driver=...,file.filename=...")
-    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
+    arguments.add_object(parser)
     arguments.add_gate(parser)
     parser.add_argument("operands", metavar="NAME=VALUE", nargs="*", help="what to copy, see above")
 
 
 def run(chosen: Namespace) -> int:
     try:
-        if chosen.object is not None:
-            raise UnsupportedFeature(f"--object {chosen.object}: only QEMU can honour this option")
         files, numbers = _operands(chosen.operands)
         source = image_names.chosen_image(chosen, files["if"], chosen.format)
     except (UsageError, UnsupportedFeature) as error:

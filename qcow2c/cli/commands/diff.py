@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, interrupts, option_list, output, progress, text
+from qcow2c.cli import arguments, image_names, interrupts, option_list, output, progress, secrets, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, open_named, snapshot_key
 from qcow2c.errors import UsageError
@@ -56,7 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     arguments.add_gate(parser)
     parser.add_argument("image", metavar="FROM", help="the image of the earlier state")
     parser.add_argument("second", metavar="TO", nargs="?", help="the image of the later state")
-    parser.set_defaults(image_opts=False)
+    image_names.add_arguments(parser, "each image")
 
 
 def run(chosen: Namespace) -> int:
@@ -105,7 +105,8 @@ def _write_overlay(chosen: Namespace, named: NamedImage, before: Disk, after: Di
     from qcow2c.ops.diff import write_overlay
 
     create: dict[str, Any] = option_list.parse(chosen.options, sorted(OPTIONS["qcow2"]))
-    if named.options:
+    secrets.settle(create, chosen.secrets)
+    if named.options.keys() - {"key"}:
         raise UsageError("only the image itself and its driver can be given as FROM of an overlay")
     base = named.filename
     if not os.path.isabs(base):  # As seen from the overlay.

@@ -17,7 +17,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import Any
 
-from qcow2c.cli import arguments, interrupts, option_list, pipes, progress, text
+from qcow2c.cli import arguments, image_names, interrupts, option_list, pipes, progress, secrets, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import chosen_image, open_named, snapshot_key
 from qcow2c.errors import UsageError
@@ -37,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="the image file")
     parser.add_argument("snapshot", metavar="SNAPSHOT", help="the snapshot")
     parser.add_argument("target", metavar="OUTPUT", help="the new file")
-    parser.set_defaults(image_opts=False)
+    image_names.add_arguments(parser)
 
 
 def run(chosen: Namespace) -> int:
@@ -46,6 +46,7 @@ def run(chosen: Namespace) -> int:
         text.write(option_list.listing(chosen.output_format, known))
         return 0
     create: dict[str, Any] = option_list.parse(chosen.options, known)
+    secrets.settle(create, chosen.secrets)
     if create.pop("size", None) is not None:
         raise UsageError("the result has the size of the image")
     for name, given in (("backing_file", chosen.backing), ("backing_fmt", chosen.backing_format)):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, image_names, option_list, sizes, text
+from qcow2c.cli import arguments, image_names, option_list, secrets, sizes, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UsageError
@@ -101,6 +101,7 @@ def _options(chosen: Namespace, known: list[Option]) -> dict[str, Any]:
         found = option_list.parse(chosen.options, known)
     except UsageError as exc:
         raise UsageError(f"{exc}\nInvalid options for file format {chosen.output_format!r}") from exc
+    secrets.settle(found, chosen.secrets)
     return found
 
 

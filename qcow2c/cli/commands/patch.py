@@ -17,7 +17,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import BinaryIO
 
-from qcow2c.cli import arguments, interrupts, progress, text
+from qcow2c.cli import arguments, image_names, interrupts, progress, text
 from qcow2c.errors import UsageError
 
 _STREAM = "-"
@@ -28,6 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 or raw (default: detected)")
     parser.add_argument("-p", "--progress", action="store_true", help="show progress")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    image_names.add_arguments(parser)
     arguments.add_gate(parser)
     parser.add_argument("image", metavar="IMAGE", help="the image to change")
     parser.add_argument("stream", metavar="STREAM", nargs="?", default=_STREAM, help="the stream (-: standard input)")
@@ -36,6 +37,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     from qcow2c.ops.patch import patch
 
+    named = image_names.named_image(
+        chosen.image, secrets=chosen.secrets, image_opts=chosen.image_opts, image_format=chosen.format
+    )
+    how = {"image_format": named.format, "key": named.options.get("key")}
     with ExitStack() as stack:
         stack.enter_context(interrupts.handled())
         stream: BinaryIO
@@ -48,7 +53,7 @@ def run(chosen: Namespace) -> int:
         else:
             stream = sys.stdin.buffer
         report = stack.enter_context(progress.shown(wanted=chosen.progress and not chosen.quiet))
-        count = patch(chosen.image, stream, image_format=chosen.format, gate=chosen.gate, progress=report)
+        count = patch(named.filename, stream, **how, gate=chosen.gate, progress=report)
     if not chosen.quiet:
         text.report(f"{chosen.image}: {count} ranges written\n")
     return 0

@@ -50,8 +50,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     chosen.image = ""
-    if chosen.object is not None:
-        raise UnsupportedFeature(f"--object {chosen.object}: only QEMU can honour this option")
     if len(chosen.images) != 1:
         text.complain("Expecting one image file name", hint=_HINT)
         return 1
@@ -71,7 +69,9 @@ def _rebase(chosen: Namespace, report: Progress | None) -> None:
         if mode not in arguments.CACHE_MODES:
             raise UsageError(f"Invalid {what} option: {mode}")
     word = chosen.images[0]
-    named = image_names.named_image(word, image_opts=chosen.image_opts, image_format=chosen.format)
+    named = image_names.named_image(
+        word, secrets=chosen.secrets, image_opts=chosen.image_opts, image_format=chosen.format
+    )
     if named.share:
         raise UsageError(f"Could not open {word!r}: force-share=on can only be used with read-only images")
     from qcow2c.ops.rebase import NewBacking, open_overlay, rebase_overlay

@@ -43,7 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     arguments.add_drop_trailing(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("--image-opts", action="store_true", help="FILE is given as driver=...,file.filename=...")
-    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
+    arguments.add_object(parser)
     arguments.add_gate(parser)
     parser.add_argument("words", metavar="FILE SIZE", nargs="*", help="the image, and its new size")
 
@@ -53,8 +53,6 @@ def run(chosen: Namespace) -> int:
     try:
         if chosen.preallocation not in _MODES:
             raise UsageError(f"Invalid preallocation mode '{chosen.preallocation}'")
-        if chosen.object is not None:
-            raise UnsupportedFeature(f"--object {chosen.object}: only QEMU can honour this option")
         if len(chosen.words) != 2:
             problem = "Not enough arguments" if len(chosen.words) < 2 else "Expecting image file name and size"
             text.complain(problem, hint="qcow2c resize --help")
@@ -79,7 +77,9 @@ def _change(word: str) -> tuple[int, int]:
 
 
 def _resize(chosen: Namespace, word: str, change: tuple[int, int]) -> None:
-    named = image_names.named_image(word, image_opts=chosen.image_opts, image_format=chosen.format)
+    named = image_names.named_image(
+        word, secrets=chosen.secrets, image_opts=chosen.image_opts, image_format=chosen.format
+    )
     if named.share:
         raise UsageError(f"Could not open {word!r}: force-share=on can only be used with read-only images")
     from qcow2c.ops.resize import open_resizable, require_wanted

@@ -63,7 +63,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "-U", "--force-share", action="store_true", help="with -l: although another program may be writing to it"
     )
     parser.add_argument("--image-opts", action="store_true", help="FILE is given as driver=...,file.filename=...")
-    parser.add_argument("--object", metavar="OBJECT", help="(only QEMU has objects)")
+    arguments.add_object(parser)
     parser.add_argument("images", metavar="FILE", nargs="*", help="the image")
 
 
@@ -77,8 +77,6 @@ def run(chosen: Namespace) -> int:
     if len(actions) > 1:
         text.complain("Cannot mix '-l', '-a', '-c', '-d', '--rename'", hint=_HINT)
         return 1
-    if chosen.object is not None:
-        raise UnsupportedFeature(f"--object {chosen.object}: only QEMU can honour this option")
     if len(chosen.images) != 1:
         text.complain("Expecting one image file name", hint=_HINT)
         return 1
