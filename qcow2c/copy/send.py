@@ -25,10 +25,9 @@ from qcow2c.disk.opening import open_image
 from qcow2c.errors import UsageError
 from qcow2c.format import codecs
 from qcow2c.light import replace
-from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.gate import Gate, GateFunction, any_file, gate_for
 from qcow2c.storage.locks import Use
-from qcow2c.storage.new_file import FileHints, complete_file, new_file
+from qcow2c.storage.new_file import FileHints, complete_file, is_there, new_file
 from qcow2c.storage.sources import Store, opened
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def send(
             data_file=create.get("data_file"),
             gate=gate,
         )
-    if _is_there(target) and not how.over_backing and create.get("backing_file") is None:
+    if is_there(target) and not how.over_backing and create.get("backing_file") is None:
         copy.try_first()
     if isinstance(target, Pipe):
         _to_pipe(copy, target, output_format, how, create, bitmaps)
@@ -90,11 +89,7 @@ def send(
 
 def _built_file(target: Any, use: Use, *, hints: FileHints, durable: bool) -> AbstractContextManager[Store]:
     """Open the file of an image that is built: a new one under its own name, as it has no magic value until the end."""
-    return (complete_file if _is_there(target) else new_file)(target, use, hints=hints, durable=durable)
-
-
-def _is_there(target: object) -> bool:
-    return isinstance(target, str | os.PathLike) and os.path.exists(plain_path(target))
+    return (complete_file if is_there(target) else new_file)(target, use, hints=hints, durable=durable)
 
 
 def is_built(how: How, create: NewImageOptions) -> bool:

@@ -21,7 +21,7 @@ from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import UsageError, doing
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
-from qcow2c.storage.new_file import complete_file, new_file
+from qcow2c.storage.new_file import complete_file, is_there, new_file
 from qcow2c.storage.sources import Source, Store
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def copy_part(disk: Disk, target: Any, part: Part, output_format: str) -> None:
     with ExitStack() as stack:
         with doing("error while creating output image"):
             source.require_other(target)
-            place = complete_file(target, Use.WRITABLE_DATA_FILE) if is_raw else new_file(target, Use.WRITABLE_IMAGE)
-            store = stack.enter_context(place)
+            use = Use.WRITABLE_DATA_FILE if is_raw else Use.WRITABLE_IMAGE
+            store = stack.enter_context((complete_file if is_raw or is_there(target) else new_file)(target, use))
         taker: Target = RawTarget(store, unit=_SPARSE_SIZE)
         if not is_raw:
             taker = NewImageTarget(ImageBuilder(store, CreateOptions(copy.size)))

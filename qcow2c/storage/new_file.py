@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -14,6 +15,8 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.partial_file import partial_file, partial_name
 from qcow2c.storage.sources import Store, opened
 from qcow2c.storage.store import lacks_room
+
+_COPY_BYTES = 1 << 20
 
 
 class FileHints(NamedTuple):
@@ -43,10 +46,10 @@ def _resolved(path: str | os.PathLike[str]) -> str:
 def replacement(old: LocalFile, use: Use) -> Iterator[LocalFile]:
     """Open an empty file that takes the name, mode, owner and extended attributes of another one in the end.
 
-    `old` is open and locked by the caller, by a path without links. Durable order: all of the new file, the rename,
-    the directory. A crash, an error or an interrupt before the rename leaves the old file as it is (a crash leaves
-    the half-made one, too, under a name that begins with a dot). Raises UsageError where the file has several names,
-    StoreError, ImageLocked.
+    `old` is open and locked by the caller, by a path without links; where something is mounted at it, its content is
+    replaced (see `_takes_name`). Durable order: all of the new file, the rename, the directory. A crash, an error or an
+    interrupt before the rename leaves the old file as it is (a crash leaves the half-made one, too, under a name that
+    begins with a dot). Raises UsageError where the file has several names, StoreError, ImageLocked.
     """
     status = os.stat(old.path)
     if status.st_nlink > 1:
@@ -62,10 +65,11 @@ def replacement(old: LocalFile, use: Use) -> Iterator[LocalFile]:
             yield new
             new.flush()
             old.require_name()
-            new.rename(old.path, status.st_mode)
-            new.flush_name()
+            if _takes_name(new, old.path, old, status.st_mode):
+                new.flush_name()
         except BaseException as exc:
-            new.remove()
+            if not isinstance(exc, _HalfWritten):
+                new.remove()
             if isinstance(exc, StoreError) and lacks_room(exc):
                 raise _no_room_beside(exc) from exc
             raise
@@ -161,6 +165,50 @@ def complete_file(
         file.require_name()
 
 
+class _HalfWritten(StoreError):
+    """The old file holds but the beginning of the new content, all of which is in the partial file."""
+
+
+def is_there(target: object) -> bool:
+    """Return whether a target is the path of something that is there."""
+    return isinstance(target, str | os.PathLike) and os.path.exists(plain_path(target))
+
+
+def _takes_name(new: LocalFile, final: str, old: LocalFile | None, mode: int | None = None) -> bool:
+    """Give a complete file its name; return False where only its content could take the place of the old one's.
+
+    So it is with a name at which something is mounted, as containers have them. Durable order: the new file, the old
+    one; then the new one goes. A crash leaves the old file, or the beginning of the new content in it, with the whole
+    of that in the partial file beside it. Raises StoreError.
+    """
+    try:
+        new.rename(final, mode)
+    except StoreError as exc:
+        if old is None or exc.errno != errno.EBUSY:
+            raise
+        new.flush()
+        try:
+            _write_over(old, new)
+        except StoreError as failed:
+            hint = f"the whole of it is in {new.path!r}: move it away before the next attempt"
+            raise _HalfWritten(f"{failed.message}; {hint}", errno=failed.errno, filename=failed.filename) from failed
+        new.remove()
+        return False
+    return True
+
+
+def _write_over(old: LocalFile, new: LocalFile) -> None:
+    """Let a file hold what another one does, holes included; it is durable then. Raises StoreError."""
+    size = new.size()
+    old.truncate(0)
+    for span, is_data in new.extents(0, size) if size else ():
+        for at in range(span.offset, span.end, _COPY_BYTES) if is_data else ():
+            old.pwrite(new.pread(min(_COPY_BYTES, span.end - at), at), at)
+    if old.size() < size:
+        old.truncate(size)
+    old.flush()
+
+
 @contextmanager
 def _named_in_the_end(partial: LocalFile, final: str, old: LocalFile | None, *, durable: bool) -> Iterator[None]:
     """Give a partial file its name once it is complete; what fails removes it. Raises StoreError."""
@@ -168,11 +216,12 @@ def _named_in_the_end(partial: LocalFile, final: str, old: LocalFile | None, *, 
         yield
         if old is not None:
             old.require_name()
-        partial.rename(final)
-        if durable:
+        if _takes_name(partial, final, old) and durable:
             partial.flush_name()
     except BaseException as exc:
-        if old is None or partial.path != final:  # Once it has replaced the old file, it is all there is.
+        if not isinstance(exc, _HalfWritten) and (
+            old is None or partial.path != final
+        ):  # Once it has replaced the old file, it is all there is.
             partial.remove()
         if old is not None and isinstance(exc, StoreError) and lacks_room(exc):
             raise _no_room_beside(exc) from exc

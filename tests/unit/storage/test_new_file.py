@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -149,3 +150,31 @@ def test_a_name_of_the_greatest_length_has_room_for_another_beside_it(tmp_path: 
     with closing(LocalFile(path, writable=True)) as file, replacement(file, Use.WRITABLE_IMAGE) as new:
         new.pwrite(b"new", 0)
     assert path.read_bytes() == b"new"
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """Return a name at which a file is mounted, where that is allowed."""
+    name = tmp_path / "there" / "disk"
+    name.parent.mkdir()
+    name.touch()
+    (tmp_path / "kept").write_bytes(b"old and longer than the new")
+    if os.geteuid() or subprocess.run(["mount", "--bind", tmp_path / "kept", name], check=False).returncode:
+        pytest.skip("nothing mounted at a file: only the superuser can do that")
+    try:
+        yield name
+    finally:
+        subprocess.run(["umount", name], check=True)
+
+
+def test_where_something_is_mounted_the_content_is_replaced(mounted: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").chmod(0o604)
+    identity = mounted.stat().st_ino
+    with complete_file(mounted, Use.WRITABLE_IMAGE) as new:
+        new.pwrite(b"first", 0)
+    assert (tmp_path / "kept").read_bytes() == b"first"
+    with closing(LocalFile(mounted, writable=True)) as file, replacement(file, Use.WRITABLE_IMAGE) as new:
+        new.pwrite(b"second", 1 << 20)
+    assert (tmp_path / "kept").read_bytes() == bytes(1 << 20) + b"second"
+    assert mounted.stat().st_ino == identity and stat.S_IMODE(mounted.stat().st_mode) == 0o604
+    assert list(mounted.parent.iterdir()) == [mounted]
