@@ -172,8 +172,14 @@ class Image(PositionedFile):
                 return bytes(length)
         return self._pread_any(length, offset)
 
-    def _pread_any(self, length: int, offset: int) -> bytes:
+    def _check_sound(self) -> None:
+        """Raise UsageError for a closed image, StoreError for one whose flush has failed: nothing succeeds any more."""
         self._check_open()
+        if self._engine is not None:
+            self._engine.require_sound()
+
+    def _pread_any(self, length: int, offset: int) -> bytes:
+        self._check_sound()
         if offset < 0 or length < 0:
             raise UsageError(f"cannot read {length} bytes at offset {offset}: negative")
         buffer = bytearray(max(0, min(length, self._size - offset)))
@@ -185,7 +191,7 @@ class Image(PositionedFile):
         offset = index(offset)
         if offset < 0:
             raise UsageError(f"cannot read at offset {offset}: negative")
-        self._check_open()
+        self._check_sound()
         view = memoryview(buffer).cast("B")
         inside = view[: max(0, min(len(view), self._size - offset))]
         self.layer.read_into(inside, offset)

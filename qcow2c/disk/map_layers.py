@@ -61,6 +61,7 @@ def _mapped(layer: Layer) -> MappedLayer:
     if layer.header is None:
         return MappedLayer(layer, -(-layer.disk_size // SECTOR_SIZE) * SECTOR_SIZE, flags, preallocated=False)
     size = layer.disk_size // SECTOR_SIZE * SECTOR_SIZE
+    layer.require_whole()
     return MappedLayer(layer, size, flags, preallocated=has_preallocated_metadata(layer.store, layer.header))
 
 

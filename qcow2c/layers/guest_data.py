@@ -24,12 +24,12 @@ def require_key(layer: Layer, guest: Span | None = None) -> None:
 
 
 def fetch_data(
-    store: Store, geometry: Geometry, cipher: GuestCipher | None, buffer: memoryview, run: Run
+    store: Store, geometry: Geometry, cipher: GuestCipher | None, buffer: memoryview, run: Run, *, known_size: int = 0
 ) -> CorruptData | None:
     """Fill a buffer with a run of data clusters; return an error for what the file does not have, which are zeros then.
 
-    The last cluster of a file may be cut short, and then ends in zeros. One that begins past the end is lost.
-    Raises StoreError.
+    The last cluster of a file may be cut short, and then ends in zeros. One that begins past the end is lost, and so is
+    every byte that a file of a `known_size` had when it was opened, and has no more. Raises StoreError.
     """
     if cipher is None:
         done = store.readinto_at(buffer, run.host_offset)
@@ -43,6 +43,9 @@ def fetch_data(
     size = store.size()
     cluster_start = run.host_offset & -geometry.cluster_size
     first_lost = max(cluster_start, geometry.clusters(size) * geometry.cluster_size)
+    was_cut = size < known_size
+    if was_cut:
+        first_lost = size
     kept = max(0, min(len(buffer), first_lost - run.host_offset))
     if kept == len(buffer):
         return None
@@ -50,4 +53,6 @@ def fetch_data(
     guest = Span(run.guest_offset + kept, len(buffer) - kept)
     where = Span(run.host_offset + kept, len(buffer) - kept)
     message = f"the host cluster is past the end of the file at {size:#x}"
+    if was_cut:
+        message += f", which was cut off since it was opened: it had {known_size} bytes"
     return CorruptData(message, where=where, guest=guest, spec="Cluster mapping")

@@ -92,6 +92,10 @@ class Layer(Protocol):
         """Return the first of the `runs` of a range, which is not empty. Raises as they do."""
         ...
 
+    def require_whole(self) -> None:
+        """Raise StoreError where the file of its data was cut off since it was opened: what it lacks is no hole."""
+        ...
+
     def table_entries(self, start: int, end: int) -> int:
         """Return how many entries of tables describe a range, subclusters counted; 0 where there are no tables."""
         ...
@@ -115,6 +119,9 @@ class RawLayer:
         if done < len(buffer):
             self._require_whole(guest_offset, guest_offset + len(buffer))
             fill_zeros(buffer[done:])
+
+    def require_whole(self) -> None:
+        self._require_whole(0, self.disk_size)
 
     def _require_whole(self, start: int, end: int) -> None:
         """Raise StoreError if bytes of a range were cut off since the file was opened."""

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from qcow2c.errors import CorruptData, CorruptMetadata, Span
+from qcow2c.errors import CorruptData, CorruptMetadata, Span, StoreError
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.table_rules import L1_RULES, broken_rules, l2_rules
@@ -98,6 +98,9 @@ class Reader:
         self._rules = l2_rules(geometry)
         self._words = geometry.l2_entry_words
         self._file_end = 0
+        # What somebody else cuts off of a file is lost, and no zeros; a writer makes its file shorter itself.
+        reads = self.turn is AT_ONCE
+        self._known_sizes = (self.store.size(), self.data_store.size()) if reads else (0, 0)
         self._cluster_bits = geometry.cluster_bits
         self._cluster_mask = geometry.cluster_size - 1
         self._l2_mask = geometry.l2_entries - 1
@@ -294,6 +297,9 @@ class Reader:
         if not data:
             message = f"L1 entry {entry:#018x}: the L2 table is past the end of the file at {self.store.size():#x}"
             raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
+        if len(data) < geometry.cluster_size and self.store.size() < self._known_sizes[0]:
+            message = f"L1 entry {entry:#018x}: the L2 table was cut off since {self.store.name!r} was opened"
+            raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
         # The last cluster of a file may be cut short where the rest of it is zeros.
         return Table(layout.words(data.ljust(geometry.cluster_size, b"\0")), at)
 
@@ -353,8 +359,16 @@ class Reader:
         else:
             self._fetch_compressed(buffer, run)
 
+    def require_whole(self) -> None:
+        """Raise StoreError where the file of its data was cut off since it was opened, unless that is salvaged."""
+        size, known = self.data_store.size(), self._known_sizes[1]
+        if size < known and self.salvage is None:
+            name = self.data_store.name
+            message = f"{name!r} was cut off since it was opened: it had {known} bytes, and has {size}"
+            raise StoreError(message, where=Span(size, known - size), filename=self.data_store.path)
+
     def _fetch_data(self, buffer: memoryview, run: Run) -> None:
-        lost = fetch_data(self.data_store, self.geometry, self.cipher, buffer, run)
+        lost = fetch_data(self.data_store, self.geometry, self.cipher, buffer, run, known_size=self._known_sizes[1])
         if lost is not None:
             self._lose(lost)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import qcow2c
-from qcow2c.errors import CorruptMetadata
+from qcow2c.errors import CorruptData, CorruptMetadata, Span, StoreError
 from qcow2c.format.header import Header
 from qcow2c.format.layout import words
 from qcow2c.ops import bitmaps
@@ -141,3 +143,56 @@ def test_opening_for_writing_alone_changes_nothing() -> None:
     with qcow2c.open(data, "r+"):
         pass
     assert bytes(data) == before
+
+
+# --- cut while they are open ----------------------------------------------------------------------------------------
+
+
+def three(folder: Path) -> dict[str, Path]:
+    """Make an image, one over it, and one with a data file; each holds a cluster of data at its end."""
+    paths = {name: folder / name for name in ("image", "over", "split", "data")}
+    qcow2c.create(paths["image"], 4 * CLUSTER)
+    qcow2c.create(paths["over"], 4 * CLUSTER, backing_file="image", backing_fmt="qcow2")
+    qcow2c.create(paths["split"], 4 * CLUSTER, data_file=str(paths["data"]))
+    for name in ("image", "split"):
+        with qcow2c.open(paths[name], "r+") as disk:
+            disk.pwrite(b"x", 0)
+            disk.flush()  # The L2 table has its place.
+            disk.pwrite(b"x" * CLUSTER, 3 * CLUSTER)
+    return paths
+
+
+@pytest.mark.parametrize(("opened", "cut"), [("image", "image"), ("over", "image"), ("split", "data")])
+def test_a_file_that_is_cut_inside_a_cluster_while_it_is_open_is_an_error(
+    opened: str, cut: str, tmp_path: Path
+) -> None:
+    paths = three(tmp_path)
+    size = paths[cut].stat().st_size
+    with qcow2c.open(paths[opened]) as image, qcow2c.open(paths[opened], on_error="zero") as salvaging:
+        assert image.pread(CLUSTER, 3 * CLUSTER) == b"x" * CLUSTER
+        os.truncate(paths[cut], size - CLUSTER // 2)
+        assert image.pread(CLUSTER // 2, 3 * CLUSTER) == b"x" * (CLUSTER // 2)
+        for length, offset in ((CLUSTER, 3 * CLUSTER), (1, 4 * CLUSTER - 1), (4 * CLUSTER, 0)):
+            with pytest.raises(CorruptData, match=f"cut off since it was opened: it had {size} bytes") as caught:
+                image.pread(length, offset)
+            assert caught.value.guest is not None and caught.value.guest.end == 4 * CLUSTER
+        for use in (lambda: qcow2c.convert(image, tmp_path / "copy"), lambda: list(image.extents())):
+            with pytest.raises(StoreError, match="was cut off since it was opened"):
+                use()
+        assert salvaging.pread(CLUSTER, 3 * CLUSTER) == b"x" * (CLUSTER // 2) + bytes(CLUSTER // 2)
+        assert [lost.guest for lost in salvaging.salvaged] == [Span(3 * CLUSTER + CLUSTER // 2, CLUSTER // 2)]
+
+
+def test_a_table_that_is_cut_while_the_image_is_open_is_an_error(tmp_path: Path) -> None:
+    paths = three(tmp_path)
+    with qcow2c.open(paths["split"]) as image:  # The L2 table is the last cluster of its file.
+        os.truncate(paths["split"], paths["split"].stat().st_size - 512)
+        with pytest.raises(CorruptMetadata, match="the L2 table was cut off since"):
+            image.pread(1, 0)
+
+
+def test_a_file_that_was_cut_before_ends_in_zeros(tmp_path: Path) -> None:
+    paths = three(tmp_path)
+    os.truncate(paths["image"], paths["image"].stat().st_size - CLUSTER // 2)
+    with qcow2c.open(paths["over"]) as image:
+        assert image.pread(CLUSTER, 3 * CLUSTER) == b"x" * (CLUSTER // 2) + bytes(CLUSTER // 2)
