@@ -143,6 +143,9 @@ class _PreparedLayer:
         for _, span in reader.metadata:
             after = max(0, span.offset - self.geometry.cluster_size + 1)
             broken |= named & (at >= np.uint64(after)) & (at < np.uint64(span.end))
+        blocks = reader.refcount_blocks() if named.any() else ()
+        if blocks:
+            broken |= named & np.isin(at, np.array(sorted(blocks), dtype=np.uint64))
         return broken
 
     def _in_holes(self, l1: U64Array) -> Bools:

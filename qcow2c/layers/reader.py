@@ -33,6 +33,7 @@ from qcow2c.layers.decompressed import DecompressedClusters
 from qcow2c.layers.direct import locator
 from qcow2c.layers.guest_data import fetch_data, require_key
 from qcow2c.layers.layer import Layer, Run
+from qcow2c.layers.refcount_places import refcount_places
 from qcow2c.layers.state import LoadedState, load_state
 from qcow2c.layers.turn import AT_ONCE
 from qcow2c.storage.processes import fork_safe
@@ -87,6 +88,7 @@ class Reader:
         self.geometry = geometry = state.header.geometry
         self.disk_size = state.disk_size
         self.metadata = metadata
+        self._refcount_places: frozenset[int] | None = None
         self.l1_table = state.l1_table
         """The L1 entries; fewer than are declared where the file ends a cluster or more before the table does."""
         self.l1_offset = state.l1_offset
@@ -278,6 +280,21 @@ class Reader:
             message = f"L1 entry {l1_index} is past the end of the file at {self.store.size():#x}"
             raise CorruptMetadata(message, where=layout.word_span(self.l1_offset, l1_index), guest=guest, spec="Header")
 
+    def _overlapped(self, at: int) -> str | None:
+        """Return what an L2 table would overlap, None for nothing that is known without much reading."""
+        for name, span in self.metadata:
+            if at < span.end and span.offset < at + self.geometry.cluster_size:
+                return f"the {name}"
+        return "a refcount block" if at in self.refcount_blocks() else None
+
+    def refcount_blocks(self) -> frozenset[int]:
+        """Return the host offsets of refcount blocks that no L2 table may have, as far as they are known cheaply."""
+        if not self.metadata or self.store.writable:  # Who writes may have other blocks meanwhile.
+            return frozenset()
+        if self._refcount_places is None:
+            self._refcount_places = refcount_places(self.store, self.header)
+        return self._refcount_places
+
     def _load_table(self, l1_index: int) -> Table | None:
         entry, geometry = self.l1_table[l1_index], self.geometry
         if not entry:
@@ -289,10 +306,10 @@ class Reader:
             raise CorruptMetadata(f"L1 entry {entry:#018x}: {rule.message}", where=where, guest=guest, spec=rule.spec)
         if not at:
             return None
-        for name, span in self.metadata:
-            if at < span.end and span.offset < at + geometry.cluster_size:
-                message = f"L1 entry {entry:#018x}: the L2 table overlaps the {name}"
-                raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
+        overlapped = self._overlapped(at)
+        if overlapped is not None:
+            message = f"L1 entry {entry:#018x}: the L2 table overlaps {overlapped}"
+            raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
         data = self.store.pread(geometry.cluster_size, at)
         if not data:
             message = f"L1 entry {entry:#018x}: the L2 table is past the end of the file at {self.store.size():#x}"
