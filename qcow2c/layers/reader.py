@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ class Reader:
         self.geometry = geometry = state.header.geometry
         self.disk_size = state.disk_size
         self.metadata = metadata
-        self._refcount_places: frozenset[int] | None = None
+        self._refcount_places = lru_cache(1)(partial(refcount_places, self.store, state.header))
         self.l1_table = state.l1_table
         """The L1 entries; fewer than are declared where the file ends a cluster or more before the table does."""
         self.l1_offset = state.l1_offset
@@ -288,12 +289,8 @@ class Reader:
         return "a refcount block" if at in self.refcount_blocks() else None
 
     def refcount_blocks(self) -> frozenset[int]:
-        """Return the host offsets of refcount blocks that no L2 table may have, as far as they are known cheaply."""
-        if not self.metadata or self.store.writable:  # Who writes may have other blocks meanwhile.
-            return frozenset()
-        if self._refcount_places is None:
-            self._refcount_places = refcount_places(self.store, self.header)
-        return self._refcount_places
+        """Return host offsets of refcount blocks that are known cheaply; none where a writer may have others."""
+        return self._refcount_places() if self.metadata and not self.store.writable else frozenset()
 
     def _load_table(self, l1_index: int) -> Table | None:
         entry, geometry = self.l1_table[l1_index], self.geometry
@@ -306,8 +303,7 @@ class Reader:
             raise CorruptMetadata(f"L1 entry {entry:#018x}: {rule.message}", where=where, guest=guest, spec=rule.spec)
         if not at:
             return None
-        overlapped = self._overlapped(at)
-        if overlapped is not None:
+        if overlapped := self._overlapped(at):
             message = f"L1 entry {entry:#018x}: the L2 table overlaps {overlapped}"
             raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
         data = self.store.pread(geometry.cluster_size, at)
