@@ -7,7 +7,12 @@ from it because nearly every module needs some of them, and hardly one needs Con
 from __future__ import annotations
 
 import enum
-from typing import Final
+
+from qcow2c.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
+
 
 MAGIC: Final = b"QFI\xfb"
 

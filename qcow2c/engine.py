@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from qcow2c.bitmaps.edit import BitmapEdit
 from qcow2c.constants import ENTRY_BYTES
@@ -42,6 +41,7 @@ from qcow2c.layers.guest_data import require_key
 from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.state import LoadedState, active_state
+from qcow2c.light import replace
 from qcow2c.references.admission import Admission, trusted
 from qcow2c.storage.medium import Medium
 from qcow2c.storage.zeros import zeros

@@ -19,7 +19,11 @@ Qcow2Error                      everything this package raises on purpose
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+
+from qcow2c.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Span(NamedTuple):

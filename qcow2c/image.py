@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from operator import index
-from typing import TYPE_CHECKING, Any
 
 from qcow2c.bitmaps.stored import Bitmaps, load_bitmaps
 from qcow2c.errors import Qcow2Error, StoreError, UsageError
@@ -25,12 +24,15 @@ from qcow2c.layers.layer import Extent, Layer
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage, SalvagedRange
 from qcow2c.layers.turn import AT_ONCE
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.open_file import OpenFile
 from qcow2c.storage.positioned import PositionedFile
 from qcow2c.storage.store import Store, lacks_room
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.atomic.successor import Successor
     from qcow2c.engine import Engine
 

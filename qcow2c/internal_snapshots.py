@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from qcow2c.errors import NoSuchSnapshot, UsageError
 from qcow2c.format import rules
@@ -18,6 +17,7 @@ from qcow2c.format.records import SnapshotRecord
 from qcow2c.layers.reader import Reader
 from qcow2c.layers.turn import AT_ONCE, While
 from qcow2c.layers.vm_state import VmState
+from qcow2c.light import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from typing import Self

@@ -1,21 +1,67 @@
-"""Classes of named fields that cost little to make, for the modules that a short command needs.
+"""Classes of named fields, and what else of `typing` and `dataclasses` is needed at run time, at little cost.
+
+The modules that a short command needs import neither: `dataclasses` imports `inspect` and all that it needs, and
+compiles several functions for each class; `typing` checks each field of a named tuple. Together that was a quarter of
+what `info` took. For mypy the names are those of `typing`; what only annotations use stands under `TYPE_CHECKING`.
 
 `frozen` and `mutable` make of a class what `dataclasses.dataclass` does, with and without `frozen=True`, and for mypy
-and the functions of `dataclasses` they are the same. But `dataclasses` imports `inspect` and all that it needs, and
-compiles several functions for each class: together a sixth of what `info` took.
+and the functions of `dataclasses` they are the same.
 
 Nothing here knows the format.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # For mypy the same as that of typing, which is slow to import.
+from collections import namedtuple
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn, TypeVar, dataclass_transform
+    from typing import Any, NoReturn, dataclass_transform
+    from typing import Generic as Generic
+    from typing import NamedTuple as NamedTuple
+    from typing import Protocol as Protocol
+    from typing import TypedDict as TypedDict
+    from typing import TypeVar as TypeVar
+    from typing import overload as overload
 
     T = TypeVar("T")
 else:
+
+    class _NamedTupleMaker(type):
+        """Makes a class statement a named tuple: what is annotated in it are the fields."""
+
+        def __new__(cls, name, _bases, members):
+            fields = members.get("__annotations__", {})
+            defaults = [members[field] for field in fields if field in members]
+            made = namedtuple(name, fields, defaults=defaults, module=members["__module__"])
+            for member, value in members.items():
+                if member not in fields:
+                    setattr(made, member, value)
+            return made
+
+    NamedTuple = type.__new__(_NamedTupleMaker, "NamedTuple", (), {})
+
+    class Protocol:
+        """A class for mypy alone."""
+
+    class TypedDict(dict):
+        """A dictionary, whose keys only mypy checks."""
+
+        def __init_subclass__(cls, **_facts):
+            pass
+
+    class Generic:
+        """A class that may be given types, and stays what it is."""
+
+        def __class_getitem__(cls, _types):
+            return cls
+
+    def TypeVar(name, **_facts):
+        return name
+
+    def overload(function):
+        return function
 
     def dataclass_transform(**_facts):
         return lambda decorator: decorator

@@ -5,9 +5,11 @@ It knows no structure of the format.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from qcow2c.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from construct import Construct
 
 

@@ -30,8 +30,8 @@ class Room:
 ROOMS = (
     Room("light.py"),
     Room("errors.py", may=("light.py",)),
-    Room("schema.py"),
-    Room("constants.py"),
+    Room("schema.py", may=("light.py",)),
+    Room("constants.py", may=("light.py",)),
     Room("structs.py", may=("schema.py", "constants.py")),
     Room("storage"),
     Room("format"),

@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, reduce
 from operator import or_
-from typing import overload
 
 from qcow2c.constants import ENTRY_BYTES
 from qcow2c.errors import CorruptMetadata, Span, UsageError
@@ -22,6 +21,7 @@ from qcow2c.format.loaded_image import load_bitmap_records
 from qcow2c.format.records import BitmapRecord
 from qcow2c.format.table_rules import BITMAP_TABLE_RULES, broken_rules, suspects
 from qcow2c.format.tables import BITMAP_ALL_ONES, BITMAP_OFFSET
+from qcow2c.light import overload
 from qcow2c.storage.store import Store
 
 PlaceClusters = Callable[[bytes], int]

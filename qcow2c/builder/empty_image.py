@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
 
 from qcow2c.builder.final_header import write_final_header
 from qcow2c.builder.options import CreateOptions, Places, header_of, problems_of_extent_size
 from qcow2c.builder.plan import ImageLayout, plan
 from qcow2c.constants import SECTOR_SIZE
 from qcow2c.errors import UsageError
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import FileHints, new_file
 from qcow2c.storage.preallocation import _fill
 from qcow2c.storage.sources import Store
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.crypto.new_encryption import MadeEncryption
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, CompressionType, CryptMethod, ExtensionType, Limit, Version
 from qcow2c.errors import UsageError
@@ -16,7 +15,7 @@ from qcow2c.format.derived import (
 )
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header_writer import feature_name_table, first_cluster
-from qcow2c.light import frozen
+from qcow2c.light import TYPE_CHECKING, NamedTuple, TypedDict, frozen
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.integers import settle_integers
 from qcow2c.storage.new_file import FileHints

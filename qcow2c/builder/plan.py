@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.errors import UsageError
@@ -16,7 +15,7 @@ from qcow2c.format import layout
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.refcounts import RefcountRoom, refcount_room, stored_ones
 from qcow2c.format.tables import L1_COPIED, L2_COPIED, L2_ZERO
-from qcow2c.light import frozen, replace
+from qcow2c.light import TYPE_CHECKING, frozen, replace
 
 if TYPE_CHECKING:
     from qcow2c.crypto.new_encryption import Encryption

@@ -14,13 +14,14 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import output, text
 from qcow2c.errors import Qcow2Error
+from qcow2c.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from typing import Any, NoReturn
 
 COMMANDS = {
     "convert": "copy an image into another format, or another image",
@@ -144,7 +145,6 @@ def _arguments(command: str, words: list[str]) -> Namespace:
     """Return the arguments of a command. Raises SystemExit with 0 after help, with 1 after a complaint."""
     from argparse import ArgumentParser, RawDescriptionHelpFormatter
     from importlib import import_module
-    from typing import NoReturn
 
     class Parser(ArgumentParser):
         def error(self, message: str) -> NoReturn:

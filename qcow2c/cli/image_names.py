@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qcow2c.cli import arguments, option_list, pipes, text
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UnsupportedFeature, UsageError, doing
+from qcow2c.light import TYPE_CHECKING, NamedTuple
 from qcow2c.storage import file_names
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from typing import Any
 
     from qcow2c.cli.secrets import Secrets
     from qcow2c.disk.disk import Disk, SnapshotKey

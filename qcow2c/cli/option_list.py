@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from qcow2c.cli import sizes
 from qcow2c.errors import UsageError
+from qcow2c.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _SIZE_HELP = (
     "expects a non-negative number below 2^64 (optional suffix k, M, G, T, P or E means "

@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from typing import Any
 
 from qcow2c.errors import UsageError
+from qcow2c.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 BROKEN_PIPE = 141
 """Exit status where the reader of our output has gone: what a shell shows for the signal."""

@@ -10,10 +10,14 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
 
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.descriptors import DescriptorFile
 from qcow2c.storage.store import Store
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 STREAM = "-"
 """Standard input or output."""

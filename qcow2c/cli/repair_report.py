@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import progress, text
 from qcow2c.errors import UsageError
+from qcow2c.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.cli.image_names import NamedImage
     from qcow2c.ops.repair import RepairResult
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import Any
 
 from qcow2c.cli import output
 from qcow2c.errors import readable
+from qcow2c.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _INDENT = "    "
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

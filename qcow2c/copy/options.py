@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
-from qcow2c.light import frozen
+from qcow2c.light import TypedDict, frozen
 from qcow2c.storage.integers import settle_integers
 
 SPARSE_SIZE = 4096

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.buffers import SLAB_BYTES
@@ -18,6 +17,7 @@ from qcow2c.errors import ImageLocked, StoreError
 from qcow2c.format.geometry import ByteRange
 from qcow2c.layers.chain import files_of, layers_of
 from qcow2c.layers.compressed import read_compressed
+from qcow2c.light import NamedTuple
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import fill_zeros

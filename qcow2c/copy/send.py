@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from typing import TYPE_CHECKING, Any
 
 from qcow2c.bitmaps.copy import copy_bitmaps
 from qcow2c.bitmaps.stored import Bitmap
@@ -24,13 +23,15 @@ from qcow2c.disk.apart import require_apart
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import UsageError
 from qcow2c.format import codecs
-from qcow2c.light import replace
+from qcow2c.light import TYPE_CHECKING, replace
 from qcow2c.storage.gate import Gate, GateFunction, any_file, gate_for
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import FileHints, complete_file, is_there, new_file
 from qcow2c.storage.sources import Store, opened
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.bitmaps.edit import BitmapEdit
     from qcow2c.crypto.key_ring import KeyRing
     from qcow2c.crypto.new_encryption import MadeEncryption

@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from select import select
-from typing import Any, BinaryIO
 
 from qcow2c.builder.image_builder import ImageBuilder
 from qcow2c.constants import SECTOR_SIZE
@@ -20,8 +19,13 @@ from qcow2c.format.codecs import Compressor
 from qcow2c.format.geometry import ByteRange
 from qcow2c.format.tables import SUBCLUSTERS_ALLOCATED
 from qcow2c.image import Image
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.store import Store, reason
 from qcow2c.storage.zeros import zeros
+
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
+
 
 Write = Callable[[memoryview], object]
 """Takes all of some bytes, or raises."""

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from select import select
-from typing import Any, BinaryIO
 
 from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy import plan as slabs
@@ -18,8 +17,13 @@ from qcow2c.copy.plan import Piece, PlannedDisk, Scope, Slab
 from qcow2c.copy.targets import Target
 from qcow2c.disk.disk import Disk
 from qcow2c.errors import StoreError
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.store import Progress, reason
 from qcow2c.storage.zeros import fill_zeros
+
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
+
 
 _PATIENCE_SECONDS = 0.5
 """How long an interrupt waits for what a thread is doing."""

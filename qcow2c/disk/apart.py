@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import Qcow2Error, UsageError
 from qcow2c.format.detection import detect_format
 from qcow2c.layers.chain import files_of, layers_of
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.gate import Gate, GateRequest, any_file
 from qcow2c.storage.sources import opened
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _SAME = "Error: Trying to create an image with the same filename as the backing file"
 """In QEMU's words."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
 
 from qcow2c.disk.map import DiskMap
 from qcow2c.disk.opening import BackingChoice, open_image
@@ -14,12 +13,14 @@ from qcow2c.image import Image
 from qcow2c.internal_snapshots import Snapshot
 from qcow2c.layers.layer import Layer, RawLayer
 from qcow2c.layers.reader import Reader
-from qcow2c.light import frozen
+from qcow2c.light import TYPE_CHECKING, frozen
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from qcow2c.crypto.key_ring import KeyRing
     from qcow2c.crypto.secrets import Key
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from qcow2c.light import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _T = TypeVar("_T")
 
@@ -35,7 +39,7 @@ class ChildInfo(NamedTuple):
     info: ImageInfo
 
 
-class ImageInfo(dict[str, Any]):
+class ImageInfo(dict[str, "Any"]):
     """The facts of one image: attributes with types; as a dict, what `qemu-img info --output=json` prints.
 
     Where a fact is not there, its attribute is None or empty, and its key is missing. Text that is no UTF-8 has

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE
 from qcow2c.format import layout
@@ -17,6 +16,7 @@ from qcow2c.format.refcounts import BLOCK_OFFSET, refcount
 from qcow2c.format.tables import HAS_HOST_CLUSTER, Kind
 from qcow2c.layers.chain import layers_of
 from qcow2c.layers.layer import Layer
+from qcow2c.light import NamedTuple
 from qcow2c.storage.sources import Store
 
 DATA, ZERO, PRESENT, OFFSET, COMPRESSED = 1, 2, 4, 8, 16

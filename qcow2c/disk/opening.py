@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from threading import RLock
-from typing import TYPE_CHECKING, Literal, TypedDict
 
 from qcow2c.constants import Limit
 from qcow2c.errors import ChainError, UsageError, doing
@@ -26,12 +25,15 @@ from qcow2c.layers.reader import Reader
 from qcow2c.layers.salvage import Salvage
 from qcow2c.layers.state import active_state
 from qcow2c.layers.turn import AT_ONCE
+from qcow2c.light import TYPE_CHECKING, TypedDict
 from qcow2c.storage.gate import Gate, GateFunction, GateRequest, format_in, full_name, gate_for
 from qcow2c.storage.locks import Use
 from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.sources import FileObject, Source, Store, opened
 
 if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
     from qcow2c.crypto.guest_cipher import GuestCipher
     from qcow2c.crypto.key_ring import KeyRing
     from qcow2c.crypto.secrets import Key
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 _MODES = ("r", "rb", "r+", "rb+", "r+b")
 
-BackingChoice = Source | Store | Image | Literal[False] | None
+BackingChoice: TypeAlias = "Source | Store | Image | Literal[False] | None"
 
 
 class Opening(TypedDict, total=False):

@@ -6,11 +6,11 @@ It decides nothing: what is to be read, and in which pieces, is a matter of the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map_layers import OFFSET, ZERO, Segment
 from qcow2c.layers.chain import layers_of
+from qcow2c.light import NamedTuple
 from qcow2c.storage.sources import Store
 
 Place = tuple[int, int]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from qcow2c.errors import CorruptMetadata, Qcow2Error, Span
+from qcow2c.light import NamedTuple
 
 
 class Severity(enum.IntEnum):

@@ -7,10 +7,9 @@ and `ClusterRun` are what lies between a start and an end.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
 
 from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE, SUBCLUSTERS_PER_CLUSTER, Version
-from qcow2c.light import frozen
+from qcow2c.light import NamedTuple, frozen
 
 
 class ByteRange(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, NamedTuple
 
 from qcow2c.constants import (
     MAGIC,
@@ -35,8 +34,12 @@ from qcow2c.format.derived import (
     INCOMPATIBLE_FEATURES,
 )
 from qcow2c.format.geometry import Geometry
-from qcow2c.light import frozen
+from qcow2c.light import TYPE_CHECKING, NamedTuple, frozen
 from qcow2c.storage.sources import Store
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 V2_LENGTH: int = HEADER_V2.size
 V3_LENGTH: int = V2_LENGTH + HEADER_V3_TAIL.size

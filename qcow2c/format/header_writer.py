@@ -6,13 +6,13 @@ It decides nothing about the image and writes nothing. Spec: "Header", "Header e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from qcow2c.constants import MAGIC, ExtensionType, FeatureType, Limit, Version
 from qcow2c.errors import UsageError
 from qcow2c.format import layout
 from qcow2c.format.derived import EXTENSION_HEADER, FEATURE_NAME, HEADER_ADDITIONAL, HEADER_V2, HEADER_V3_TAIL
 from qcow2c.format.header import FEATURE_FIELDS, KNOWN_LENGTH, V2_LENGTH, Header, aligned, field_span
+from qcow2c.light import NamedTuple
 from qcow2c.storage.store import Store
 
 _FEATURE_LABELS = {

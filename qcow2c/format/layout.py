@@ -12,12 +12,14 @@ import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qcow2c.errors import Span
+from qcow2c.light import TYPE_CHECKING, NamedTuple
 from qcow2c.schema import Doc
 
 if TYPE_CHECKING:
+    from typing import Any
+
     import numpy as np
 
 Value = int | bytes

@@ -5,12 +5,11 @@ What looks at damage, too (check, repair, dump), reads them unjudged: see `recor
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format import rules
 from qcow2c.format.findings import Finding, Severity, raise_first
 from qcow2c.format.header import Header, field_span
+from qcow2c.light import TYPE_CHECKING, NamedTuple
 from qcow2c.storage.store import Store
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ Reading is tolerant up to where a record would leave its limits: it yields what 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import Any, NamedTuple
 
 from qcow2c.constants import Limit
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, Span
@@ -14,7 +13,12 @@ from qcow2c.format import layout
 from qcow2c.format.derived import BITMAP_DIRECTORY_HEADER, BITMAP_FLAGS, SNAPSHOT_EXTRA_DATA, SNAPSHOT_HEADER
 from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.header import Header, aligned
+from qcow2c.light import TYPE_CHECKING, NamedTuple
 from qcow2c.storage.sources import Store
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _SNAPSHOT_HEADER_SIZE: int = SNAPSHOT_HEADER.size
 _EXTRA = SNAPSHOT_EXTRA_DATA.fields

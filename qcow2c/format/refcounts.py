@@ -8,14 +8,16 @@ from __future__ import annotations
 import sys
 from array import array
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.errors import LimitExceeded
 from qcow2c.format import layout
 from qcow2c.format.derived import REFCOUNT_GROUP, REFCOUNT_TABLE_ENTRY
+from qcow2c.light import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from typing import Any
+
     import numpy as np
     from numpy.typing import NDArray
 

@@ -6,7 +6,6 @@ read no file. The rules of table entries are in `table_rules.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from qcow2c.constants import ENTRY_BYTES, CompressionType, CryptMethod, ExtensionType, FeatureType, Limit, Version
 from qcow2c.errors import CorruptMetadata, LimitExceeded, Qcow2Error, Span, UnsupportedFeature
@@ -21,6 +20,7 @@ from qcow2c.format.derived import (
 from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.header import FEATURE_FIELDS, V3_LENGTH, Extension, Header, field_span
 from qcow2c.format.metadata_spans import metadata_spans, overlap
+from qcow2c.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qcow2c.format.records import BitmapRecord, SnapshotRecord

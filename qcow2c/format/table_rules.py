@@ -7,7 +7,6 @@ spelling serves the reader of a single entry and the sweep over millions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
 from qcow2c.constants import Limit
 from qcow2c.format.geometry import Geometry
@@ -27,8 +26,13 @@ from qcow2c.format.tables import (
     SUBCLUSTERS_ZERO_SHIFT,
     compressed_masks,
 )
+from qcow2c.light import TYPE_CHECKING, NamedTuple
 
-Words = Any
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+
+Words: TypeAlias = "Any"
 """One word as an int, or an array of uint64."""
 
 

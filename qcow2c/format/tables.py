@@ -9,7 +9,6 @@ import enum
 from array import array
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
 
 from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE, Limit
 from qcow2c.errors import LimitExceeded
@@ -22,6 +21,7 @@ from qcow2c.format.derived import (
     SUBCLUSTER_BITMAP,
 )
 from qcow2c.format.geometry import Geometry
+from qcow2c.light import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,11 +5,10 @@ Spec: "Cluster mapping", "Data encryption".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from qcow2c.errors import CorruptData, MissingKey, Span
 from qcow2c.format.geometry import Geometry
 from qcow2c.layers.layer import Layer, Run
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import fill_zeros
 

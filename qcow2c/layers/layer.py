@@ -6,10 +6,10 @@ The layers of qcow2 images are `reader.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from qcow2c.errors import Span, StoreError
 from qcow2c.format.tables import Kind
+from qcow2c.light import TYPE_CHECKING, NamedTuple, Protocol
 from qcow2c.storage.sources import Store
 from qcow2c.storage.zeros import fill_zeros
 

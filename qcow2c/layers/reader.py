@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from qcow2c.errors import CorruptData, CorruptMetadata, Span, StoreError
 from qcow2c.format import layout
@@ -37,6 +36,7 @@ from qcow2c.layers.layer import Layer, Run
 from qcow2c.layers.refcount_places import refcount_places
 from qcow2c.layers.state import LoadedState, load_state
 from qcow2c.layers.turn import AT_ONCE
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.sources import Store
 from qcow2c.storage.zeros import fill_zeros

@@ -6,11 +6,11 @@ Spec: "Cluster mapping", "Snapshots".
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple
 
 from qcow2c.constants import ENTRY_BYTES
 from qcow2c.format import layout
 from qcow2c.format.header import Header
+from qcow2c.light import NamedTuple
 from qcow2c.storage.store import Store
 
 

@@ -6,12 +6,15 @@ Spec: "Snapshots".
 from __future__ import annotations
 
 from operator import index
-from typing import Any
 
 from qcow2c.errors import LimitExceeded
 from qcow2c.format.records import SnapshotRecord
 from qcow2c.layers.reader import Reader
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.positioned import PositionedFile
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class VmState(PositionedFile):

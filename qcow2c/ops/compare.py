@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from qcow2c.constants import SECTOR_SIZE
 from qcow2c.disk.block_status import segments, slice_bytes
@@ -18,7 +17,7 @@ from qcow2c.disk.map_layers import ZERO, Segment, mapped_layers
 from qcow2c.disk.pair import BY_LAYER, PiecePair, Side, pairs
 from qcow2c.errors import MissingKey, Qcow2Error, doing
 from qcow2c.layers.chain import layers_of
-from qcow2c.light import frozen
+from qcow2c.light import TYPE_CHECKING, frozen
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
 from qcow2c.storage.store import Progress

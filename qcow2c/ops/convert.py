@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Any, BinaryIO, Unpack
 
 from qcow2c.bitmaps.copy import bitmaps_to_copy
 from qcow2c.bitmaps.stored import Bitmap
@@ -22,12 +21,15 @@ from qcow2c.copy.transfer import DiskCopy, StreamCopy
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import MissingKey, UsageError
 from qcow2c.format.detection import detect_format
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.descriptors import DescriptorFile
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Memory, Source, Store, opened
 from qcow2c.storage.store import Progress
 
 if TYPE_CHECKING:
+    from typing import Any, BinaryIO, Unpack
+
     from qcow2c.crypto.key_ring import KeyRing
     from qcow2c.crypto.secrets import Key
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from qcow2c.builder.empty_image import write_image
 from qcow2c.builder.options import CreateOptions
@@ -12,12 +11,15 @@ from qcow2c.disk.apart import require_apart
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import NotQcow2, UsageError
 from qcow2c.format.detection import detect_format
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.gate import GateRequest, any_file
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import opened
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.crypto.new_encryption import Encryption
     from qcow2c.crypto.secrets import OneKey
 

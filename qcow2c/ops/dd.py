@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from operator import index
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qcow2c.builder.image_builder import ImageBuilder
 from qcow2c.builder.options import CreateOptions
@@ -19,12 +18,15 @@ from qcow2c.copy.targets import NewImageTarget, Pipe, RawTarget, Target
 from qcow2c.copy.transfer import DiskCopy
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import UsageError, doing
+from qcow2c.light import TYPE_CHECKING, NamedTuple
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.new_file import complete_file, is_there, new_file
 from qcow2c.storage.sources import Source, Store
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.crypto.key_ring import KeyRing
     from qcow2c.crypto.secrets import Key
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, overload
 
 from qcow2c.constants import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
 from qcow2c.disk.image_info import BitmapInfo, ChildInfo, ImageInfo, SnapshotInfo
@@ -16,16 +15,19 @@ from qcow2c.format.detection import Format, known_format
 from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import load_header, load_snapshots, readable_bitmap_records
+from qcow2c.light import TYPE_CHECKING, overload
 from qcow2c.storage.locks import Use
 from qcow2c.storage.sources import Source, Store, opened
 
 if TYPE_CHECKING:
+    from typing import Any, Literal
+
     from qcow2c.format.records import SnapshotRecord
     from qcow2c.storage.gate import Gate
 
 __all__ = ["BitmapInfo", "ChildInfo", "ImageInfo", "SnapshotInfo", "info"]
 
-Facts = dict[str, Any]
+Facts = dict[str, "Any"]
 
 _ID_BYTES, _NAME_BYTES, _FORMAT_BYTES = 127, 255, 15
 """QEMU cuts a snapshot's ID and name, and the name of a format, to these lengths."""

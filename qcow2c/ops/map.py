@@ -6,11 +6,11 @@ Read-only; it looks at tables, never at the data of the guest.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from qcow2c.disk.disk import open_disk
 from qcow2c.disk.map import Extent, extents
 from qcow2c.image import Image
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.sources import Source, Store
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import compress
-from typing import TYPE_CHECKING, Unpack
 
 from qcow2c.builder.options import PREALLOCATIONS, CreateOptions, NewImageOptions, require_known
 from qcow2c.constants import SECTOR_SIZE, V2_REFCOUNT_ORDER, Limit, Version
@@ -22,12 +21,14 @@ from qcow2c.format.header import aligned
 from qcow2c.format.loaded_image import load_bitmap_records
 from qcow2c.format.refcounts import refcount_room
 from qcow2c.image import Image
-from qcow2c.light import frozen
+from qcow2c.light import TYPE_CHECKING, frozen
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.sources import Source, Store
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from qcow2c.crypto.key_ring import KeyRing
     from qcow2c.crypto.secrets import Key
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import index
-from typing import TYPE_CHECKING, Protocol
 
 from qcow2c.atomic.header_growth import grow_by_header
 from qcow2c.constants import SECTOR_SIZE
@@ -20,6 +19,7 @@ from qcow2c.format.detection import Format, known_format
 from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import load_header
 from qcow2c.image import Image
+from qcow2c.light import TYPE_CHECKING, Protocol
 from qcow2c.storage.gate import Gate
 from qcow2c.storage.locks import Use
 from qcow2c.storage.medium import Medium

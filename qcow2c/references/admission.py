@@ -7,19 +7,18 @@ Leaks are no obstacle, and neither are copied bits, which the engine does not be
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format import rules
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.header import Header, field_span
 from qcow2c.format.records import SnapshotTable, read_bitmaps
+from qcow2c.light import each, frozen
 from qcow2c.references.cluster_set import ClusterSet
 from qcow2c.references.small_check import proved_clean
 from qcow2c.storage.store import Store
 
 
-@dataclass(frozen=True)
+@frozen
 class Admission:
     """What was found. `verified`: refcounts can be believed; else `metadata` are the clusters to keep away from.
 
@@ -28,7 +27,7 @@ class Admission:
 
     verified: bool
     metadata: ClusterSet
-    undercounted: list[tuple[int, int]] = field(default_factory=list)
+    undercounted: list[tuple[int, int]] = each(factory=list)
 
 
 def admit(store: Store, header: Header, snapshots: SnapshotTable) -> Admission:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qcow2c.errors import Span
 from qcow2c.format.findings import Finding, Severity
 from qcow2c.format.rules import LOST_OWNERS
-from qcow2c.light import each, mutable
+from qcow2c.light import TYPE_CHECKING, NamedTuple, each, mutable
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.references.overlaps import Overlap
 
 

@@ -12,7 +12,6 @@ from array import array
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE
 from qcow2c.format import layout, rules
@@ -39,6 +38,7 @@ from qcow2c.format.tables import (
     compressed_masks,
     entries_alike,
 )
+from qcow2c.light import NamedTuple
 from qcow2c.storage.store import Store
 
 MAX_WORDS = 1 << 19

@@ -10,10 +10,13 @@ import io
 import os
 import stat
 from contextlib import suppress
-from typing import Any
 
 from qcow2c.errors import Span, StoreError
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.open_file import OpenFile
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def is_regular(fd: int) -> bool:

@@ -6,9 +6,13 @@ It parses text; it opens nothing, and does not decide whether a name may be open
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
 
 from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 FILE_PREFIX, JSON_PREFIX = "file:", "json:"
 

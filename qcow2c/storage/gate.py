@@ -9,10 +9,9 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from qcow2c.errors import GateRefused, UnsupportedFeature, UsageError
-from qcow2c.light import frozen
+from qcow2c.light import TYPE_CHECKING, frozen
 from qcow2c.storage import file_names
 
 if TYPE_CHECKING:

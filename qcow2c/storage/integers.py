@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from operator import index
-from typing import Any, SupportsIndex
+
+from qcow2c.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, SupportsIndex
 
 
 def index_or_none(value: SupportsIndex | None) -> int | None:

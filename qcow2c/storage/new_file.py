@@ -6,15 +6,19 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import Any, NamedTuple
 
 from qcow2c.errors import StoreError, UsageError
+from qcow2c.light import TYPE_CHECKING, NamedTuple
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.partial_file import partial_file, partial_name
 from qcow2c.storage.sources import Store, opened
 from qcow2c.storage.store import lacks_room
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _COPY_BYTES = 1 << 20
 

@@ -14,13 +14,17 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
-from typing import Any, TypeVar
 
 from qcow2c.errors import Span
+from qcow2c.light import TYPE_CHECKING, TypeVar
 from qcow2c.storage import locks
 from qcow2c.storage.locks import Use
 from qcow2c.storage.processes import require_opener
 from qcow2c.storage.store import Buffer, Store, no_space
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _T = TypeVar("_T")
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import os
 from operator import index
-from typing import Any, NoReturn, SupportsIndex
 
 from qcow2c.errors import UsageError
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.store import Store
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, SupportsIndex
 
 
 class PositionedFile(io.RawIOBase):

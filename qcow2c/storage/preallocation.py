@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
 
 from qcow2c.errors import Qcow2Error
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.sources import Store
 
-Preallocation = Literal["off", "metadata", "falloc", "full"]
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+
+Preallocation: TypeAlias = 'Literal["off", "metadata", "falloc", "full"]'
 
 _FILL_BYTES = 512 << 10
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TypeVar
 from weakref import WeakSet
 
 from qcow2c.errors import StoreError
+from qcow2c.light import TypeVar
 
 LockT = TypeVar("LockT")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import os
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from typing import Any, Literal, Protocol
 
 from qcow2c.errors import Span, StoreError, UsageError
+from qcow2c.light import TYPE_CHECKING, Protocol
 from qcow2c.storage.descriptors import DescriptorFile, is_regular
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.local_file import LocalFile
@@ -19,6 +19,10 @@ from qcow2c.storage.locks import Use
 from qcow2c.storage.positioned import PositionedFile
 from qcow2c.storage.processes import fork_safe, require_opener
 from qcow2c.storage.store import Buffer, Store, no_space
+
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
 
 __all__ = ["FileObject", "LocalFile", "Memory", "Source", "Store", "WritableMemory", "open_store", "opened"]
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn, SupportsIndex
 
 from qcow2c.errors import Span, StoreError
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.locks import Use
 from qcow2c.storage.processes import require_opener
+
+if TYPE_CHECKING:
+    from typing import NoReturn, SupportsIndex
+
 
 Buffer = bytes | bytearray | memoryview
 """What is written; a memoryview is one of single bytes."""

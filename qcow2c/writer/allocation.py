@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple, Protocol
 
 from qcow2c.constants import ENTRY_BYTES, Limit
 from qcow2c.errors import LimitExceeded, StoreError
 from qcow2c.format.geometry import ClusterRun
 from qcow2c.format.refcounts import RefcountRoom, refcount_room, require_table
 from qcow2c.format.tables import require_nameable
+from qcow2c.light import NamedTuple, Protocol
 from qcow2c.writer.cache import MetadataCache
 
 _LOOK_AHEAD = 32

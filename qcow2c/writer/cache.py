@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from qcow2c.constants import ENTRY_BYTES, SECTOR_SIZE
 from qcow2c.errors import CorruptMetadata
@@ -26,6 +25,7 @@ from qcow2c.format.geometry import ClusterRun, Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.refcounts import BLOCK_OFFSET, native_block, stored_block
 from qcow2c.format.tables import Table
+from qcow2c.light import NamedTuple
 from qcow2c.storage.medium import Medium
 from qcow2c.writer.header_update import HeaderUpdate
 

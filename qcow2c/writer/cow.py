@@ -7,7 +7,6 @@ old contents; they change, write and allocate nothing. Spec: "Cluster mapping".
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
 from qcow2c.constants import SECTOR_SIZE
 from qcow2c.format.tables import (
@@ -17,6 +16,7 @@ from qcow2c.format.tables import (
 )
 from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
+from qcow2c.light import TYPE_CHECKING, NamedTuple
 from qcow2c.storage.store import Buffer
 from qcow2c.storage.zeros import zeros
 

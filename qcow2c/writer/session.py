@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import copy
-from dataclasses import replace
 
 from qcow2c.bitmaps.edit import BitmapEdit
 from qcow2c.bitmaps.stored import PlaceClusters
@@ -18,6 +17,7 @@ from qcow2c.format.derived import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange
 from qcow2c.layers.reader import Reader
+from qcow2c.light import replace
 from qcow2c.references.admission import Admission
 from qcow2c.storage.store import lacks_room
 from qcow2c.writer.allocation import Allocation, Allocator

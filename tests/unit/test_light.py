@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qcow2c.light import each, frozen, mutable, replace
+from qcow2c.light import Generic, NamedTuple, Protocol, TypedDict, TypeVar, each, frozen, mutable, overload, replace
 
 
 @frozen
@@ -100,6 +100,75 @@ def test_the_functions_of_dataclasses_take_them() -> None:
     assert dataclasses.asdict(place) == {"offset": 1, "length": 2, "parts": ()}
     assert dataclasses.replace(place, length=3) == Place(1, 3)
     assert dataclasses.asdict(Tally("a")) == {"name": "a", "found": [], "count": 0}
+
+
+class Extent(NamedTuple):
+    """Some bytes."""
+
+    start: int
+    length: int = 8
+    """A text behind a field is nothing to it."""
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+    @classmethod
+    def whole(cls) -> Extent:
+        return cls(0)
+
+
+def test_named_tuples_are_those_of_typing() -> None:
+    extent = Extent(1, length=2)
+    assert extent == (1, 2) and extent._replace(start=5) == (5, 2) and extent._asdict() == {"start": 1, "length": 2}
+    assert (extent.end, Extent.whole(), Extent._fields) == (3, (0, 8), ("start", "length"))
+    assert Extent._field_defaults == {"length": 8} and Extent.__annotations__ == {"start": "int", "length": "int"}
+    assert (Extent.__doc__, Extent.__module__, Extent.__qualname__) == ("Some bytes.", __name__, "Extent")
+    assert repr(extent) == "Extent(start=1, length=2)"
+    assert pickle.loads(pickle.dumps(extent)) == extent and type(copy.copy(extent)) is Extent
+    assert not hasattr(extent, "__dict__")
+    with pytest.raises(AttributeError):
+        extent.start = 2  # type: ignore[misc]
+
+
+def test_a_class_below_a_named_tuple_is_an_ordinary_one() -> None:
+    class Named(Extent):
+        name = "x"
+
+    assert Named(3).end == 11 and Named(3).name == "x" and type(Named) is type
+
+
+KindT = TypeVar("KindT", bound=object)
+
+
+class Shelf(Generic[KindT]):
+    def __init__(self, held: KindT) -> None:
+        self.held = held
+
+
+class Sized(Protocol):
+    def size(self) -> int: ...
+
+
+class Choices(TypedDict, total=False):
+    depth: int
+
+
+def test_what_only_types_need_is_nothing_at_run_time() -> None:
+    class IntShelf(Shelf[int]):
+        pass
+
+    @overload
+    def same(value: int) -> int: ...
+    @overload
+    def same(value: str) -> str: ...
+    def same(value: int | str) -> int | str:
+        return value
+
+    assert IntShelf(3).held == 3 and Shelf[int] is Shelf
+    assert same(3) == 3
+    assert issubclass(Sized, object) and Choices.__annotations__ == {"depth": "int"}
+    assert Choices(depth=1) == {"depth": 1}
 
 
 def test_neither_dataclasses_nor_typing_is_imported(project_root: Path) -> None:

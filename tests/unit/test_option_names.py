@@ -23,7 +23,7 @@ def types_of(kind: Any) -> dict[str, object]:
 
 
 def declared(options: Any) -> dict[str, object]:
-    return {name: kind.__forward_arg__ for name, kind in options.__annotations__.items()}
+    return {name: getattr(kind, "__forward_arg__", kind) for name, kind in options.__annotations__.items()}
 
 
 @pytest.mark.parametrize(

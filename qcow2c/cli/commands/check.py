@@ -25,11 +25,13 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import arguments, image_names, progress, repair_report, text
+from qcow2c.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.references.check_result import CheckResult
 
 MESSAGES = 20

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from qcow2c.cli import arguments, image_names, text
 from qcow2c.errors import Qcow2Error
+from qcow2c.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qcow2c.disk.disk import Disk

@@ -18,16 +18,18 @@ import stat
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import AbstractContextManager, ExitStack
-from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import arguments, interrupts, option_list, output, pipes, progress, secrets, sizes, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.image_names import NamedImage, chosen_image, named_image, open_named, snapshot_key
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.store import Progress
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.disk.disk import Disk, SnapshotKey
 
 _LEVEL = Option("compression_level", "num", "Compression level: 1 to 9 for zlib, 1 to 22 for zstd")

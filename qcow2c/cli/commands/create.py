@@ -11,12 +11,16 @@ examples:
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from typing import Any
 
 from qcow2c.cli import arguments, option_list, secrets, sizes, text
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UsageError
+from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.file_names import plain_path
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _EXTENT_SIZE = Option("extent_size_hint", "size", "Extent size hint for the image file, 0 to disable")
 QCOW2_OPTIONS = (

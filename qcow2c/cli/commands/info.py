@@ -13,10 +13,14 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from qcow2c.cli import arguments, image_names, sizes, text
 from qcow2c.errors import UnsupportedFeature
+from qcow2c.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _INDENT = "    "
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from qcow2c.cli import arguments, image_names, sizes, text
 from qcow2c.errors import UnsupportedFeature
+from qcow2c.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qcow2c.disk.map import Columns, DiskMap

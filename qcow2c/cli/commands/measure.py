@@ -12,14 +12,16 @@ examples:
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import arguments, image_names, option_list, secrets, sizes, text
 from qcow2c.cli.commands.create import OPTIONS
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UsageError
+from qcow2c.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.disk.disk import SnapshotKey
     from qcow2c.ops.measure import Measurement
 

@@ -18,13 +18,15 @@ import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import arguments, image_names, text
 from qcow2c.cli.commands.info import snapshot_list
 from qcow2c.errors import LimitExceeded, NoSuchSnapshot, Qcow2Error, UnsupportedFeature, UsageError
+from qcow2c.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.cli.image_names import NamedImage
     from qcow2c.storage.store import Store
 
