@@ -5,7 +5,7 @@ Spec: "Cluster mapping", "Data encryption".
 
 from __future__ import annotations
 
-from qcow2c.errors import CorruptData, MissingKey, Span
+from qcow2c.errors import CorruptData, MissingKey, Span, StoreError
 from qcow2c.format.geometry import Geometry
 from qcow2c.layers.layer import Layer, Run
 from qcow2c.light import TYPE_CHECKING
@@ -20,6 +20,14 @@ def require_key(layer: Layer, guest: Span | None = None) -> None:
     """Raise MissingKey where guest data is to be read of an encrypted image that was opened without a key."""
     if layer.needs_key:
         raise MissingKey("the image is encrypted, and no key was given", guest=guest, spec="Data encryption")
+
+
+def require_uncut(store: Store, known_size: int) -> None:
+    """Raise StoreError where a file was cut off since it was opened, when it had a known size."""
+    size = store.size()
+    if size < known_size:
+        message = f"{store.name!r} was cut off since it was opened: it had {known_size} bytes, and has {size}"
+        raise StoreError(message, where=Span(size, known_size - size), filename=store.path)
 
 
 def fetch_data(

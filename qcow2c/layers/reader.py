@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from itertools import islice
 
-from qcow2c.errors import CorruptData, CorruptMetadata, Span, StoreError
+from qcow2c.errors import CorruptData, CorruptMetadata, Span
 from qcow2c.format import layout
 from qcow2c.format.header import Header
 from qcow2c.format.table_rules import L1_RULES, broken_rules, l2_rules
@@ -31,7 +31,7 @@ from qcow2c.format.tables import (
 )
 from qcow2c.layers.decompressed import DecompressedClusters
 from qcow2c.layers.direct import locator
-from qcow2c.layers.guest_data import fetch_data, require_key
+from qcow2c.layers.guest_data import fetch_data, require_key, require_uncut
 from qcow2c.layers.layer import Layer, Run
 from qcow2c.layers.refcount_places import refcount_places
 from qcow2c.layers.state import LoadedState, load_state
@@ -303,15 +303,15 @@ class Reader:
             raise CorruptMetadata(f"L1 entry {entry:#018x}: {rule.message}", where=where, guest=guest, spec=rule.spec)
         if not at:
             return None
-        if overlapped := self._overlapped(at):
-            message = f"L1 entry {entry:#018x}: the L2 table overlaps {overlapped}"
-            raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
-        data = self.store.pread(geometry.cluster_size, at)
-        if not data:
-            message = f"L1 entry {entry:#018x}: the L2 table is past the end of the file at {self.store.size():#x}"
-            raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
-        if len(data) < geometry.cluster_size and self.store.size() < self._known_sizes[0]:
-            message = f"L1 entry {entry:#018x}: the L2 table was cut off since {self.store.name!r} was opened"
+        overlapped, data, problem = self._overlapped(at), self.store.pread(geometry.cluster_size, at), ""
+        if overlapped:
+            problem = f"overlaps {overlapped}"
+        elif not data:
+            problem = f"is past the end of the file at {self.store.size():#x}"
+        elif len(data) < geometry.cluster_size and self.store.size() < self._known_sizes[0]:
+            problem = f"was cut off since {self.store.name!r} was opened"
+        if problem:
+            message = f"L1 entry {entry:#018x}: the L2 table {problem}"
             raise CorruptMetadata(message, where=where, guest=guest, spec="Cluster mapping")
         # The last cluster of a file may be cut short where the rest of it is zeros.
         return Table(layout.words(data.ljust(geometry.cluster_size, b"\0")), at)
@@ -374,11 +374,8 @@ class Reader:
 
     def require_whole(self) -> None:
         """Raise StoreError where the file of its data was cut off since it was opened, unless that is salvaged."""
-        size, known = self.data_store.size(), self._known_sizes[1]
-        if size < known and self.salvage is None:
-            name = self.data_store.name
-            message = f"{name!r} was cut off since it was opened: it had {known} bytes, and has {size}"
-            raise StoreError(message, where=Span(size, known - size), filename=self.data_store.path)
+        if self.salvage is None:
+            require_uncut(self.data_store, self._known_sizes[1])
 
     def _fetch_data(self, buffer: memoryview, run: Run) -> None:
         lost = fetch_data(self.data_store, self.geometry, self.cipher, buffer, run, known_size=self._known_sizes[1])
