@@ -6,13 +6,15 @@ A passphrase is in a file, or, for what is no secret at all, in `data=`; it is r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from qcow2c.cli import option_list
 from qcow2c.cli.option_list import Option
 from qcow2c.errors import UnsupportedFeature, UsageError
+from qcow2c.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.crypto.new_encryption import Encryption
 
 _KNOWN = ("id", "data", "file", "format")
