@@ -385,7 +385,8 @@ def chain(path: str, gate: str | Gate) -> Iterator[Store]:
                 return
             if not name:
                 return
-            image = os.fspath(policy(GateRequest("backing file", os.fsdecode(name), Path(store.name))))
+            place = Path(store.name) if store.url is None else None
+            image = os.fspath(policy(GateRequest("backing file", os.fsdecode(name), place, store.url)))
 
 
 def _with_distinct_bitmaps(walk: Walk) -> Walk:

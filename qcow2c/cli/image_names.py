@@ -98,7 +98,7 @@ def named_image(
     if image_opts and image_format is not None:
         raise UsageError("--image-opts and --format are mutually exclusive")
     if not image_opts and not word.startswith("json:"):
-        return NamedImage(word, file_names.plain_path(word), image_format, {}, share)
+        return NamedImage(word, file_names.source_path(word), image_format, {}, share)
     with doing(f"Could not open {word!r}"):
         given = _assignments(word) if image_opts else file_names.flattened(file_names.parsed_json(word))
     if share and image_opts and given.get("force-share", True) not in _TRUE:

@@ -132,7 +132,9 @@ def named_file(image: Store, gate: GateFunction, role: str, name: bytes) -> str 
 
     path = None if image.path is None else Path(image.path)
     text = os.fsdecode(name)
-    allowed = gate(GateRequest(role, text, path))
+    allowed = gate(GateRequest(role, text, path, image.url))
+    if image.url is not None:
+        return allowed
     # The same file, but shown as QEMU does: a Path drops the "./" that the user wrote.
     shown = full_name(image.name, text)
     return shown if Path(shown) == Path(allowed) else allowed

@@ -156,9 +156,10 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, 
 
     from qcow2c.storage.gate import GateRequest, format_in, gate_for
 
-    seen, path = {store.identity()}, store.path
+    seen, path, url = {store.identity()}, store.path, store.url
     while header is not None and "backing-filename" in facts:
-        request = GateRequest("backing file", os.fsdecode(_c_string(header.backing_file)), Path(path) if path else None)
+        name = os.fsdecode(_c_string(header.backing_file))
+        request = GateRequest("backing file", name, Path(path) if path else None, url)
         with opened(gate_for(gate)(request)) as below:
             if below.identity() in seen:
                 raise ChainError(f"Backing file {below.name!r} creates an infinite loop")
@@ -166,7 +167,7 @@ def _below(store: Store, facts: Facts, header: Header | None, gate: str | Gate, 
                 message = f"the backing chain has more than {Limit.BACKING_CHAIN_DEPTH} layers, at {below.name!r}"
                 raise ChainError(message)
             seen.add(below.identity())
-            name, path = facts["full-backing-filename"], below.path
+            name, path, url = facts["full-backing-filename"], below.path, below.url
             stated = facts.get("backing-filename-format") or format_in(request.name)
             facts, header = _describe(below, name, stated, use)
         yield facts

@@ -27,6 +27,9 @@ PROTOCOLS = frozenset(
 )  # fmt: skip
 """What QEMU takes for no local file in front of a colon."""
 
+_URL_PROTOCOLS = frozenset({"ftp", "ftps", "http", "https"})
+"""Those of them that others speak, too."""
+
 IGNORED_OPTIONS = frozenset(
     {
         "aio", "auto-read-only", "cache-clean-interval", "cache-size", "cache.direct", "cache.no-flush",
@@ -56,6 +59,8 @@ def local_name(name: str) -> LocalName:
     if name.startswith(JSON_PREFIX):
         return _of_options(flattened(parsed_json(name)))
     protocol = protocol_of(name)
+    if is_url(name):
+        raise UnsupportedFeature(f"{name!r} is a URL, and no local file: what is at a URL is only read")
     if protocol is not None:
         raise UnsupportedFeature(
             f"{name!r} is no local file: only QEMU speaks the protocol {protocol!r} (a file of that name is './{name}')"
@@ -73,6 +78,19 @@ def plain_path(path: Any) -> Any:
     if path.startswith(JSON_PREFIX):
         raise UnsupportedFeature(f"{path!r} is no file name: only the command line takes options in its place")
     return local_name(path).path
+
+
+def is_url(name: object) -> bool:
+    """Return whether a name is a URL that fsspec may know: `SCHEME://`, and none of those that only QEMU speaks."""
+    if not isinstance(name, str) or "://" not in name:
+        return False
+    protocol = protocol_of(name)
+    return protocol is not None and (protocol.lower() not in PROTOCOLS or protocol.lower() in _URL_PROTOCOLS)
+
+
+def source_path(path: Any) -> Any:
+    """Return what a source is read from: as `plain_path`, or a URL as it is."""
+    return path if is_url(path) else plain_path(path)
 
 
 def protocol_of(name: str) -> str | None:

@@ -24,12 +24,13 @@ POLICIES = ("deny", "directory", "any")
 class GateRequest:
     """An image asks for another file: `role` is "backing file" or "data file", `name` as the image has it.
 
-    `image` is the path of the image that asks, None where it is no local file.
+    `image` is the path of the image that asks, None where it is no local file; `url` is where it is then, if anywhere.
     """
 
     role: str
     name: str
     image: Path | None
+    url: str | None = None
 
 
 GateFunction = Callable[[GateRequest], "str | os.PathLike[str]"]
@@ -111,11 +112,31 @@ def _required(directory: str | os.PathLike[str]) -> str | os.PathLike[str]:
 
 def _inside(request: GateRequest, roots: Sequence[str]) -> str:
     """Return the path of a name that leads into the image's directory or below one of the roots. Raises GateRefused."""
+    if request.url is not None:
+        return _beside_url(request, request.url)
     joined = _joined(request)
     real = os.path.realpath(joined)
     if any(_is_below(real, root) for root in (*_own_directories(request), *roots)):
         return joined
     raise _refusal(request, _way_out(request, joined, real), os.path.dirname(real))
+
+
+def _beside_url(request: GateRequest, url: str) -> str:
+    """Return the URL of a name that leads into the directory of the image, on the same store. Raises GateRefused."""
+    from urllib.parse import quote
+
+    name = request.name.removeprefix(file_names.FILE_PREFIX)
+    parts = name.split("/")
+    if not name or "\0" in name or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):
+        raise _refusal(request, "it is no name of a file beside a URL", "")
+    if name.startswith("/") or ".." in parts:
+        raise _refusal(request, "it leads out of the directory of the image's URL", "")
+    bare = re.split(r"[?#]", url, maxsplit=1)[0] if url.startswith(_QUOTED_URLS) else url
+    return bare[: bare.rfind("/") + 1] + (quote(name) if url.startswith(_QUOTED_URLS) else name)
+
+
+_QUOTED_URLS = ("http://", "https://")
+"""Beginnings of URLs in which names are quoted."""
 
 
 def _own_directories(request: GateRequest) -> tuple[str, ...]:
@@ -155,6 +176,8 @@ def _directory_of(request: GateRequest) -> str:
 def _joined(request: GateRequest) -> str:
     """Return the path of a name of a local file. Raises GateRefused."""
     name = request.name
+    if request.url is not None:
+        return _beside_url(request, request.url)
     if not name or "\0" in name:
         raise _refusal(request, "it is no file name", "")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name) and not name.startswith(("file:", "json:")):

@@ -10,10 +10,10 @@ import io
 import os
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 
-from qcow2c.errors import Span, StoreError, UsageError
+from qcow2c.errors import Span, StoreError, UnsupportedFeature, UsageError
 from qcow2c.light import TYPE_CHECKING, Protocol
 from qcow2c.storage.descriptors import DescriptorFile, is_regular
-from qcow2c.storage.file_names import plain_path
+from qcow2c.storage.file_names import is_url, plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.positioned import PositionedFile
@@ -38,7 +38,7 @@ class BinaryFile(Protocol):
 
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | int | BinaryFile
-"""A path, bytes, a descriptor of a regular file, or a file object."""
+"""A path, a URL that fsspec knows (read-only), bytes, a descriptor of a regular file, or a file object."""
 
 
 class FileObject(Store):
@@ -257,6 +257,8 @@ def open_store(source: Source | Store, *, writable: bool = False) -> Store:
         if writable:
             raise UsageError(f"cannot write to an image in {type(source).__name__}: give a bytearray")
         return Memory(source)
+    if is_url(source):
+        return _store_at_url(str(source), writable=writable)
     if isinstance(source, str | os.PathLike):
         return LocalFile(plain_path(source), writable=writable)
     if isinstance(source, int) and not isinstance(source, bool):
@@ -264,6 +266,15 @@ def open_store(source: Source | Store, *, writable: bool = False) -> Store:
     if hasattr(source, "read") and hasattr(source, "seek"):
         return _store_of_file(source, writable=writable)
     raise UsageError(f"cannot read an image from {type(source).__name__}: give a path, bytes, or a binary file")
+
+
+def _store_at_url(url: str, *, writable: bool) -> Store:
+    """Return a store over what is at a URL. Raises UnsupportedFeature, StoreError."""
+    if writable:
+        raise UnsupportedFeature(f"{url!r} is a URL: what is there is only read")
+    from qcow2c.storage.remote_file import RemoteFile  # Late: few need it.
+
+    return RemoteFile(url)
 
 
 def _store_of_file(file: Any, *, writable: bool) -> Store:

@@ -43,6 +43,8 @@ class Store(ABC):
     """
 
     name: str
+    url: str | None = None
+    """Where the bytes are, if that is a URL."""
     path: str | None = None
     start: int = 0
     """Where the first byte is in the file, which is another thing than the store where it is only a part of it."""

@@ -8,10 +8,19 @@ import pytest
 
 import qcow2c
 from qcow2c.errors import UnsupportedFeature, UsageError
-from qcow2c.storage.file_names import PROTOCOLS, LocalName, local_name, parsed_json, plain_path, protocol_of
+from qcow2c.storage.file_names import (
+    PROTOCOLS,
+    LocalName,
+    is_url,
+    local_name,
+    parsed_json,
+    plain_path,
+    protocol_of,
+    source_path,
+)
 from qcow2c.storage.sources import opened
 
-NETWORK = ("nbd:localhost:10809", "nbd+unix:///x?socket=s", "rbd:pool/x", "ssh:h", "iscsi:x", "NBD:x", "odd+one://x")
+NETWORK = ("nbd:localhost:10809", "nbd+unix:///x?socket=s", "rbd:pool/x", "ssh:h", "iscsi:x", "NBD:x")
 
 
 @pytest.mark.parametrize("name", NETWORK)
@@ -20,6 +29,16 @@ def test_what_only_qemu_speaks_is_refused_by_name(name: str) -> None:
         with pytest.raises(UnsupportedFeature, match="is no local file: only QEMU speaks the protocol") as caught:
             function(name)
         assert f"'./{name}'" in str(caught.value)
+
+
+def test_a_url_is_a_source_and_no_local_file() -> None:
+    for name in ("http://h/x", "HTTPS://h/x", "s3://bucket/x", "memory://x", "odd+one://x"):
+        assert is_url(name) and source_path(name) == name
+        for function in (local_name, plain_path):
+            with pytest.raises(UnsupportedFeature, match="is a URL, and no local file"):
+                function(name)
+    for name in (*NETWORK, "http:x", "file://x", "x", "a/b://c", b"http://h/x", 7):
+        assert not is_url(name)
 
 
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
