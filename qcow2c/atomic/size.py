@@ -212,7 +212,8 @@ class Resizing:
             return
         fill_zeros(tail)
         if self._image.in_place is not None and own:
-            self._image.in_place.overwrite((descriptor & L2_OFFSET) + self._cut - start, bytes(tail))
+            host, kept = descriptor & L2_OFFSET, self._cut - start
+            self._image.in_place.overwrite(host + kept, bytes(self._stored(content, host, start)[kept:]))
             return
         if geometry.external_data:
             self._data.write((memoryview(self._stored(content, start, start))[: self._size - start],), start)

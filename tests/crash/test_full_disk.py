@@ -291,3 +291,21 @@ def test_a_real_file_system_that_is_full(small_disk: Path) -> None:
     qcow2c.resize(image, SIZE // 2, shrink=True)
     bitmaps.remove(image, "one")
     assert qcow2c.check(image).exit_code == 0
+
+
+def test_an_encrypted_disk_is_made_smaller_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    qcow2c.create(path, SIZE, encryption="luks", key="k", cipher="aes-128", iter_time_ms=1)
+    content = random.Random(4).randbytes(SIZE)
+    with qcow2c.open(path, "r+", key="k") as image:
+        image.pwrite(content, 0)
+    store = FullStore(path.read_bytes(), room=0)
+    qcow2c.resize(store, SIZE // 2 + 512, shrink=True, key="k")
+    path.write_bytes(bytes(store.contents))
+    assert qcow2c.check(path).exit_code == 0
+    cluster = bytearray(65536)
+    with qcow2c.open(path, key="k") as image:  # As a disk that is larger would show the last cluster.
+        header = image.header
+        larger = image.layer.state(header.l1_table_offset, header.l1_size, SIZE // 2 + len(cluster))
+        larger.read_into(memoryview(cluster), SIZE // 2)
+    assert cluster == content[SIZE // 2 : SIZE // 2 + 512].ljust(len(cluster), b"\0")
