@@ -42,14 +42,22 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
+class _Blocks(threading.local):
+    """AES of single blocks: a thread makes its contexts once, for they may be used on and on, but by one at a time."""
+
+    def __init__(self, cipher: Any) -> None:
+        self.encryption: _Context = cipher.encryptor()
+        self.decryption: _Context = cipher.decryptor()
+
+
 class BulkCipher:
     """A cipher with its key, in arrays. Several threads may use it; buffers are changed in place."""
 
     def __init__(self, kind: CipherKind, key: bytes) -> None:
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-        def blocks(part: bytes) -> Any:
-            return Cipher(algorithms.AES(part), modes.ECB())
+        def blocks(part: bytes) -> _Blocks:
+            return _Blocks(Cipher(algorithms.AES(part), modes.ECB()))
 
         self._kind = kind
         half = len(key) // 2
@@ -80,21 +88,21 @@ class BulkCipher:
         ivs[:, 0] = np.arange(first, first + count, dtype=_WORD)
         if self._kind.iv_generator == "plain":
             ivs[:, 0] &= _LOW_32
-        return ivs if self._essiv is None else _apply(self._essiv.encryptor(), ivs)
+        return ivs if self._essiv is None else _apply(self._essiv.encryption, ivs)
 
     # --- XTS ---
 
     def _xts_encrypt(self, data: U64Array, sector: int) -> None:
-        self._xts(self._data.encryptor(), data, sector)
+        self._xts(self._data.encryption, data, sector)
 
     def _xts_decrypt(self, data: U64Array, sector: int) -> None:
-        self._xts(self._data.decryptor(), data, sector)
+        self._xts(self._data.decryption, data, sector)
 
     def _xts(self, context: _Context, data: U64Array, sector: int) -> None:
         masks, work = _scratch.masks[: len(data)], _scratch.work[: len(data)]
         count = len(data) // _WORDS
         assert self._tweaks is not None
-        first = _apply(self._tweaks.encryptor(), self._ivs(sector, count))
+        first = _apply(self._tweaks.encryption, self._ivs(sector, count))
         _multiples(first, masks.reshape(count, _BLOCKS, 2))
         np.bitwise_xor(data, masks, out=work)
         np.bitwise_xor(_blocks(context, work), masks, out=data)
@@ -106,12 +114,12 @@ class BulkCipher:
         previous = _scratch.masks[: len(data)].reshape(count, _BLOCKS, 2)
         previous[:, 1:] = data.reshape(count, _BLOCKS, 2)[:, :-1]
         previous[:, 0] = self._ivs(sector, count)
-        np.bitwise_xor(_blocks(self._data.decryptor(), data), previous.reshape(-1), out=data)
+        np.bitwise_xor(_blocks(self._data.decryption, data), previous.reshape(-1), out=data)
 
     def _cbc_encrypt(self, data: U64Array, sector: int) -> None:
         """Encrypt block after block, but of all sectors at once."""
         count = len(data) // _WORDS
-        context, blocks = self._data.encryptor(), data.reshape(count, _BLOCKS, 2)
+        context, blocks = self._data.encryption, data.reshape(count, _BLOCKS, 2)
         chain, work = self._ivs(sector, count), _scratch.work[: count * 2]
         for index in range(_BLOCKS):
             np.bitwise_xor(blocks[:, index], chain, out=work.reshape(count, 2))
@@ -126,13 +134,13 @@ class BulkCipher:
         first = self._ivs(sector, count).byteswap()  # Counters are big-endian.
         counters[:, :, 1] = first[:, 1, None] + np.arange(_BLOCKS, dtype=_WORD)
         counters[:, :, 0] = first[:, 0, None] + (counters[:, :, 1] < first[:, 1, None])
-        np.bitwise_xor(data, _blocks(self._data.encryptor(), counters.byteswap(inplace=True).reshape(-1)), out=data)
+        np.bitwise_xor(data, _blocks(self._data.encryption, counters.byteswap(inplace=True).reshape(-1)), out=data)
 
     def _ecb_encrypt(self, data: U64Array, _sector: int) -> None:
-        data[:] = _blocks(self._data.encryptor(), data)
+        data[:] = _blocks(self._data.encryption, data)
 
     def _ecb_decrypt(self, data: U64Array, _sector: int) -> None:
-        data[:] = _blocks(self._data.decryptor(), data)
+        data[:] = _blocks(self._data.decryption, data)
 
 
 def _by_chunk(form: Callable[[U64Array, int], None], buffer: memoryview, sector: int) -> None:

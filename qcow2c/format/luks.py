@@ -24,10 +24,10 @@ from qcow2c.storage.sources import Store
 
 SPEC = "Full disk encryption header pointer"
 
-HASHES = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160")
+HASHES = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160", "sm3")
 CIPHER_MODES = ("ecb", "cbc", "xts", "ctr")
 IV_GENERATORS = ("plain", "plain64", "essiv")
-CIPHER_KEY_BYTES = {"aes": (16, 24, 32), "cast5": (16,), "serpent": (16, 24, 32), "twofish": (16, 24, 32)}
+CIPHER_KEY_BYTES = {"aes": (16, 24, 32), "cast5": (16,), "sm4": (16,), "serpent": (16, 24, 32), "twofish": (16, 24, 32)}
 """Names as LUKS spells them, and the lengths of their keys in bytes."""
 
 

@@ -6,7 +6,7 @@ It is what `Reader.read_into` does cluster by cluster, which has the last word o
 from __future__ import annotations
 
 from qcow2c.format.codecs import DecompressionError
-from qcow2c.format.tables import L2_COMPRESSED, CompressedExtent, compressed_extent
+from qcow2c.format.tables import L2_COMPRESSED, CompressedExtent, Kind, compressed_extent
 from qcow2c.layers.layer import Layer
 from qcow2c.layers.reader import Reader
 
@@ -29,9 +29,15 @@ def read_compressed(layer: Layer, buffer: memoryview, guest_offset: int) -> None
             stop = done + len(found) * size
             _read_together(layer, buffer[done:stop], at, found)
         else:
-            stop = min(len(buffer), done + size - at % size)
+            stop = min(len(buffer), done + max(size - at % size, _plain(layer, at, len(buffer) - done)))
             layer.read_into(buffer[done:stop], at)
         done = stop
+
+
+def _plain(reader: Reader, guest_offset: int, length: int) -> int:
+    """Return how many of some bytes are consecutive and not compressed: those are read, and decrypted, at once."""
+    run = reader.run_at(guest_offset, length)
+    return 0 if run.kind is Kind.COMPRESSED else run.length
 
 
 def _close_together(reader: Reader, guest_offset: int, most: int) -> list[CompressedExtent]:
