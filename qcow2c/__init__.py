@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from qcow2c.errors import NoSuchSnapshot as NoSuchSnapshot
     from qcow2c.errors import NotQcow2 as NotQcow2
     from qcow2c.errors import Qcow2Error as Qcow2Error
+    from qcow2c.errors import SpaceKept as SpaceKept
     from qcow2c.errors import StoreError as StoreError
     from qcow2c.errors import UnsupportedFeature as UnsupportedFeature
     from qcow2c.errors import UsageError as UsageError
@@ -145,6 +146,7 @@ _HOMES = {
     "NotQcow2": "qcow2c.errors:NotQcow2",
     "Qcow2Error": "qcow2c.errors:Qcow2Error",
     "Snapshot": "qcow2c.internal_snapshots:Snapshot",
+    "SpaceKept": "qcow2c.errors:SpaceKept",
     "StoreError": "qcow2c.errors:StoreError",
     "UnsupportedFeature": "qcow2c.errors:UnsupportedFeature",
     "UsageError": "qcow2c.errors:UsageError",

@@ -171,3 +171,18 @@ class doing:
             error.message = f"{self._what}: {error.message}"
             if self._exit_code is not None:
                 error.exit_code = self._exit_code
+
+
+class SpaceKept(RuntimeWarning):
+    """A change was made, and durable; only the space that it frees could not be given back to the system."""
+
+
+def warn_of_space(cause: StoreError) -> None:
+    """Warn that only space was not given back. Raises StoreError for somebody who wants warnings to be errors."""
+    import warnings  # Late: few need it.
+
+    message = f"{cause}; the change was made, and the file keeps the space"
+    try:
+        warnings.warn(message, SpaceKept, stacklevel=4)
+    except SpaceKept:
+        raise StoreError(message, errno=cause.errno, filename=cause.filename) from cause

@@ -20,7 +20,7 @@ from qcow2c.atomic.in_place import InPlace
 from qcow2c.atomic.new_refcounts import NewRefcounts
 from qcow2c.atomic.refcounts import RefcountChange, ReferenceDelta
 from qcow2c.constants import Limit, Version
-from qcow2c.errors import LimitExceeded, Qcow2Error, Span, StoreError
+from qcow2c.errors import LimitExceeded, Qcow2Error, Span, StoreError, warn_of_space
 from qcow2c.format import tables
 from qcow2c.format.derived import AUTOCLEAR_FEATURES, INCOMPATIBLE_FEATURES
 from qcow2c.format.geometry import ClusterRun, Geometry
@@ -320,7 +320,8 @@ class Successor:
         With `shorten` the file ends with the last cluster in use, unless it was not verified which that is, or behind
         what `keep` was told.
         Durable order: everything new, the header's first sector, then the space. A crash leaves what was, or what will
-        be: neither has leaks, but the file may be longer. Raises StoreError, LimitExceeded, CorruptMetadata.
+        be: neither has leaks, but the file may be longer. What cannot be given back is a warning, `SpaceKept`. Raises
+        StoreError, LimitExceeded, CorruptMetadata.
         """
         if self.in_place is None:
             self._build_refcounts()
@@ -338,12 +339,21 @@ class Successor:
             self.in_place.correct_copied_bits()
             if self.header.version >= Version.V3:
                 HeaderUpdate(self.medium).write(incompatible_features=self._fields["incompatible_features"])
-        for edges in freed:
-            for start, end in edges.reshape(-1, 2).tolist():
-                self.medium.punch(start << self._bits, end - start << self._bits)
+        kept: StoreError | None = None
+        try:
+            for edges in freed:
+                for start, end in edges.reshape(-1, 2).tolist():
+                    self.medium.punch(start << self._bits, end - start << self._bits)
+        except StoreError as exc:  # It is free all the same: the next writes use it.
+            kept = exc
         self.medium.flush()
-        if file_end is not None and file_end < store.size():
-            store.truncate(file_end)
+        try:
+            if file_end is not None and file_end < store.size():
+                store.truncate(file_end)
+        except StoreError as exc:
+            kept = exc
+        if kept is not None:
+            warn_of_space(kept)
 
     def _write_header(self, *, dirty: bool) -> None:
         fields = dict(self._fields)

@@ -221,6 +221,22 @@ def _secrets(objects: list[str]) -> object:
     return Secrets(objects)
 
 
+def _with_warnings(arguments: Namespace) -> int:
+    """Run a command; warnings about what was done all the same are lines like errors."""
+    import warnings
+
+    def show(message: Warning | str, *_where: object, **_more: object) -> None:
+        named = f"{arguments.image}: " if arguments.image else ""
+        text.note(f"qcow2c: warning: {named}{message}")
+
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    finally:
+        warnings.showwarning = before
+
+
 def _answer(arguments: Namespace) -> int:
     """Run a command, with whatever goes wrong as one line."""
     try:
@@ -229,8 +245,7 @@ def _answer(arguments: Namespace) -> int:
         text.complain(str(error))
         return 1
     try:
-        status: int = arguments.run(arguments)
-        return status
+        return _with_warnings(arguments)
     except Qcow2Error as error:
         reason, status = str(error), error.exit_code
     except BrokenPipeError:

@@ -10,7 +10,7 @@ Spec: "Header", "Header extensions".
 from __future__ import annotations
 
 from qcow2c.constants import SECTOR_SIZE, ExtensionType, Limit
-from qcow2c.errors import UsageError
+from qcow2c.errors import StoreError, UsageError
 from qcow2c.format.header import Header, aligned
 from qcow2c.format.header_writer import Extensions, HeaderChange, assembled, extensions_of, header_proper, with_fields
 from qcow2c.storage.medium import Medium
@@ -95,7 +95,16 @@ def _write_in_steps(
 
 
 def _write_sector(medium: Medium, sector: bytes) -> None:
-    """Write the first sector after all that it refers to, and before anything else: see `HeaderUpdate`."""
+    """Write the first sector after all that it refers to, and before anything else: see `HeaderUpdate`.
+
+    Raises StoreError; where it says so, the sector may have been written all the same.
+    """
     medium.flush()
-    medium.write([sector], 0)
-    medium.flush()
+    try:
+        medium.write([sector], 0)
+        medium.flush()
+    except StoreError as exc:
+        message = (
+            f"{exc.message}; what the header was to say may or may not be there: doing it again says what is the case"
+        )
+        raise StoreError(message, where=exc.where, spec=exc.spec, errno=exc.errno, filename=exc.filename) from exc

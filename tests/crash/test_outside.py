@@ -301,3 +301,19 @@ def test_the_shim_hits_what_it_is_told_to(shim: Path, images: Path, tmp_path: Pa
     assert run(shim, place, words, HITS["SIGINT"].environment(1)).returncode == 128 + signal.SIGINT
     assert run(shim, place, words, HITS["SIGKILL"].environment(1)).returncode == -signal.SIGKILL
     assert run(shim, place, words, HITS["SIGTERM"].environment(1 << 20)).returncode == 0
+
+
+def test_what_fails_after_the_change_is_told_as_what_it_is(
+    shim: Path, images: Path, ordinary: Callable[..., Ordinary], tmp_path: Path
+) -> None:
+    """The last calls of a deletion: the header, its flush, the space that is given back, the last flush."""
+    program = ("-m", "qcow2c", "snapshot", "-d", "one", "disk")
+    calls, said = ordinary(program, "disk").calls, {}
+    for at in range(calls - 8, calls + 1):
+        place = fresh(images, tmp_path)
+        done = run(shim, place, program, Hit(error=errno.EIO).environment(at))
+        with qcow2c.open(place / "disk") as image:
+            said[done.returncode, not image.snapshots.list(), "may or may not be there" in done.stderr] = done.stderr
+    assert (0, True, False) in said and "qcow2c: warning: disk: Could not give back space" in said[0, True, False]
+    assert (1, True, True) in said, "the flush of the header"
+    assert all(is_gone for status, is_gone, _ in said if status == 0)

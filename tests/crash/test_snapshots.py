@@ -427,7 +427,7 @@ def test_a_call_that_fails_leaves_the_image_before_or_after(act: str, *, lasting
     judge = Judge(before, bytes(counted.contents))
     for at in range(1, counted.calls + 1):
         store = Failing(before, at, lasting=lasting)
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreError):  # Of a warning, too, where only space was not given back.
             ACTS[act](store)
         judge.state(bytes(store.contents), f"call {at} fails")
     assert judge.seen == {0, 1}

@@ -94,13 +94,13 @@ def _report(result: CheckResult, chosen: Namespace, **more: Any) -> int:
     if result.failed is not None:
         text.complain(f"{chosen.image}: Check failed: {result.failed}{_way_out(result)}")
         return result.exit_code
+    if not result.check_errors:
+        _tell(result)
     if not chosen.quiet:
         is_json = chosen.output == "json"
         text.report(_json(result, chosen.image, more) if is_json else "".join(f"{line}\n" for line in _human(result)))
     if result.check_errors:
         text.complain(f"{chosen.image}: Check failed")
-        return result.exit_code
-    _tell(result)
     return result.exit_code
 
 

@@ -2,7 +2,9 @@
 
 Options, messages and progress are those of qemu-img convert. A source "-" is raw data from standard input, a target
 "-" goes to standard output. The copy has its name, or its magic value, only when it is complete; until then a target
-that is there stays as it is, unless hard links, a mount point or another owner make it be written in place.
+that is there stays as it is, unless hard links, a mount point or another owner make it be written in place. As with
+qemu-img, whole sectors are copied: the bytes of a qcow2 disk behind its last whole 512 are left out (image.read() of
+the library has them), and a raw file gets zeros up to the next 512.
 
 examples:
   qcow2c convert -p -O raw disk.qcow2 disk.raw

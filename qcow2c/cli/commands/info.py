@@ -1,6 +1,7 @@
 """Show what an image is: sizes, features, snapshots, bitmaps, encryption.
 
-The output is that of qemu-img info. No other file is opened without --backing-chain.
+The output is that of qemu-img info. No other file is opened without --backing-chain. Sizes are whole sectors of 512
+bytes, as there: of a qcow2 disk that ends within one, the rest is not counted; that of a raw file counts whole.
 
 examples:
   qcow2c info disk.qcow2
