@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _SNAPSHOT_PREFIX = "snapshot."
 _SNAPSHOT_OPTIONS = (Option("snapshot.id", "str", ""), Option("snapshot.name", "str", ""))
-_FORMATS = ("qcow2", "raw")
+_FORMATS = ("qcow2", "raw", "luks")
 _PROTOCOLS = ("file", "host_device")
 _KEY_SECRET, _BACKING = "encrypt.key-secret", "backing."
 _TRUE, _FALSE = (True, "on", "yes", "true", "y"), (False, "off", "no", "false", "n")
@@ -140,6 +140,8 @@ def _from_options(
         if given.pop("backing") is not None:
             text.note('qcow2c: warning: Use of "backing": "" is deprecated; use "backing": null instead')
         options["backing"] = False
+    if driver == "luks" and "key-secret" in given:
+        given["encrypt.key-secret"] = given.pop("key-secret")
     part = _part(given) if driver == "raw" else None
     filename, inner = _file(given, "file")
     data_file = _data_file(given)

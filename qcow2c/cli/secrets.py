@@ -41,6 +41,17 @@ OPTIONS = (
 """What create and convert take for encryption."""
 
 
+VOLUME_OPTIONS = (
+    *(
+        option._replace(name=option.name.removeprefix(PREFIX))
+        for option in OPTIONS
+        if option.name.startswith(PREFIX) and option.name != f"{PREFIX}format"
+    ),
+    Option("size", "size", "Virtual disk size"),
+)
+"""What a raw LUKS volume is made with."""
+
+
 class Secrets:
     """The secrets that a command was given, by their IDs."""
 
@@ -110,8 +121,12 @@ class Secrets:
         )
 
 
-def settle(options: dict[str, Any], secrets: Secrets | None) -> None:
+def settle(options: dict[str, Any], secrets: Secrets | None, image_format: str = "qcow2") -> None:
     """Let options of a new image have its encryption as a whole. Raises UsageError, UnsupportedFeature."""
+    if image_format == "luks":
+        for name in [name for name in options if name != "size"]:
+            options[PREFIX + name] = options.pop(name)
+        options[f"{PREFIX}format"] = "luks"
     encryption = (secrets or Secrets()).encryption(options)
     if encryption is not None:
         options["encryption"] = encryption

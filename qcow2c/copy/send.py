@@ -23,6 +23,7 @@ from qcow2c.disk.apart import require_apart
 from qcow2c.disk.opening import open_image
 from qcow2c.errors import UsageError
 from qcow2c.format import codecs
+from qcow2c.format.detection import LUKS
 from qcow2c.light import TYPE_CHECKING, replace
 from qcow2c.storage.gate import Gate, GateFunction, any_file, gate_for
 from qcow2c.storage.locks import Use
@@ -64,6 +65,8 @@ def send(
         copy.try_first()
     if isinstance(target, Pipe):
         _to_pipe(copy, target, output_format, how, create, bitmaps)
+    elif output_format == LUKS:
+        _to_luks(copy, target, how, create)
     elif output_format == "raw":
         _to_raw(copy, target, how, create)
     elif how.existing:
@@ -119,6 +122,20 @@ def _to_raw(copy: Copying, target: Any, how: How, create: NewImageOptions) -> No
         if preallocation != "off":
             store.allocate(0, copy.size)
         copy.run(RawTarget(store, unit=how.sparse_size, durable=how.durable), scope)
+
+
+def _to_luks(copy: Copying, target: Any, how: How, create: NewImageOptions) -> None:
+    """Write a raw LUKS volume: all of it, for zeros of the file are no zeros of the disk."""
+    from qcow2c.crypto.volume import LuksVolume
+
+    encryption = create.get("encryption")
+    assert encryption is not None, "it was judged"
+    made = encryption.make()
+    with complete_file(target, Use.WRITABLE_DATA_FILE, durable=how.durable) as store:
+        store.pwrite(made.header, 0)
+        store.truncate(made.length + copy.size)
+        volume = LuksVolume(store, made.length, made.cipher.from_payload(made.length))
+        copy.run(RawTarget(volume, unit=0, wipe=True, durable=how.durable), Scope(with_zeros=True))
 
 
 def _options(size: int, create: NewImageOptions) -> CreateOptions:

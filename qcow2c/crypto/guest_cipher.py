@@ -33,6 +33,10 @@ class GuestCipher:
     def __repr__(self) -> str:
         return f"<GuestCipher {self._cipher!r}>"
 
+    def from_payload(self, payload: int) -> GuestCipher:
+        """Return the same cipher of a file whose sectors are counted from a byte on: a raw LUKS volume's."""
+        return GuestCipher(self._cipher, by_host_offset=True, slot=self.slot, payload=payload)
+
     def _sector(self, host_offset: int, guest_offset: int) -> int:
         return (host_offset - self._payload if self._by_host_offset else guest_offset) // SECTOR_SIZE
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from qcow2c.disk.map import DiskMap
 from qcow2c.disk.opening import BackingChoice, open_image
-from qcow2c.errors import UsageError
-from qcow2c.format.detection import Format, known_format
+from qcow2c.errors import MissingKey, UsageError
+from qcow2c.format.detection import LUKS, Format, detect_format, known_format
 from qcow2c.image import Image
 from qcow2c.internal_snapshots import Snapshot
 from qcow2c.layers.layer import Layer, RawLayer
@@ -89,6 +89,10 @@ def open_disk(
         yield Disk(source.layer if snapshot is None else _state(source, snapshot), source.name, source)
         return
     with opened(source) as store:
+        if (image_format or detect_format(store)) == LUKS:
+            store.lock(Use.of_reader(share=share))
+            yield _luks_disk(store, key)
+            return
         if known_format(store, image_format) is Format.RAW:
             if snapshot is not None:
                 reason = "Block format 'raw' used by device '' does not support temporarily loading internal snapshots"
@@ -108,6 +112,17 @@ def open_disk(
         ) as image:
             layer = image.layer if snapshot is None else _state(image, snapshot)
             yield Disk(layer, store.name, image)
+
+
+def _luks_disk(store: Store, key: Key | KeyRing) -> Disk:
+    """Return what a raw LUKS volume holds. Raises MissingKey, WrongKey, and as `open_volume`."""
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.volume import open_volume
+
+    secret = KeyRing(key).secret(store.name, store.path)
+    if secret is None:
+        raise MissingKey(f"{store.name!r} is encrypted, and no key was given", spec="LUKS On-Disk Format 1.2")
+    return Disk(RawLayer(open_volume(store, secret), encrypted=True), store.name)
 
 
 def _state(image: Image, snapshot: str | SnapshotKey) -> Reader:

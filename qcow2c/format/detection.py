@@ -8,6 +8,9 @@ from qcow2c.constants import FOREIGN_FORMATS, FORMAT_PROBE_BYTES, MAGIC
 from qcow2c.errors import UnsupportedFeature
 from qcow2c.storage.store import Store
 
+LUKS = "luks"
+"""Raw LUKS volumes: what they hold is read, and a copy can be one."""
+
 
 class Format(enum.StrEnum):
     """The formats of images that are read and written here."""

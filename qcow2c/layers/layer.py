@@ -106,10 +106,12 @@ class RawLayer:
 
     image_format = "raw"
     header = None
-    encrypted = needs_key = False
+    needs_key = False
     backing: Layer | None = None
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, encrypted: bool = False) -> None:
+        """`encrypted`: the store decrypts a file, whose bytes are no use."""
+        self.encrypted = encrypted
         self.store = self.data_store = store
         self.disk_size = store.size()
 

@@ -20,7 +20,7 @@ from qcow2c.copy.targets import Pipe
 from qcow2c.copy.transfer import DiskCopy, StreamCopy
 from qcow2c.disk.disk import Disk, open_disk
 from qcow2c.errors import MissingKey, UsageError
-from qcow2c.format.detection import detect_format
+from qcow2c.format.detection import LUKS, detect_format
 from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.descriptors import DescriptorFile
 from qcow2c.storage.gate import Gate
@@ -56,10 +56,11 @@ def convert(
 ) -> None:
     """Copy a disk, or several consecutively, to a path or a writable binary file object.
 
-    `output_format` is "raw" or "qcow2"; `options` are those of `How` and, for qcow2, of `create`. `snapshot` names the
-    internal snapshot to copy. `key` opens encrypted sources, `target_key` a target that is there, or what lies below
-    it; `encryption`, an `Encryption`, lets a new one be encrypted. A new target has its name, or its magic value, only
-    when it is complete. Identical disks and options give identical bytes, but for encryption, whose keys are random.
+    `output_format` is "raw", "qcow2" or "luks"; `options` are those of `How` and, for qcow2, of `create`. `snapshot`
+    names the internal snapshot to copy. `key` opens encrypted sources, `target_key` a target that is there, or what
+    lies below it; `encryption`, an `Encryption`, lets a new one be encrypted. A new target has its name, or its magic
+    value, only when it is complete. Identical disks and options give identical bytes, but for encryption, whose keys
+    are random.
 
     Raises UsageError, what `open_disk` raises, StoreError, ImageLocked.
     """
@@ -171,9 +172,11 @@ def _bitmaps(
 
 def judge(sources: int, output_format: str, how: How, create: Mapping[str, Any]) -> None:
     """Raise UsageError for what makes no sense, in QEMU's words; nothing is opened for that."""
-    if output_format not in ("raw", "qcow2"):
+    if output_format not in ("raw", "qcow2", LUKS):
         raise UsageError(f"Unknown file format '{output_format}'")
-    if how.compressed and output_format == "raw":
+    if output_format == LUKS:
+        _judge_volume(how, create)
+    if how.compressed and output_format != "qcow2":
         raise UsageError("Compression not supported for this file format")
     if create.get("encryption") is not None:
         _judge_encryption(output_format, how)
@@ -184,6 +187,18 @@ def judge(sources: int, output_format: str, how: How, create: Mapping[str, Any])
     require_sparse_size(how.sparse_size)
     require_known(create)
     _judge_backing(sources, output_format, how, create)
+
+
+def _judge_volume(how: How, create: Mapping[str, Any]) -> None:
+    """Raise UsageError for what a raw LUKS volume cannot be."""
+    encryption = create.get("encryption")
+    if encryption is None or encryption.format != LUKS:
+        raise UsageError("Parameter 'key-secret' is required for cipher")
+    if how.existing:
+        raise UsageError("a LUKS volume that is there is not written: leave -n away")
+    for option in create:
+        if option != "encryption" and create[option] is not None:
+            raise UsageError(f"Invalid parameter {option!r}")
 
 
 def _judge_encryption(output_format: str, how: How) -> None:

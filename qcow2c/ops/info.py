@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from qcow2c.constants import MAGIC, SECTOR_SIZE, CompressionType, CryptMethod, Limit, Version
 from qcow2c.disk.image_info import BitmapInfo, ChildInfo, ImageInfo, SnapshotInfo
 from qcow2c.errors import ChainError
-from qcow2c.format.detection import Format, known_format
+from qcow2c.format.detection import LUKS, Format, detect_format, known_format
 from qcow2c.format.findings import Severity
 from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import load_header, load_snapshots, readable_bitmap_records
@@ -22,6 +22,7 @@ from qcow2c.storage.sources import Source, Store, opened
 if TYPE_CHECKING:
     from typing import Any, Literal
 
+    from qcow2c.format.luks import LuksHeader
     from qcow2c.format.records import SnapshotRecord
     from qcow2c.storage.gate import Gate
 
@@ -177,6 +178,9 @@ def _describe(store: Store, name: str, image_format: str | None, use: Use) -> tu
     """Return the facts of one image, and its header if it is qcow2; `use` is its lock, which a raw one does without."""
     if image_format is None and store.pread(len(MAGIC), 0) == MAGIC:
         image_format = Format.QCOW2  # Of any version, even where that is another format: the header says so.
+    if (image_format or detect_format(store)) == LUKS:
+        store.lock(use)
+        return _volume_facts(store, name), None
     if known_format(store, image_format) is Format.RAW:
         store.lock(Use.SHARED)
         return _raw_facts(store, name), None
@@ -187,6 +191,20 @@ def _describe(store: Store, name: str, image_format: str | None, use: Use) -> tu
 
 def _raw_facts(store: Store, name: str) -> Facts:
     facts = _file_facts(store, name, "raw")
+    if store.path is not None:
+        facts["children"] = _children(store, name)
+    return _ordered(facts, IMAGE_KEYS)
+
+
+def _volume_facts(store: Store, name: str) -> Facts:
+    """Return the facts of a raw LUKS volume."""
+    from qcow2c.crypto.volume import read_volume_header
+
+    luks = read_volume_header(store)
+    data = _luks_facts(luks)
+    del data["format"]
+    facts = _file_facts(store, name, LUKS) | {"encrypted": True, "format-specific": {"type": LUKS, "data": data}}
+    facts["virtual-size"] = max(0, facts["virtual-size"] - luks.payload_offset)
     if store.path is not None:
         facts["children"] = _children(store, name)
     return _ordered(facts, IMAGE_KEYS)
@@ -269,7 +287,10 @@ def _encryption(store: Store, header: Header) -> Facts | None:
         return None
     from qcow2c.format.luks import read_luks_header
 
-    luks = read_luks_header(store, header.encryption_header)
+    return _luks_facts(read_luks_header(store, header.encryption_header))
+
+
+def _luks_facts(luks: LuksHeader) -> Facts:
     slots = []
     for slot in luks.slots:
         facts = {"active": slot.active, "key-offset": slot.key_offset}

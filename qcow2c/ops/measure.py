@@ -15,6 +15,7 @@ from qcow2c.disk.disk import Disk, SnapshotKey, open_disk
 from qcow2c.disk.map import COMPRESSED, DATA, ZERO, Columns
 from qcow2c.errors import UsageError
 from qcow2c.format.derived import BITMAP_DIRECTORY_HEADER
+from qcow2c.format.detection import LUKS
 from qcow2c.format.findings import Severity, raise_first
 from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import aligned
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _COMPATS = ("0.10", "1.1")
 """Without "v2" and "v3", which only create knows."""
 
-_UNMEASURED = ("vmdk", "vdi", "vpc", "vhdx", "parallels", "qcow", "qed", "luks")
+_UNMEASURED = ("vmdk", "vdi", "vpc", "vhdx", "parallels", "qcow", "qed")
 _UNCREATED = ("bochs", "cloop", "dmg")
 """Formats that QEMU knows, but does not create."""
 
@@ -81,6 +82,8 @@ def measure(
         raise UsageError("either a size or an image must be given")
     if image_format is not None or snapshot is not None:
         raise UsageError("a format and a snapshot can only be those of an image")
+    if output_format == LUKS:
+        return _volume(-(-size // SECTOR_SIZE) * SECTOR_SIZE, create_options)
     if _is_raw(output_format):
         whole = -(-size // SECTOR_SIZE) * SECTOR_SIZE
         return Measurement(whole, whole)
@@ -91,12 +94,22 @@ def measure(
 
 def measure_disk(disk: Disk, output_format: str = "raw", **create_options: Unpack[NewImageOptions]) -> Measurement:
     """Return how large a copy of an open disk becomes; see `measure`."""
+    if output_format == LUKS:
+        return _volume(disk.size, create_options)
     if _is_raw(output_format):
         return Measurement(disk.size, disk.size)
     return _copy(disk, _target(0, create_options))
 
 
 # --- what is asked for ----------------------------------------------------------------------------------------------
+
+
+def _volume(size: int, options: NewImageOptions) -> Measurement:
+    """Return what a raw LUKS volume takes. Raises UsageError without its encryption."""
+    encryption = options.get("encryption")
+    if encryption is None or encryption.format != LUKS:
+        raise UsageError("Parameter 'key-secret' is required for cipher")
+    return Measurement(encryption.header_bytes + size, encryption.header_bytes + size)
 
 
 def _is_raw(output_format: str) -> bool:

@@ -227,3 +227,22 @@ def test_key_slots_are_amended(run: Run, disk: Path) -> None:
         assert "refusing operation" in amend(words)[1]
     assert amend("state=active,keyslot=0,new-secret=n,iter-time=1", "--force") == (0, "") and slots() == [0]
     assert read("disk.qcow2", "new")[1000:1004] == b"text"
+
+
+def test_raw_volumes_are_copied_and_shown(run: Run, disk: Path) -> None:
+    made = run("convert", *KEY, "--image-opts", "-O", "luks", "-o", "key-secret=s,iter-time=1", OPTS.format(disk), "v")
+    assert made == (0, "", "")
+    volume = "driver=luks,key-secret=s,file.filename=v"
+    assert run("convert", *KEY, "--image-opts", "-O", "raw", volume, "disk.raw") == (0, "", "")
+    assert Path("disk.raw").read_bytes() == read(str(disk))
+    status, out, _ = run("info", "v")
+    assert status == 0 and "file format: luks\n" in out and "encrypted: yes\n" in out and "cipher alg: aes-256" in out
+    status, out, _ = run("measure", *KEY, "-O", "luks", "-o", "key-secret=s", "--size", "1M")
+    assert (status, out.split()[2]) == (0, str(Path("v").stat().st_size))
+    for words, complaint in (
+        (("-O", "luks", "disk.raw", "no"), "'encrypt.key-secret' is required"),
+        (("-O", "raw", "v", "no"), "no key was given"),
+        (("-c", *KEY, "-O", "luks", "-o", "key-secret=s", "disk.raw", "no"), "Compression not supported"),
+    ):
+        status, _, err = run("convert", *words)
+        assert status == 1 and complaint in err and not Path("no").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -258,3 +259,27 @@ def test_cryptsetup_opens_our_key_slots_and_we_its_own(cipher: str, tmp_path: Pa
     assert qcow2c.key_slots(volume, key="three").opened == 2
     assert qcow2c.remove_key(volume, key="two") == (1,)
     assert opens("one") and opens("three") and not opens("two")
+
+
+def test_raw_volumes_go_both_ways(tmp_path: Path) -> None:
+    content = (bytes(3000) + b"guest" * 30_000 + bytes(400_000) + b"more" * 9000).ljust(SIZE, b"\0")
+    (tmp_path / "a.raw").write_bytes(content)
+    words = ("convert", *SECRET, "-f", "raw", "-O", "luks", "-o", "key-secret=s,iter-time=10", "a.raw", "theirs.luks")
+    if BUSY in qemu(tmp_path, "qemu-img", *words).stderr:
+        pytest.skip(BUSY)
+    wanted = qcow2c.Encryption("luks", PASSPHRASE, "aes-128-cbc-essiv", iter_time_ms=5)
+    qcow2c.convert(tmp_path / "a.raw", tmp_path / "ours.luks", output_format="luks", encryption=wanted)
+    for name in ("theirs.luks", "ours.luks"):
+        qcow2c.convert(tmp_path / name, tmp_path / "b.raw", key=PASSPHRASE)
+        assert (tmp_path / "b.raw").read_bytes() == content
+        volume = f"driver=luks,key-secret=s,file.filename={name}"
+        compared = qemu(
+            tmp_path, "qemu-img", "compare", *SECRET, "--image-opts", volume, "driver=raw,file.filename=a.raw"
+        )
+        assert compared.returncode == 0, compared
+        theirs = json.loads(qemu(tmp_path, "qemu-img", "info", "--output=json", name).stdout)
+        mine = qcow2c.info(tmp_path / name).as_dict()  # type: ignore[union-attr]
+        assert mine["format-specific"]["data"].items() >= theirs.pop("format-specific")["data"].items()
+        assert {key: mine[key] for key in theirs if key != "actual-size"} == {
+            key: value for key, value in theirs.items() if key != "actual-size"
+        } | {"filename": mine["filename"]}

@@ -123,6 +123,8 @@ def run(chosen: Namespace) -> int:
 
 
 def _known(output_format: str) -> tuple[Option, ...]:
+    if output_format == "luks":
+        return secrets.VOLUME_OPTIONS
     if output_format not in OPTIONS:
         raise UsageError(f"Unknown file format '{output_format}'")
     return OPTIONS[output_format] if output_format == "raw" else tuple(sorted((*OPTIONS[output_format], _LEVEL)))
@@ -165,7 +167,7 @@ def _how(chosen: Namespace, output_format: str) -> tuple[dict[str, Any], dict[st
     if chosen.threads is not None and (not chosen.threads.isdecimal() or not 1 <= int(chosen.threads) <= 16):
         raise UsageError("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16")
     create = option_list.parse(chosen.options, _known(output_format))
-    secrets.settle(create, chosen.secrets)
+    secrets.settle(create, chosen.secrets, output_format)
     if "compression_level" in create:
         how["compression_level"] = create.pop("compression_level")
     create.pop("size", None)

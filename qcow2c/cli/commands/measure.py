@@ -97,13 +97,15 @@ def _check_source(chosen: Namespace) -> None:
 
 def _options(chosen: Namespace, known: list[Option]) -> dict[str, Any]:
     """Return the options by name. There are none of a format that is no good anyway."""
-    if chosen.output_format not in OPTIONS:
+    if chosen.output_format == "luks":
+        known = list(secrets.VOLUME_OPTIONS)
+    elif chosen.output_format not in OPTIONS:
         return {}
     try:
         found = option_list.parse(chosen.options, known)
     except UsageError as exc:
         raise UsageError(f"{exc}\nInvalid options for file format {chosen.output_format!r}") from exc
-    secrets.settle(found, chosen.secrets)
+    secrets.settle(found, chosen.secrets, chosen.output_format)
     return found
 
 
