@@ -26,10 +26,10 @@ from qcow2c.errors import (
 )
 from qcow2c.forensic import render_text
 from qcow2c.forensic.checked import Checked
+from qcow2c.forensic.encryption_nodes import OneKey, encryption_nodes
 from qcow2c.forensic.header_nodes import (
     bare_header,
     bitmap_nodes,
-    encryption_nodes,
     extension_nodes,
     feature_nodes,
     header_node,
@@ -75,6 +75,7 @@ class Dump:
         verify: bool = False,
         share: bool = False,
         progress: Progress | None = None,
+        key: OneKey | None = None,
     ) -> None:
         """Open an image for its `sections`, all without any; arguments and errors are those of `dump`."""
         chosen = tuple(sections or SECTIONS)
@@ -82,7 +83,7 @@ class Dump:
             if section not in SECTIONS:
                 raise UsageError(f"unknown section {section!r}, not one of {', '.join(SECTIONS)}")
         self.sections = [section for section in SECTIONS if section in chosen]
-        self._verify = verify
+        self._verify, self._key = verify, key
         self._summary = Summary()
         with ExitStack() as stack:
             self.store = stack.enter_context(opened(source, locks.Use.of_reader(share=share)))
@@ -226,7 +227,7 @@ class Dump:
         }
         if header.has_valid_cluster_bits:
             makers["extensions"] = lambda: extension_nodes(header, Findings(self._header_findings))
-            makers["encryption"] = lambda: encryption_nodes(self.store, header)
+            makers["encryption"] = lambda: encryption_nodes(self.store, header, self._key)
         if walk is not None:
             makers |= {
                 "snapshots": lambda: snapshot_nodes(self.store, walk.header, walk.snapshots),
@@ -350,16 +351,17 @@ def dump(
     verify: bool = False,
     share: bool = False,
     progress: Progress | None = None,
+    key: OneKey | None = None,
 ) -> Dump:
     """Take an image apart, and return the tree of it, which is made while it is walked.
 
     `sections` picks parts of SECTIONS; `verify` adds the comparison with a second, independent parser; `share=True`
     reads an image although another process may be writing to it. `progress` is told, while the tree is walked, how much
-    is done, and all: each section counts as much as the file is long.
+    is done, and all, each section as long as the file; `key` is said to open a key slot of LUKS, or none.
     Raises NotQcow2 where not even the magic is there, StoreError, ImageLocked, UsageError; damage is findings, not
     errors.
     """
-    return Dump(source, sections, verify=verify, share=share, progress=progress)
+    return Dump(source, sections, verify=verify, share=share, progress=progress, key=key)
 
 
 def chain(path: str, gate: str | Gate) -> Iterator[Store]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 from collections.abc import Callable, Mapping
 from typing import NoReturn, SupportsIndex
@@ -51,6 +49,9 @@ def decoded(data: bytes, form: str, name: str) -> bytes:
         return data
     if form != "base64":
         raise UsageError(f"Parameter 'format' does not accept value {form!r}")
+    import base64  # Late: a secret is hardly ever given so.
+    import binascii
+
     try:
         return base64.b64decode(b"".join(data.split()), validate=True)
     except binascii.Error:

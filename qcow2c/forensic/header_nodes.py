@@ -1,4 +1,4 @@
-"""Nodes of the header cluster, of records and of the encryption header: everything but tables. Judges nothing."""
+"""Nodes of the header cluster and of records: everything but tables and encryption. Judges nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from qcow2c.constants import SECTOR_SIZE, CryptMethod, ExtensionType, FeatureType, Version
+from qcow2c.constants import ExtensionType, FeatureType, Version
 from qcow2c.errors import Span
 from qcow2c.forensic.nodes import Findings, Node, described, field_node, field_nodes, text_of
 from qcow2c.format import layout, rules
@@ -25,8 +25,6 @@ from qcow2c.format.derived import (
     HEADER_ADDITIONAL,
     HEADER_V2,
     HEADER_V3_TAIL,
-    LUKS_HEADER,
-    LUKS_KEY_SLOT,
     SNAPSHOT_EXTRA_DATA,
     SNAPSHOT_HEADER,
     SNAPSHOT_RECORD,
@@ -258,40 +256,3 @@ def bitmap_nodes(store: Store, header: Header, directory: BitmapDirectory) -> It
         )  # fmt: skip
     if directory.broken is not None:
         yield Node("broken", directory.broken.where, None, directory.broken.message, findings=(directory.broken,))
-
-
-# --- encryption -----------------------------------------------------------------------------------------------------
-
-
-def encryption_nodes(store: Store, header: Header) -> Iterator[Node]:
-    """Yield the LUKS header and its key slots; never any key material."""
-    if header.crypt_method == CryptMethod.AES:
-        yield Node("aes", None, None, "legacy AES-CBC with 256-bit keys; it has no header of its own")
-    pointer = header.encryption_header
-    if pointer is None:
-        return
-    size = LUKS_HEADER.size
-    data = store.pread(size, pointer.offset)
-
-    def children() -> Iterator[Node]:
-        yield from field_nodes(LUKS_HEADER, data, pointer.offset)
-        slots = LUKS_HEADER["key_slots"]
-        for index in range(slots.size // LUKS_KEY_SLOT.size):
-            at = slots.offset + index * LUKS_KEY_SLOT.size
-            yield _key_slot(data[at : at + LUKS_KEY_SLOT.size], pointer.offset + at, index, pointer.offset)
-
-    words = f"{pointer.length} bytes of header and key material"
-    yield Node("luks", Span(pointer.offset, size), None, words, make_children=children)
-
-
-def _key_slot(data: bytes, base: int, index: int, start: int) -> Node:
-    words = ""
-    if len(data) == LUKS_KEY_SLOT.size:
-        fields = LUKS_KEY_SLOT.values(data)
-        names = LUKS_KEY_SLOT["active"].names
-        material = start + fields["key_material_offset"] * SECTOR_SIZE
-        words = f"{names.get(fields['active'], 'unknown')}, key material at {material:#x}"
-    return Node(
-        f"key_slot {index}", Span(base, LUKS_KEY_SLOT.size), None, words,
-        make_children=lambda: field_nodes(LUKS_KEY_SLOT, data, base),
-    )  # fmt: skip

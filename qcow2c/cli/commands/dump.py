@@ -51,6 +51,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--doc", action="store_true", help="show what each field means, and where that is specified")
     parser.add_argument("--zeros", action="store_true", help="text: also show runs of zero entries")
     parser.add_argument("--backing-chain", action="store_true", help="go on with the backing files")
+    parser.add_argument("--key-secret", metavar="ID", help="say which key slot this secret opens")
+    arguments.add_object(parser)
     arguments.add_share(parser)
     arguments.add_gate(parser)
 
@@ -80,7 +82,12 @@ def run(chosen: Namespace) -> int:
 def _dump(chosen: Namespace, source: str | Store) -> int:
     from qcow2c.dump import Dump
 
-    with Dump(source, chosen.section, verify=chosen.verify, share=chosen.force_share) as dump:
+    key = None
+    if chosen.key_secret is not None:
+        from qcow2c.cli.secrets import Secrets
+
+        key = (chosen.secrets or Secrets()).get(chosen.key_secret)
+    with Dump(source, chosen.section, verify=chosen.verify, share=chosen.force_share, key=key) as dump:
         node = dump.question(host_offset=chosen.offset, guest_offset=chosen.guest)
         for piece in _rendered(chosen, dump, node):
             text.write(piece)
