@@ -32,6 +32,7 @@ ELSEWHERE = {
     "copy/overlay.py": "ops/test_diff.py",
     "copy/send.py": "ops/test_convert.py",
     "disk/size.py": "ops/test_resize.py",
+    "disk/map_json.py": "cli/test_info_map_check.py",
     "forensic/entry_words.py": "unit/test_dump.py",
     "forensic/header_nodes.py": "unit/test_dump.py",
     "forensic/summary.py": "unit/test_dump.py",

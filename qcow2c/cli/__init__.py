@@ -44,6 +44,7 @@ COMMANDS = {
     "check": "compare references with refcounts, find and repair corruption",
     "undo": "take a repair back: an image as it was before",
     "serve": "let other programs use a disk, over NBD",
+    "mount": "show a disk, its snapshots and bitmaps as files of a directory",
     "dump": "every structure, field by field",
     "completion": "a script that completes commands and options in a shell",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Unpack
+from typing import Unpack
 
 from qcow2c.disk.disk import SnapshotKey
 from qcow2c.disk.opening import Opening, open_image
@@ -40,21 +40,28 @@ def open_exports(
     choices = choices or Choices()
     if snapshot is not None and choices.writable:
         raise UsageError("a snapshot is read-only")
-    with opened(source, *_use(choices)) as store:
-        if known_format(store, image_format) is Format.RAW:
-            if choices.bitmap is not None or snapshot is not None:
-                raise UsageError("a raw file has no bitmaps and no snapshots")
-            if not choices.writable:
-                store.lock(Use.of_reader(share=opening.get("share", False)))
-            found: dict[bytes, Export] = {_bytes(name): RawExport(store, description, choices)}
-            yield {key: _part(export, offset, size) for key, export in found.items()}
+    with open_served(source, image_format, writable=choices.writable, **opening) as disk:
+        if isinstance(disk, Image):
+            yield _exports_of(disk, name, description, choices, snapshot, offset, size)
             return
-        with open_image(store, "r+" if choices.writable else "r", **opening) as image:
-            yield _exports_of(image, name, description, choices, snapshot, offset, size)
+        if choices.bitmap is not None or snapshot is not None:
+            raise UsageError("a raw file has no bitmaps and no snapshots")
+        yield {_bytes(name): _part(RawExport(disk, description, choices), offset, size)}
 
 
-def _use(choices: Choices) -> tuple[Any, ...]:
-    return (Use.WRITABLE_IMAGE,) if choices.writable else ()
+@contextmanager
+def open_served(
+    source: Source | Store, image_format: str | None, *, writable: bool, **opening: Unpack[Opening]
+) -> Iterator[Image | Store]:
+    """Open and lock what is to be served: an image, or the file of a raw one. Raises as `qcow2c.open`."""
+    with opened(source, *((Use.WRITABLE_IMAGE,) if writable else ())) as store:
+        if known_format(store, image_format) is Format.RAW:
+            if not writable:
+                store.lock(Use.of_reader(share=opening.get("share", False)))
+            yield store
+            return
+        with open_image(store, "r+" if writable else "r", **opening) as image:
+            yield image
 
 
 def _exports_of(

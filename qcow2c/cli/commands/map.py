@@ -11,7 +11,6 @@ examples:
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from itertools import chain
 
 from qcow2c.cli import arguments, image_names, sizes, text
 from qcow2c.errors import UnsupportedFeature
@@ -19,8 +18,6 @@ from qcow2c.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qcow2c.disk.map import Columns, DiskMap
-
-_LINE = '{{ "start": %d, "length": %d, "depth": %d, "present": {}, "zero": {}, "data": {}, "compressed": {}{}}}'
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -36,33 +33,13 @@ def run(chosen: Namespace) -> int:
     named = image_names.chosen_image(chosen, chosen.image, chosen.format)
     with image_names.open_named(named, gate=chosen.gate) as disk:
         if chosen.output == "json":
-            _write_json(disk.map, chosen.start_offset, chosen.max_length)
+            from qcow2c.disk.map_json import map_json
+
+            for piece in map_json(disk.map, chosen.start_offset, chosen.max_length):
+                text.write(piece)
         else:
             _write_human(disk.map, chosen.start_offset, chosen.max_length)
     return 0
-
-
-def _write_json(disk: DiskMap, start: int, max_length: int | None) -> None:
-    from qcow2c.disk.map import COMPRESSED, DATA, OFFSET, PRESENT, ZERO
-
-    # Without an offset its value is there all the same, printed with no characters.
-    lines = [
-        _LINE.format(
-            *("true" if flags & flag else "false" for flag in (PRESENT, ZERO, DATA, COMPRESSED)),
-            ', "offset": %d' if flags & OFFSET else "%.0s",
-        )
-        for flags in range(COMPRESSED << 1)
-    ]
-    text.write("[")
-    before = ""
-    for columns in disk.located(start, max_length):
-        values = zip(columns.starts, columns.lengths, columns.depths, columns.offsets, strict=True)
-        slab = ",\n".join(map(lines.__getitem__, columns.flags)) % tuple(chain.from_iterable(values))
-        text.write(before + slab)
-        before = ",\n"
-    if not before:
-        text.write(lines[0] % (start, 0, 0, 0))
-    text.write("]\n")
 
 
 def _write_human(disk: DiskMap, start: int, max_length: int | None) -> None:
