@@ -421,7 +421,7 @@ def test_images_that_cannot_be_committed_say_why(tmp_path: Path) -> None:
     refused(UsageError, "does not have a backing file", b"raw" * 500)
     refused(UsageError, "does not have a backing file", Builder(MIB).build())
     refused(UnsupportedFeature, "format 'vmdk'", b"KDMV" * 500)
-    refused(UnsupportedFeature, "format 'vpc'", b"", image_format="vpc")
+    refused(UnsupportedFeature, "Unknown driver 'vpc'", b"", image_format="vpc")
     over = Builder(MIB)
     over.backing_file = b"base.raw"
     refused(UsageError, "does not have a backing file", over.build(), image_format="raw")
