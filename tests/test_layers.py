@@ -53,6 +53,7 @@ ROOMS = (
     Room("copy"),
     Room("ops"),
     Room("serve"),
+    Room("fs.py", may=("ops",)),
     Room("__init__.py", may=("ops",)),
     Room("testing"),
     Room("cli"),
