@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import qcow2c
 from bench import staging
 from bench.timing import Failed, qemu_img, run
 
@@ -80,6 +81,20 @@ class Inputs:
             run(qemu_img("convert", "-f", "raw", "-O", "qcow2", "-m", "16", *_OPTIONS[kind], self.raw(), image))
 
         return self._made(f"{kind}.qcow2", make)
+
+    def encrypted(self, kind: str) -> Path:
+        """The file system as an encrypted image, by LUKS or legacy AES; made here, where no header fails at random."""
+
+        def make(image: Path) -> None:
+            qcow2c.convert(
+                self.raw(),
+                image,
+                output_format="qcow2",
+                image_format="raw",
+                encryption=qcow2c.Encryption(kind, "passphrase", iter_time_ms=10),
+            )
+
+        return self._made(f"encrypted-{kind}.qcow2", make)
 
     def small(self) -> Path:
         """A disk of 64 MiB with 4 MiB of data."""

@@ -7,6 +7,7 @@ Spec: "Data encryption"; LUKS On-Disk Format 1.2.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 BULK_BYTES = 64 << 10
 """From this length on, sectors go through arrays."""
 
-PATIENCE_BYTES = 8 << 20
-"""What one cipher does sector by sector, in the time that importing numpy takes, before it turns to arrays."""
+PATIENCE_BYTES = 2 << 20
+"""What one cipher does sector by sector before it imports numpy, which takes as long as 8 MiB, and turns to arrays."""
 
 XTS_KEY_BYTES = (32, 64)
 """The lengths of XTS keys that the library takes; AES-192 has 48, and is made of its parts here."""
@@ -72,7 +73,7 @@ class SectorCipher:
         if length < BULK_BYTES:
             return False
         if self._bulk is None and self._done < PATIENCE_BYTES:
-            self._done += length
+            self._done += PATIENCE_BYTES if "numpy" in sys.modules else length
         return self._bulk is not None or self._done >= PATIENCE_BYTES
 
     def _arrays(self) -> BulkCipher:

@@ -29,20 +29,30 @@ def merge(material: bytes, key_bytes: int, hash_name: str) -> bytes:
 
 def _digested(stripes: bytes, key_bytes: int, hash_name: str) -> bytes:
     """Return what all stripes but the last come to."""
-    try:
-        digest_bytes = hashlib.new(hash_name, usedforsecurity=False).digest_size
-    except ValueError as exc:
-        raise missing_hash(hash_name) from exc
-    parts = [(index.to_bytes(4, "big"), start) for index, start in enumerate(range(0, key_bytes, digest_bytes))]
-    block = bytes(key_bytes)
+    digest = _hash(hash_name)
+    digest_bytes = len(digest(b""))
+    parts = [
+        (index.to_bytes(4, "big"), slice(start, start + digest_bytes))
+        for index, start in enumerate(range(0, key_bytes, digest_bytes))
+    ]
+    block = 0
     for at in range(0, len(stripes), key_bytes):
-        mixed = _xor(block, stripes[at : at + key_bytes])
-        hashed = [
-            hashlib.new(hash_name, number + mixed[start : start + digest_bytes], usedforsecurity=False).digest()
-            for number, start in parts
-        ]
-        block = b"".join(hashed)[:key_bytes]  # Only the last digest may be too long.
-    return block
+        mixed = (block ^ int.from_bytes(stripes[at : at + key_bytes], "little")).to_bytes(key_bytes, "little")
+        hashed = b"".join([digest(number + mixed[part]) for number, part in parts])
+        block = int.from_bytes(hashed[:key_bytes], "little")  # Only the last digest may be too long.
+    return block.to_bytes(key_bytes, "little")
+
+
+def _hash(name: str) -> Callable[[bytes], bytes]:
+    """Return a hash as a function; those that Python has by name are the quickest that way."""
+    constructor = getattr(hashlib, name, None) if name in hashlib.algorithms_guaranteed else None
+    if constructor is not None:
+        return lambda data: constructor(data, usedforsecurity=False).digest()
+    try:
+        hashlib.new(name, usedforsecurity=False)
+    except ValueError as exc:
+        raise missing_hash(name) from exc
+    return lambda data: hashlib.new(name, data, usedforsecurity=False).digest()
 
 
 def _xor(one: bytes, other: bytes) -> bytes:

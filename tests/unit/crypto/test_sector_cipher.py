@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +70,7 @@ def test_the_last_sector_may_be_short(mode: str) -> None:
 
 def test_arrays_are_used_once_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sector_cipher, "PATIENCE_BYTES", 256 << 10)
+    monkeypatch.setattr(sector_cipher, "sys", SimpleNamespace(modules={}))  # As if numpy was not there yet.
     key, data = os.urandom(32), os.urandom(128 << 10)
     cipher, found = SectorCipher(XTS, key), []
     for _ in range(3):
