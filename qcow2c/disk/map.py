@@ -26,8 +26,11 @@ from qcow2c.errors import CorruptMetadata
 from qcow2c.format.tables import Kind
 from qcow2c.layers.layer import Extent, Layer, file_runs
 
-ARRAYS_FROM = 1 << 19
-"""Entries of L2 tables, subclusters counted, from which on arrays are worth the import of numpy."""
+ARRAYS_FROM = 1 << 21
+"""Entries of L2 tables, subclusters counted, from which on arrays are worth the import of numpy, however few runs."""
+
+ARRAYS_FROM_RUNS, ARRAYS_FROM_RUNS_OF = 1 << 14, 1 << 17
+"""Runs after which they are, if there are so many entries left."""
 
 __all__ = [
     "COMPRESSED",
@@ -79,12 +82,18 @@ class DiskMap:
         end = self.size if max_length is None else min(start + index(max_length), self.size)
         if start >= end:
             return
-        if entries(self._layers, start, end) >= ARRAYS_FROM:
+        if entries(self._layers, start, end) < ARRAYS_FROM:
+            runs = 0
+            for found in plain_columns(self._layers, start, end):
+                yield found
+                start = found.starts[-1] + found.lengths[-1]
+                runs += len(found.starts)
+                if runs >= ARRAYS_FROM_RUNS and entries(self._layers, start, end) >= ARRAYS_FROM_RUNS_OF:
+                    break
+        if start < end:
             from qcow2c.disk import map_arrays
 
             yield from map_arrays.columns(self._layers, start, end)
-        else:
-            yield from plain_columns(self._layers, start, end)
 
 
 def entries(layers: Sequence[MappedLayer], start: int, end: int) -> int:

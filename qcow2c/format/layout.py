@@ -204,6 +204,16 @@ def zero_words(count: int) -> array[int]:
     return array("Q", bytes(count * WORD_BYTES))
 
 
+def number_of(native: array[int]) -> int:
+    """Return words as one number, of which they are the digits."""
+    return int.from_bytes(native.tobytes(), sys.byteorder)
+
+
+def wide_number(value: int, count: int) -> bytes:
+    """Return a number as so many words in native order: the inverse of `number_of`, whose bytes these are."""
+    return value.to_bytes(count * WORD_BYTES, sys.byteorder)
+
+
 def word_span(table_offset: int, index: int) -> Span:
     """Return the bytes of one word of a table."""
     return Span(table_offset + index * WORD_BYTES, WORD_BYTES)

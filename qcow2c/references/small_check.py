@@ -41,7 +41,7 @@ from qcow2c.format.tables import (
 from qcow2c.light import NamedTuple
 from qcow2c.storage.store import Store
 
-MAX_WORDS = 1 << 19
+MAX_WORDS = 1 << 21
 """Words of L1, L2, bitmap and refcount tables; also the clusters of the file. An image with more is not small."""
 
 MAX_STEPS = 1 << 14

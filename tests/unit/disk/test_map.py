@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_preallocated_metadata_shows_the_holes_of_the_file(tmp_path: Path, refco
 
 
 def test_an_l1_table_that_names_one_l2_table_a_thousand_times_is_refused() -> None:
-    builder = Builder(4 << 30, cluster_bits=12)
+    builder = Builder(16 << 30, cluster_bits=12)
     offset = builder.put(b"")
     builder.l1 = [offset | L1_COPIED] * len(builder.l1)
     with open_image(builder.build()) as image, pytest.raises(LimitExceeded, match="again and again"):
@@ -147,3 +148,18 @@ def test_a_raw_external_data_file_is_mapped_in_place() -> None:
     with open_image(builder.build(), data_file=bytes(8192)) as image:
         assert_both_ways_agree(mapped_layers(image.layer))
         assert next(image.extents()).offset == 0
+
+
+def test_after_many_runs_arrays_go_on_where_the_plain_way_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = Builder(4 << 20, cluster_bits=9)
+    chooser = random.Random(1)
+    for cluster in range(0, 8192, 2):
+        if chooser.random() < 0.6:
+            builder.data(cluster, b"x" * 512)
+    with open_image(builder.build()) as image:
+        expected = list(image.extents())
+        monkeypatch.setattr(map, "_BATCH", 100)
+        monkeypatch.setattr(map, "ARRAYS_FROM_RUNS", 250)
+        monkeypatch.setattr(map, "ARRAYS_FROM_RUNS_OF", 1)
+        assert list(image.extents()) == expected
+        assert len(expected) > 1000
