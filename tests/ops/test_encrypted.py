@@ -211,3 +211,30 @@ def test_no_error_and_no_repr_shows_a_key(image: Path) -> None:
         except (qcow2c.Qcow2Error, AttributeError, TypeError) as error:
             shown.append(f"{error!r} {error}")
     assert shown and not any("hush" in words for words in shown)
+
+
+@pytest.mark.parametrize("kind", ["luks", "aes"])
+def test_copies_into_pipes_and_overlays_are_encrypted(kind: str, tmp_path: Path) -> None:
+    from qcow2c.copy.options import How
+    from qcow2c.copy.targets import Pipe
+    from qcow2c.disk.disk import open_disk
+    from qcow2c.ops.convert import copy_disks
+    from qcow2c.ops.diff import write_overlay
+
+    raw = tmp_path / "a.raw"
+    raw.write_bytes((bytes(70_000) + SECRETS[0] * 9000 + bytes(500_000) + SECRETS[1] * 1001).ljust(SIZE, b"\0"))
+    wanted = qcow2c.Encryption(kind, "k", "aes-128", iter_time_ms=1)
+    piped = io.BytesIO()
+    with open_disk(raw, image_format="raw") as disk_:
+        copy_disks([disk_], Pipe(piped, "pipe"), "qcow2", How(), encryption=wanted)
+    whole = raw.read_bytes()
+    with qcow2c.open(piped.getvalue(), key="k") as image:
+        assert image.pread(len(whole), 0) == whole
+    assert SECRETS[0] not in piped.getvalue() and qcow2c.check(piped.getvalue()).exit_code == 0
+    other = tmp_path / "b.raw"
+    other.write_bytes(whole[:80_000] + SECRETS[1] * 3000 + whole[80_000 + len(SECRETS[1]) * 3000 :])
+    over = tmp_path / "over.qcow2"
+    with open_disk(raw, image_format="raw") as before, open_disk(other, image_format="raw") as after:
+        write_overlay(before, after, over, backing_file="a.raw", backing_fmt="raw", encryption=wanted)
+    assert disk(over, "k")[: len(whole)] == other.read_bytes()
+    assert SECRETS[1] not in over.read_bytes() and qcow2c.check(over).exit_code == 0
