@@ -9,6 +9,7 @@ Look
     info               what an image is: sizes, features, snapshots
     map                which bytes of a disk hold data, and where
     check              whether every reference and refcount is right
+    inspect            one verdict on a file from a stranger
     dump               every structure and every byte, as a `Dump`
     Dump               its tree of nodes, and that as text or JSON
     measure            how long a file will be
@@ -43,6 +44,8 @@ Repair
     undo_repair        the image as it was before
 
 Types of what is returned
+    Inspection         of `inspect`: the verdict and its reasons
+    Policy             of `inspect`: what is allowed
     ImageInfo          what `info` says: attributes, or `as_dict()`
     Extent             of `map` and `Image.extents`
     Bitmap             of `Image.bitmaps`, by name or position
@@ -94,6 +97,8 @@ if TYPE_CHECKING:
     from qcow2c.errors import UnsupportedFeature as UnsupportedFeature
     from qcow2c.errors import UsageError as UsageError
     from qcow2c.errors import WrongKey as WrongKey
+    from qcow2c.forensic.policy import Policy as Policy
+    from qcow2c.forensic.verdicts import Inspection as Inspection
     from qcow2c.image import Image as Image
     from qcow2c.internal_snapshots import Snapshot as Snapshot
     from qcow2c.layers.layer import Extent as Extent
@@ -111,6 +116,7 @@ if TYPE_CHECKING:
     from qcow2c.ops.diff import diff as diff
     from qcow2c.ops.export import export as export
     from qcow2c.ops.info import info as info
+    from qcow2c.ops.inspect import inspect as inspect
     from qcow2c.ops.keys import add_key as add_key
     from qcow2c.ops.keys import change_key as change_key
     from qcow2c.ops.keys import key_slots as key_slots
@@ -140,10 +146,12 @@ _HOMES = {
     "Image": "qcow2c.image:Image",
     "ImageInfo": "qcow2c.disk.image_info:ImageInfo",
     "ImageLocked": "qcow2c.errors:ImageLocked",
+    "Inspection": "qcow2c.forensic.verdicts:Inspection",
     "LimitExceeded": "qcow2c.errors:LimitExceeded",
     "MissingKey": "qcow2c.errors:MissingKey",
     "NoSuchSnapshot": "qcow2c.errors:NoSuchSnapshot",
     "NotQcow2": "qcow2c.errors:NotQcow2",
+    "Policy": "qcow2c.forensic.policy:Policy",
     "Qcow2Error": "qcow2c.errors:Qcow2Error",
     "Snapshot": "qcow2c.internal_snapshots:Snapshot",
     "SpaceKept": "qcow2c.errors:SpaceKept",
@@ -168,6 +176,7 @@ _HOMES = {
     "errors": "qcow2c.errors",
     "export": "qcow2c.ops.export:export",
     "info": "qcow2c.ops.info:info",
+    "inspect": "qcow2c.ops.inspect:inspect",
     "key_slots": "qcow2c.ops.keys:key_slots",
     "map": "qcow2c.ops.map:map",
     "measure": "qcow2c.ops.measure:measure",

@@ -140,3 +140,36 @@ FOREIGN_FORMATS: Final = (
 """Offset, signature and name of formats that must not be taken for raw where an image does not record a format."""
 
 FORMAT_PROBE_BYTES: Final = 68
+
+IMAGE_SIGNATURES: Final = (
+    (0, MAGIC, "qcow2"),
+    *FOREIGN_FORMATS,
+    (0, b"Bochs Virtual HD Image", "bochs"),
+    (0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop", "cloop"),
+    (-512, b"conectix", "vpc"),
+    (-512, b"koly", "dmg"),
+)
+"""Offset (below 0: from the end), signature and name of formats of images, as a program may take a file for one."""
+
+FILE_SIGNATURES: Final = (
+    (257, b"ustar", "tar"),
+    (510, b"\x55\xaa", "a boot sector"),
+    (512, b"EFI PART", "a partition table"),
+    (4096, b"EFI PART", "a partition table"),
+    (1080, b"\x53\xef", "ext4"),
+    (4086, b"SWAPSPACE2", "swap"),
+    (0x8001, b"CD001", "iso9660"),
+    (0x8001, b"BEA01", "udf"),
+    (0x8801, b"CD001", "iso9660"),
+    (0x9001, b"CD001", "iso9660"),
+    (0x10040, b"_BHRfS_M", "btrfs"),
+)
+"""The same of what other programs may take a file for, whatever it begins with."""
+
+TEXT_SIGNATURES: Final = ((b"%PDF-", "pdf"), (b"<?php", "php"), (b"<script", "html"), (b"<html", "html"))
+"""What makes the first cluster of a file a text for some programs, wherever in it that stands."""
+
+ZIP_END: Final = b"PK\5\6"
+"""Of the record at the end of a ZIP archive, of 22 bytes; the length of a comment behind it is its last field."""
+
+ZIP_END_BYTES: Final = 22

@@ -1,6 +1,6 @@
-"""The nodes of a dump, traces of offsets, and their renderings; `dump.py` is made of them.
+"""The nodes and renderings of a dump, traces of offsets, of which `dump.py` is made; verdicts on untrusted files.
 
-May import: references, attest, recovery, crypto.
+May import: references, layers, attest, recovery, crypto.
 Never: imports the engine or above: it shows images that the engine refuses; writes.
-numpy at import: table_nodes, trace.
+numpy at import: compressed_streams, table_load, table_nodes, trace.
 """

@@ -21,15 +21,16 @@ HERE = Path(__file__).resolve().parent
 SECONDS = 10
 MEMORY_MIB = 256
 LONGEST_PARSED = 1 << 24
-STATUSES = {"info": {0, 1}, "map": {0, 1}, "check": {0, 1, 2, 3, 63}, "dump": {0, 1, 2, 3}}
+STATUSES = {"info": {0, 1}, "map": {0, 1}, "check": {0, 1, 2, 3, 63}, "dump": {0, 1, 2, 3}, "inspect": {0, 1, 2, 3}}
 OUTPUTS = {
     "info": ("human", "json"),
     "map": ("human", "json"),
     "check": ("human", "json"),
     "dump": ("text", "json", "jsonl"),
+    "inspect": ("human", "json"),
 }
 # The image is said to be qcow2, so that what is none is an error; dump takes nothing else.
-AS_QCOW2 = {"info": ("-f", "qcow2"), "map": ("-f", "qcow2"), "check": ("-f", "qcow2"), "dump": ()}
+AS_QCOW2 = {"info": ("-f", "qcow2"), "map": ("-f", "qcow2"), "check": ("-f", "qcow2"), "dump": (), "inspect": ()}
 OPENS = {"error": {1}, "opens": {0}, "any": {0, 1}}
 VERDICTS = {"error": {1}, "clean": {0}, "corrupt": {2}, "leaks": {3}, "any": {0, 1, 2, 3}}
 LIGHT = [case for case in CASES if not case.heavy]
