@@ -48,3 +48,15 @@ def locator(
         return host_offset + inside if host_offset else nowhere
 
     return locate
+
+
+def run_start(locate: Callable[[int, int], int], guest_offset: int, length: int, cluster_size: int) -> int:
+    """Return where bytes are in the file that lie in one run there, in plain clusters; NOT_SIMPLE for all others."""
+    first = min(length, cluster_size - guest_offset % cluster_size)
+    start = locate(guest_offset, first)
+    if start < 0:
+        return NOT_SIMPLE
+    for done in range(first, length, cluster_size):
+        if locate(guest_offset + done, min(cluster_size, length - done)) != start + done:
+            return NOT_SIMPLE
+    return start

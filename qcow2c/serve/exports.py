@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from qcow2c.disk.map import Extent, extents
 from qcow2c.image import Image
+from qcow2c.layers.direct import NOT_SIMPLE, run_start
 from qcow2c.layers.layer import RawLayer
 from qcow2c.storage.store import Store
 
@@ -38,6 +39,20 @@ class Choices(NamedTuple):
     bitmap: str | None = None
 
 
+class FilePlace(NamedTuple):
+    """Where bytes are in an open file: all of them were there when it was asked."""
+
+    descriptor: int
+    offset: int
+
+
+def _place(store: Store, offset: int, length: int) -> FilePlace | None:
+    descriptor = store.descriptor()
+    if descriptor is None or offset + length > store.size():  # Who reads them says what is wrong.
+        return None
+    return FilePlace(descriptor, offset)
+
+
 class Export(ABC):
     """A disk; all offsets and lengths were found to lie on it. Several threads may call it."""
 
@@ -55,6 +70,10 @@ class Export(ABC):
 
     @abstractmethod
     def read_into(self, buffer: memoryview, offset: int) -> None: ...
+
+    def place_in_file(self, offset: int, length: int) -> FilePlace | None:  # noqa: ARG002 - few have one
+        """Return where in a file the bytes are as they are on the disk; None where they have to be read."""
+        return None
 
     @abstractmethod
     def write(self, data: memoryview, offset: int) -> None: ...
@@ -124,6 +143,13 @@ class ImageExport(WholeExport):
     def read_into(self, buffer: memoryview, offset: int) -> None:
         self._image.readinto_at(buffer, offset)
 
+    def place_in_file(self, offset: int, length: int) -> FilePlace | None:
+        if self.writable:  # Other clusters may be there by the time the bytes are sent.
+            return None
+        layer = self._image.layer
+        start = run_start(layer.locate, offset, length, layer.header.cluster_size)
+        return None if start == NOT_SIMPLE else _place(layer.store, start, length)
+
     def _write(self, data: memoryview, offset: int) -> None:
         self._image.pwrite(data, offset)
 
@@ -187,6 +213,9 @@ class RawExport(WholeExport):
     def read_into(self, buffer: memoryview, offset: int) -> None:
         self._layer.read_into(buffer, offset)
 
+    def place_in_file(self, offset: int, length: int) -> FilePlace | None:
+        return None if self.writable else _place(self._store, offset, length)
+
     def _write(self, data: memoryview, offset: int) -> None:
         self._store.pwrite(data, offset)
 
@@ -218,6 +247,9 @@ class PartExport(Export):
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         self._whole.read_into(buffer, self._offset + offset)
+
+    def place_in_file(self, offset: int, length: int) -> FilePlace | None:
+        return self._whole.place_in_file(self._offset + offset, length)
 
     def write(self, data: memoryview, offset: int) -> None:
         self._whole.write(data, self._offset + offset)

@@ -33,6 +33,9 @@ from qcow2c.serve.wire import Disconnected, Wire
 PIECE_BYTES = 1 << 20
 """What is written is taken in pieces of so many bytes, and long answers are sent in such."""
 
+FROM_FILE_BYTES = 1 << 15
+"""Answers of so many bytes are sent from the file, where it has them as they are."""
+
 _PREFERRED_BLOCK = 1 << 16
 _META_OPTIONS = (NbdOption.LIST_META_CONTEXT, NbdOption.SET_META_CONTEXT)
 
@@ -182,7 +185,7 @@ class Negotiation:
             self._reply(kind, OptionReply.ERR_UNKNOWN, b"there is no such export")
             return
         for number, context in enumerate(export.contexts()):
-            if _is_asked_for(context, queries, listed=kind == NbdOption.LIST_META_CONTEXT):
+            if nbd.is_asked_for(context, queries, listed=kind == NbdOption.LIST_META_CONTEXT):
                 if kind == NbdOption.SET_META_CONTEXT:
                     self._agreed.contexts.append((number, context))
                 self._reply(kind, OptionReply.META_CONTEXT, nbd.meta_context(number, context))
@@ -190,13 +193,6 @@ class Negotiation:
 
     def _reply(self, kind: int, reply: OptionReply, data: bytes = b"") -> None:
         self._wire.send(nbd.option_reply(kind, reply, data))
-
-
-def _is_asked_for(context: bytes, queries: list[bytes], *, listed: bool) -> bool:
-    """Return whether queries name a context; where it is only listed, a namespace, or a part of a name, will do."""
-    if context in queries:
-        return True
-    return listed and (not queries or any(query.endswith(b":") and context.startswith(query) for query in queries))
 
 
 def features_of(export: Export) -> Feature:
@@ -339,21 +335,29 @@ class Transmission:
         end, cookie = request.offset + request.length, request.cookie
         for offset in range(request.offset, end, PIECE_BYTES):
             piece = self._buffer[: min(PIECE_BYTES, end - offset)]
-            self._export.read_into(piece, offset)
             last = offset + len(piece) == end
-            self._wire.send(nbd.data_chunk(cookie, offset, len(piece), last=last), piece)
+            self._send(nbd.data_chunk(cookie, offset, len(piece), last=last), piece, offset)
 
     def _read_whole(self, request: Request) -> None:
         """Answer in one piece: all is read before anything is said."""
         length, offset = request.length, request.offset
         data = self._buffer[:length] if length <= PIECE_BYTES else memoryview(bytearray(length))
-        self._export.read_into(data, offset)
         if not self._structured:
-            self._wire.send(nbd.simple_reply(request.cookie), data)
+            self._send(nbd.simple_reply(request.cookie), data, offset)
         elif length:
-            self._wire.send(nbd.data_chunk(request.cookie, offset, length, last=True), data)
+            self._send(nbd.data_chunk(request.cookie, offset, length, last=True), data, offset)
         else:
             self._done(request)
+
+    def _send(self, head: bytes, buffer: memoryview, offset: int) -> None:
+        """Send as many bytes of the disk as the buffer has room for: by the system alone, or by way of the buffer."""
+        from_file = len(buffer) >= FROM_FILE_BYTES and not self._wire.encrypted
+        place = self._export.place_in_file(offset, len(buffer)) if from_file else None
+        if place is None:
+            self._export.read_into(buffer, offset)
+            self._wire.send(head, buffer)
+        else:
+            self._wire.send_file(head, place.descriptor, place.offset, len(buffer))
 
     def _status(self, request: Request) -> None:
         answers = []

@@ -257,3 +257,10 @@ def status_chunk(cookie: int, context: int, extents: Iterable[tuple[int, int]], 
     flat = [number for extent in extents for number in extent]
     data = struct.pack(f">I{len(flat)}I", context, *flat)
     return chunk(cookie, Chunk.BLOCK_STATUS, len(data), last=last) + data
+
+
+def is_asked_for(context: bytes, queries: list[bytes], *, listed: bool) -> bool:
+    """Return whether queries name a context; where it is only listed, a namespace, or a part of a name, will do."""
+    if context in queries:
+        return True
+    return listed and (not queries or any(query.endswith(b":") and context.startswith(query) for query in queries))

@@ -91,21 +91,22 @@ class Wire:
             if count:
                 left[0] = left[0][count:]
 
-    def send_file(self, descriptor: int, offset: int, length: int) -> int:
-        """Send bytes of a file without looking at them; return how many: fewer where the file has no more.
+    def send_file(self, head: bytes, descriptor: int, offset: int, length: int) -> None:
+        """Send a head, and behind it bytes of a file that this process does not look at.
 
-        Not on an encrypted connection.
+        Not on an encrypted connection. A file that has become shorter ends the connection.
         """
-        done = 0
+        self._limit()
         try:
-            while done < length:
-                count = os.sendfile(self._socket.fileno(), descriptor, offset + done, length - done)
+            self._socket.sendall(head, socket.MSG_MORE)
+            end = offset + length
+            while offset < end:
+                count = os.sendfile(self._socket.fileno(), descriptor, offset, end - offset)
                 if not count:
-                    break
-                done += count
-        except OSError as exc:
+                    raise Disconnected("the file has become shorter while it was sent")
+                offset += count
+        except (OSError, ValueError) as exc:
             raise Disconnected(str(exc)) from exc
-        return done
 
     def _limit(self) -> None:
         if self._deadline is None:

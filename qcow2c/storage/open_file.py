@@ -118,6 +118,9 @@ class OpenFile(Store):
     def direct_pread(self) -> Callable[[int, int], bytes]:
         return partial(os.pread, self._fd)
 
+    def descriptor(self) -> int | None:
+        return self._fd
+
     def readinto_at(self, buffer: memoryview, offset: int) -> int:
         done = 0
         try:

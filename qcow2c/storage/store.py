@@ -73,6 +73,13 @@ class Store(ABC):
         """Return the quickest form of `pread`: it may return fewer bytes, raise OSError, and outlive `close` unseen."""
         return self.pread
 
+    def descriptor(self) -> int | None:
+        """Return the descriptor of a file that has these bytes at the same offsets, for reading; None without one.
+
+        It is that of the store, and lives no longer.
+        """
+        return None
+
     @abstractmethod
     def pread(self, length: int, offset: int) -> bytes:
         """Return `length` bytes at `offset`, fewer only at the end of the store. Raises StoreError."""

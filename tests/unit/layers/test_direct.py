@@ -9,7 +9,7 @@ import pytest
 
 import qcow2c
 from qcow2c.errors import StoreError, UsageError
-from qcow2c.layers.direct import IN_NO_FILE, NOT_SIMPLE
+from qcow2c.layers.direct import IN_NO_FILE, NOT_SIMPLE, run_start
 
 CLUSTER = 4096
 SIZE = 600 * CLUSTER
@@ -93,3 +93,19 @@ def test_a_file_that_cannot_be_read_is_an_error_of_ours(path: Path, monkeypatch:
         monkeypatch.setattr(disk, "_read_directly", fails)
         with pytest.raises(StoreError, match="Input/output error"):
             disk.pread(1, CLUSTER)
+
+
+def test_a_run_of_plain_clusters_is_one_place(tmp_path: Path) -> None:
+    qcow2c.create(tmp_path / "image", SIZE, cluster_size=CLUSTER)
+    with qcow2c.open(tmp_path / "image", "r+") as disk:
+        disk.pwrite(b"x" * (4 * CLUSTER), 2 * CLUSTER)
+        disk.pwrite(b"y" * CLUSTER, 9 * CLUSTER)
+        disk.pwrite(b"z" * CLUSTER, 8 * CLUSTER)
+    with qcow2c.open(tmp_path / "image") as disk:
+        disk.pread(1, 0)
+        locate = disk.layer.locate
+        start = locate(2 * CLUSTER, 1)
+        for first, length in ((0, 4 * CLUSTER), (5, 3 * CLUSTER), (CLUSTER - 1, 2), (CLUSTER, 1), (7, 9)):
+            assert run_start(locate, 2 * CLUSTER + first, length, CLUSTER) == start + first
+        for first, length in ((CLUSTER, 2 * CLUSTER), (5 * CLUSTER, 2 * CLUSTER), (8 * CLUSTER, 2 * CLUSTER), (0, 1)):
+            assert run_start(locate, first, length, CLUSTER) == NOT_SIMPLE

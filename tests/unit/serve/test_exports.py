@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,26 @@ def test_layers_and_bitmaps(tmp_path: Path) -> None:
         assert list(dirty(4 * 65536, 512)) == [(512, 0)]
     with pytest.raises(KeyError), open_exports(top, choices=Choices(bitmap="other")):
         pass
+
+
+def test_bytes_that_a_file_has_as_they_are_have_a_place_in_it(path: Path) -> None:
+    with open_exports(path) as exports, open(path, "rb") as file:
+        whole = read(exports[b""])
+        place = exports[b""].place_in_file(SIZE // 2, 65536)
+        assert place is not None
+        file.seek(place.offset)
+        assert file.read(65536) == whole[SIZE // 2 :][:65536]
+    with open_exports(path, offset=SIZE // 2 - 512, size=2048) as exports:
+        read(exports[b""])
+        part = exports[b""].place_in_file(512, 1536)
+        assert part is not None and part.offset == place.offset
+    with open_exports(path, choices=Choices(writable=True)) as exports:
+        assert exports[b""].place_in_file(SIZE // 2, 512) is None
+    with open_exports(path.read_bytes()) as exports:
+        assert exports[b""].place_in_file(SIZE // 2, 512) is None
+    with open_exports(path) as exports:
+        read(exports[b""])
+        os.truncate(path, place.offset + 65535)
+        assert exports[b""].place_in_file(SIZE // 2, 65536) is None
+        again = exports[b""].place_in_file(SIZE // 2 + 1, 65534)
+        assert again is not None and again.offset == place.offset + 1

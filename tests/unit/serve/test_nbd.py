@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -298,3 +300,21 @@ def test_contexts_of_another_export_do_not_count() -> None:
         found.structured = True
         assert found.do(client.STATUS, 0, 512).error == INVAL
         found.send(client.DISC)
+
+
+@pytest.mark.parametrize("structured", [True, False])
+def test_what_is_sent_from_the_file_is_what_is_read(*, structured: bool, tmp_path: Path) -> None:
+    data = image_bytes()
+    (tmp_path / "disk").write_bytes(data)
+    with qcow2c.open(data) as image:
+        whole = image.readall()
+    with open_exports(tmp_path / "disk") as exports, served(exports) as (found, ended):
+        found.greet()
+        found.go(structured=structured)
+        for offset, length in ((0, SIZE), (MIB, MIB), (MIB - 5, 100_000), (MIB + 7, 65_536), (MIB + 65_000, 40_000)):
+            assert found.do(client.READ, offset, length).data == whole[offset : offset + length]
+        os.truncate(tmp_path / "disk", len(data) // 2)
+        assert found.do(client.READ, 2 * MIB - 100_000, 100_000).error == IO
+        assert found.do(client.READ, MIB, 65_536).data == whole[MIB : MIB + 65_536]
+        found.send(client.DISC)
+    assert ended == []

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,25 @@ def test_what_is_shut_or_closed_is_closed_for_all_methods() -> None:
         for call in (lambda: wire.receive(1), lambda: wire.send(b"x"), lambda: wire.send(b"x", b"y")):
             with pytest.raises(Disconnected):
                 call()
+
+
+def test_a_part_of_a_file_is_sent_behind_a_head(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 4000
+    (tmp_path / "file").write_bytes(data)
+    with open(tmp_path / "file", "rb") as file, pair() as (wire, far):
+        got = bytearray()
+
+        def take() -> None:
+            while part := far.recv(1 << 20):
+                got.extend(part)
+
+        taking = threading.Thread(target=take)
+        taking.start()
+        wire.send_file(b"head", file.fileno(), 1000, 900_000)
+        with pytest.raises(Disconnected, match="shorter"):
+            wire.send_file(b"next", file.fileno(), len(data) - 3, 4)
+        wire.close()
+        taking.join()
+        assert got == b"head" + data[1000:901_000] + b"next" + data[-3:]
+        with pytest.raises(Disconnected):
+            wire.send_file(b"head", file.fileno(), 0, 10)
