@@ -67,3 +67,13 @@ def test_a_cluster_past_the_end_of_an_encrypted_file_is_an_error() -> None:
     with qcow2c.open(whole[: run.host_offset], key=SECRET, on_error="zero") as image:
         image.pread(image.size(), 0)
         assert image.salvaged and isinstance(image.salvaged[0].error, CorruptData | qcow2c.Qcow2Error)
+
+
+@pytest.mark.parametrize("key", [SECRET, None])
+@pytest.mark.parametrize("name", ["luks.qcow2", "aes.qcow2"])
+def test_no_reader_is_led_to_encrypted_bytes_of_the_file(name: str, key: str | None) -> None:
+    """Who reads files directly asks `locate`, or a map: neither has a place of encrypted data."""
+    with qcow2c.open(seed_bytes(name), key=key) as image:
+        image.layer.run_at(0, 4096)  # Its table is loaded.
+        assert image.layer.locate(0, 512) < 0
+        assert all(extent.offset is None for extent in qcow2c.map(image))
