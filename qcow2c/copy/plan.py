@@ -19,6 +19,7 @@ from qcow2c.layers.chain import files_of, layers_of
 from qcow2c.layers.compressed import read_compressed
 from qcow2c.light import NamedTuple
 from qcow2c.storage.file_names import plain_path
+from qcow2c.storage.open_file import identity_of
 from qcow2c.storage.store import Store
 from qcow2c.storage.zeros import fill_zeros
 
@@ -96,7 +97,7 @@ class PlannedDisk:
             status = os.stat(plain_path(target))
         except OSError:
             return
-        if any((status.st_dev, status.st_ino) in files_of(layer) for layer in self._layers):
+        if any(identity_of(status) in files_of(layer) for layer in self._layers):
             name = os.fsdecode(target)
             raise ImageLocked(f'Failed to get "write" lock of {name!r}: this very copy reads it', filename=name)
 

@@ -119,6 +119,7 @@ def _to_raw(copy: Copying, target: Any, how: How, create: NewImageOptions) -> No
     for problem in problems_of_extent_size(hints.extent_size):
         raise UsageError(problem)
     with complete_file(target, Use.WRITABLE_DATA_FILE, hints=hints, durable=how.durable) as store:
+        store.require_capacity(copy.size)
         if preallocation != "off":
             store.allocate(0, copy.size)
         copy.run(RawTarget(store, unit=how.sparse_size, durable=how.durable), scope)

@@ -13,6 +13,7 @@ from qcow2c.layers.chain import files_of, layers_of
 from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.gate import Gate, GateRequest, any_file
+from qcow2c.storage.open_file import identity_of
 from qcow2c.storage.sources import opened
 
 if TYPE_CHECKING:
@@ -59,14 +60,13 @@ def require_apart(
 
 def _is_same(one: str, other: str) -> bool:
     with suppress(OSError, ValueError):
-        return os.path.samefile(one, other)
+        return identity_of(os.stat(one)) == identity_of(os.stat(other))
     return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _identity(name: str) -> Iterator[object]:
     with suppress(OSError, ValueError):
-        status = os.stat(name)
-        yield status.st_dev, status.st_ino
+        yield identity_of(os.stat(name))
 
 
 def _chain(backing_file: str, backing_format: str | None, gate: str | Gate) -> list[object]:

@@ -92,6 +92,8 @@ def copy_part(disk: Disk, target: Any, part: Part, output_format: str) -> None:
             source.require_other(target)
             use = Use.WRITABLE_DATA_FILE if is_raw else Use.WRITABLE_IMAGE
             store = stack.enter_context((complete_file if is_raw or is_there(target) else new_file)(target, use))
+        if is_raw:
+            store.require_capacity(part.length)
         taker: Target = RawTarget(store, unit=_SPARSE_SIZE)
         if not is_raw:
             taker = NewImageTarget(ImageBuilder(store, CreateOptions(copy.size)))

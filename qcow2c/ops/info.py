@@ -223,7 +223,8 @@ def _children(store: Store, name: str) -> list[Facts]:
     """Return what newer versions of QEMU say of the file that an image lies in."""
     hint = store.extent_size_hint()
     data = {} if hint is None else {"extent-size-hint": hint}
-    facts = _file_facts(store, name, "file") | {"format-specific": {"type": "file", "data": data}, "children": []}
+    driver = "file" if store.capacity() is None else "host_device"
+    facts = _file_facts(store, name, driver) | {"format-specific": {"type": "file", "data": data}, "children": []}
     return [{"name": "file", "info": _ordered(facts, IMAGE_KEYS)}]
 
 

@@ -101,7 +101,9 @@ class _Raw:
         """Durable order: none; the size changes at once, what is new is zeros, and it is durable in the end."""
         if preallocation not in ("off", "falloc", "full"):
             raise UsageError(f"Unsupported preallocation mode: {preallocation}")
-        end = self._store.size()
+        end, most = self._store.size(), self._store.capacity()
+        if most is not None and size != most:
+            raise UsageError(f"Cannot resize device files: {self._store.name!r} has {most} bytes")
         if size > end:
             extend(self._store, end, size, preallocation)
         else:

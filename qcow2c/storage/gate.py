@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 from collections.abc import Callable, Sequence
 
 from qcow2c.errors import GateRefused, UnsupportedFeature, UsageError
@@ -59,7 +60,7 @@ def deny(request: GateRequest) -> str:
 
 
 def same_directory(request: GateRequest) -> str:
-    """Allow a name that leads into the directory of the image that has it, links resolved."""
+    """Allow a name that leads into the directory of the image that has it, links resolved; no device there."""
     return _inside(request, ())
 
 
@@ -116,8 +117,12 @@ def _inside(request: GateRequest, roots: Sequence[str]) -> str:
         return _beside_url(request, request.url)
     joined = _joined(request)
     real = os.path.realpath(joined)
-    if any(_is_below(real, root) for root in (*_own_directories(request), *roots)):
+    if any(_is_below(real, root) for root in roots):
         return joined
+    if any(_is_below(real, root) for root in _own_directories(request)):
+        if not _is_device(real):
+            return joined
+        raise _refusal(request, "it is a device", os.path.dirname(real))
     raise _refusal(request, _way_out(request, joined, real), os.path.dirname(real))
 
 
@@ -144,6 +149,14 @@ def _own_directories(request: GateRequest) -> tuple[str, ...]:
     if request.image is None:
         return ()
     return os.path.realpath(request.image.parent), os.path.dirname(os.path.realpath(request.image))
+
+
+def _is_device(path: str) -> bool:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)
 
 
 def _is_below(path: str, directory: str) -> bool:

@@ -12,6 +12,7 @@ from qcow2c.light import TYPE_CHECKING, NamedTuple
 from qcow2c.storage.file_names import plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
+from qcow2c.storage.named_file import file_at
 from qcow2c.storage.partial_file import partial_file, partial_name
 from qcow2c.storage.sources import Store, opened
 from qcow2c.storage.store import lacks_room
@@ -113,7 +114,7 @@ def new_file(
             yield store
         return
     path = plain_path(path)
-    file = LocalFile(_resolved(path), writable=True, create=True, name=os.fsdecode(path))
+    file = file_at(_resolved(path), writable=True, create=True, name=os.fsdecode(path))
     try:
         file.lock(use)
         if file.size():  # ext4 writes a file out when it is closed, if it was ever emptied.
@@ -153,7 +154,7 @@ def complete_file(
     with ExitStack() as stack:
         old = None
         if os.path.exists(final):
-            old = stack.enter_context(closing(LocalFile(final, writable=True, name=shown)))
+            old = stack.enter_context(closing(file_at(final, writable=True, name=shown)))
             old.lock(use)
         partial = partial_file(final, shown, use, old)
         if partial is not None:

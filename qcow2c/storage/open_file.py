@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import warnings
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -83,8 +84,7 @@ class OpenFile(Store):
         return self._status().st_blocks * 512
 
     def identity(self) -> object:
-        status = self._status()
-        return status.st_dev, status.st_ino
+        return identity_of(self._status())
 
     def _status(self) -> os.stat_result:
         try:
@@ -311,6 +311,11 @@ class OpenFile(Store):
                 os.close(fd)
             except OSError as exc:
                 raise self.failure(exc, "close") from exc
+
+
+def identity_of(status: os.stat_result) -> object:
+    """Return what two names share exactly when they mean the same file, or the same device."""
+    return ("device", status.st_rdev) if stat.S_ISBLK(status.st_mode) else (status.st_dev, status.st_ino)
 
 
 def uninterrupted(call: Callable[..., _T], *arguments: Any) -> _T:

@@ -89,8 +89,9 @@ def _remove_unlocked(place: str, use: Use) -> None:
 
 
 def _is_replaceable(final: str) -> bool:
-    """Return whether another file could take the name: it has no other names, and nothing is mounted there."""
-    if os.stat(final).st_nlink > 1 or not os.access(os.path.dirname(final), os.W_OK):
+    """Return whether another file could take the name: no device, one name, and nothing mounted there."""
+    status = os.stat(final)
+    if status.st_nlink > 1 or not stat.S_ISREG(status.st_mode) or not os.access(os.path.dirname(final), os.W_OK):
         return False
     try:
         with open(_MOUNTS, "rb") as file:

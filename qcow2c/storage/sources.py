@@ -16,6 +16,7 @@ from qcow2c.storage.descriptors import DescriptorFile, is_regular
 from qcow2c.storage.file_names import is_url, plain_path
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
+from qcow2c.storage.named_file import file_at
 from qcow2c.storage.positioned import PositionedFile
 from qcow2c.storage.processes import fork_safe, require_opener
 from qcow2c.storage.store import Buffer, Store, no_space
@@ -38,7 +39,8 @@ class BinaryFile(Protocol):
 
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | int | BinaryFile
-"""A path, a URL that fsspec knows (read-only), bytes, a descriptor of a regular file, or a file object."""
+"""A path of a file or block device, a URL that fsspec knows (read-only), bytes, a descriptor of a regular file, or a
+file object."""
 
 
 class FileObject(Store):
@@ -260,7 +262,7 @@ def open_store(source: Source | Store, *, writable: bool = False) -> Store:
     if is_url(source):
         return _store_at_url(str(source), writable=writable)
     if isinstance(source, str | os.PathLike):
-        return LocalFile(plain_path(source), writable=writable)
+        return file_at(plain_path(source), writable=writable)
     if isinstance(source, int) and not isinstance(source, bool):
         return DescriptorFile(source, writable=writable)
     if hasattr(source, "read") and hasattr(source, "seek"):

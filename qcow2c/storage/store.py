@@ -94,6 +94,17 @@ class Store(ABC):
         """Return the bytes that the store occupies on its medium, or None where that is unknown."""
         return None
 
+    def capacity(self) -> int | None:
+        """Return the most bytes that the store can ever hold, None where only its medium bounds it."""
+        return None
+
+    def require_capacity(self, size: int) -> None:
+        """Raise StoreError where the store can never hold so many bytes."""
+        most = self.capacity()
+        if most is not None and most < size:
+            message = f"Cannot grow device files: {self.name!r} has {most} bytes, and {size} are needed"
+            raise StoreError(message, errno=errno.ENOSPC, filename=self.name)
+
     def extent_size_hint(self) -> int | None:
         """Return in what pieces the file system is asked to give the file its space, None where it has no such hint."""
         return None
