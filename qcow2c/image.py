@@ -175,9 +175,12 @@ class Image(PositionedFile):
         return self._pread_any(length, offset)
 
     def _check_sound(self) -> None:
-        """Raise UsageError for a closed image, StoreError for one whose flush has failed: nothing succeeds any more."""
+        """Raise UsageError for a closed image, StoreError for one whose flush has failed: nothing succeeds any more.
+
+        A child process reads what its parent has opened, and does not know of its flushes.
+        """
         self._check_open()
-        if self._engine is not None:
+        if self._engine is not None and not self._engine.medium.inherited:
             self._engine.require_sound()
 
     def _pread_any(self, length: int, offset: int) -> bytes:

@@ -129,9 +129,11 @@ def test_a_child_reads_although_a_thread_of_its_parent_held_every_lock(path: Pat
             assert image.pread(7, 32 << 20) == b"read me"
             image.close()
 
-        in_child(reads)
-        done.set()
-        thread.join()
+        try:
+            in_child(reads)
+        finally:
+            done.set()
+            thread.join()
 
 
 @pytest.mark.parametrize("buffering", [0, -1])
