@@ -9,6 +9,8 @@ Look
     info               what an image is: sizes, features, snapshots
     map                which bytes of a disk hold data, and where
     check              whether every reference and refcount is right
+    hash_image         what a disk holds, the same in every format
+    verify_image       whether it holds what a manifest says
     inspect            one verdict on a file from a stranger
     dump               every structure and every byte, as a `Dump`
     Dump               its tree of nodes, and that as text or JSON
@@ -115,6 +117,8 @@ if TYPE_CHECKING:
     from qcow2c.ops.dd import dd as dd
     from qcow2c.ops.diff import diff as diff
     from qcow2c.ops.export import export as export
+    from qcow2c.ops.hash import hash_image as hash_image
+    from qcow2c.ops.hash import verify_image as verify_image
     from qcow2c.ops.info import info as info
     from qcow2c.ops.inspect import inspect as inspect
     from qcow2c.ops.keys import add_key as add_key
@@ -175,6 +179,7 @@ _HOMES = {
     "dump": "qcow2c.dump:dump",
     "errors": "qcow2c.errors",
     "export": "qcow2c.ops.export:export",
+    "hash_image": "qcow2c.ops.hash:hash_image",
     "info": "qcow2c.ops.info:info",
     "inspect": "qcow2c.ops.inspect:inspect",
     "key_slots": "qcow2c.ops.keys:key_slots",
@@ -189,6 +194,7 @@ _HOMES = {
     "snapshots": "qcow2c.ops.snapshots",
     "structs": "qcow2c.structs",
     "undo_repair": "qcow2c.ops.repair:undo_repair",
+    "verify_image": "qcow2c.ops.hash:verify_image",
 }
 """Where each public name lives: `module:attribute`, or a module itself. The imports above say the same to mypy."""
 

@@ -45,6 +45,7 @@ COMMANDS = {
     "undo": "take a repair back: an image as it was before",
     "serve": "let other programs use a disk, over NBD",
     "mount": "show a disk, its snapshots and bitmaps as files of a directory",
+    "hash": "hashes of a disk, its snapshots and its file; compare with a manifest",
     "inspect": "a verdict on a file from a stranger: accept, reject, unsure",
     "dump": "every structure, field by field",
     "completion": "a script that completes commands and options in a shell",

@@ -283,12 +283,15 @@ def source_of(named: NamedImage) -> Iterator[str | Store]:
 
 
 @contextmanager
-def open_named(named: NamedImage, *, gate: str | Gate, **how: Any) -> Iterator[Disk]:
-    """Open an image as its options say; `how` are arguments of `open_disk`. Raises as it, and UnsupportedFeature."""
+def open_named(named: NamedImage, *, gate: str | Gate, store: Store | None = None, **how: Any) -> Iterator[Disk]:
+    """Open an image as its options say; `how` are arguments of `open_disk`. Raises as it, and UnsupportedFeature.
+
+    `store` is what `source_of` gave out, where that is open already.
+    """
     from qcow2c.disk.disk import open_disk
 
     with ExitStack() as stack:
-        source = stack.enter_context(source_of(named))
+        source = stack.enter_context(source_of(named)) if store is None else store
         how = {"image_format": named.format, "share": named.share, **named.options, **how}
         if named.lower is not None:
             how["backing"] = stack.enter_context(_opened_below(named.lower, gate, share=named.share))

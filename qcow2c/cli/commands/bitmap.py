@@ -30,6 +30,8 @@ from qcow2c.cli.image_names import NamedImage, chosen_image, open_named
 from qcow2c.errors import Span, UsageError
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from qcow2c.disk.disk import Disk
 
 _PURPOSES = {
@@ -131,7 +133,7 @@ def _judge(chosen: Namespace, granularity: int | None) -> None:
             raise UsageError(message)
 
 
-def _alone(named: NamedImage) -> dict[str, bool]:
+def _alone(named: NamedImage) -> dict[str, Any]:
     """Return arguments that keep files below from being opened: bitmaps have nothing to do with them."""
     return {} if "backing" in named.options else {"backing": False}
 
