@@ -53,6 +53,9 @@ Types of what is returned
     Bitmap             of `Image.bitmaps`, by name or position
     Snapshot           of `Image.snapshots`, by name or ID
 
+Of one's own
+    Store              bytes at offsets, under an image: a base class
+
 Errors and structures
     Qcow2Error         the root of what is raised on purpose
     errors             the tree below it
@@ -132,6 +135,7 @@ if TYPE_CHECKING:
     from qcow2c.ops.repair import repair as repair
     from qcow2c.ops.repair import undo_repair as undo_repair
     from qcow2c.ops.resize import resize as resize
+    from qcow2c.storage.store import Store as Store
 
     open = open_image
     bitmap = bitmaps
@@ -159,6 +163,7 @@ _HOMES = {
     "Qcow2Error": "qcow2c.errors:Qcow2Error",
     "Snapshot": "qcow2c.internal_snapshots:Snapshot",
     "SpaceKept": "qcow2c.errors:SpaceKept",
+    "Store": "qcow2c.storage.store:Store",
     "StoreError": "qcow2c.errors:StoreError",
     "UnsupportedFeature": "qcow2c.errors:UnsupportedFeature",
     "UsageError": "qcow2c.errors:UsageError",

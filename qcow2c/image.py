@@ -27,11 +27,11 @@ from qcow2c.layers.turn import AT_ONCE
 from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.integers import index_or_none
 from qcow2c.storage.open_file import OpenFile
-from qcow2c.storage.positioned import PositionedFile
+from qcow2c.storage.positioned import PositionedFile, SharedFile
 from qcow2c.storage.store import Store, lacks_room
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, SupportsIndex
 
     from qcow2c.atomic.successor import Successor
     from qcow2c.engine import Engine
@@ -61,10 +61,11 @@ class Image(PositionedFile):
         engine: Engine | None = None,
         parent: Image | None = None,
         mapped: Mapped,
+        reopen: Callable[[], Image] | None = None,
     ) -> None:
         """Made by `open_image`, and, with a `parent`, by `of_state`; closing the image closes `opened`.
 
-        `mapped` finds the extents of a layer and of what lies below it.
+        `mapped` finds the extents of a layer and of what lies below it; `reopen` opens the same once more.
         """
         super().__init__()
         self.name = name
@@ -76,6 +77,8 @@ class Image(PositionedFile):
         self._opened, self._engine, self._active = opened, engine, parent is None
         self._parent = parent
         self._mapped = mapped
+        self._reopen = reopen
+        self._is_copy = False
         self._process = os.getpid()
         self._locate, self._read_directly = layer.locate, layer.data_store.direct_pread()
         self._size = layer.disk_size
@@ -88,12 +91,28 @@ class Image(PositionedFile):
 
     def __del__(self) -> None:
         if not self.closed and hasattr(self, "_process"):
-            holds_file = self._active and isinstance(self.layer.store, OpenFile)
+            holds_file = self._active and not self._is_copy and isinstance(self.layer.store, OpenFile)
             try:
                 if holds_file and self._process == os.getpid():
                     warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             finally:  # A warning may be an error.
                 self.close()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Let `pickle` and `copy` open the image once more, at the same position: so process pools just work.
+
+        Only where it was opened read-only, without a key, by paths or URLs; else TypeError. A copy is an `Image` of its
+        own, of what is there then; it is closed by `close`, or when it is not used any more. A fork needs none of it.
+        """
+        self._check_open()
+        if self._reopen is None:
+            return super().__reduce_ex__(protocol)
+        return _opened_again, (self._reopen, self._position)
+
+    def file(self) -> SharedFile:
+        """Return the disk as another file, with a position and a `close` of its own, as long as this image is open."""
+        self._check_open()
+        return SharedFile(self)
 
     @property
     def header(self) -> Header:
@@ -354,6 +373,14 @@ class Image(PositionedFile):
             finally:
                 self._engine = self._parent = None
                 super().close()
+
+
+def _opened_again(reopen: Callable[[], Image], position: int) -> Image:
+    """Return an image that was pickled; nothing warns where it is left to the collector, as pools do."""
+    image = reopen()
+    image._is_copy = True  # noqa: SLF001 - of the same module
+    image.seek(position)
+    return image
 
 
 def _with_room(engine: Engine, write: Callable[[], None]) -> None:

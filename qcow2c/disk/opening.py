@@ -8,8 +8,9 @@ too deep is refused.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from threading import RLock
 
 from qcow2c.constants import Limit
@@ -26,13 +27,14 @@ from qcow2c.layers.salvage import Salvage
 from qcow2c.layers.state import active_state
 from qcow2c.layers.turn import AT_ONCE
 from qcow2c.light import TYPE_CHECKING, TypedDict
+from qcow2c.storage.file_names import is_url, plain_path
 from qcow2c.storage.gate import Gate, GateFunction, GateRequest, format_in, full_name, gate_for
 from qcow2c.storage.locks import Use
 from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.sources import FileObject, Source, Store, opened
 
 if TYPE_CHECKING:
-    from typing import Literal, TypeAlias
+    from typing import Any, Literal, TypeAlias
 
     from qcow2c.crypto.guest_cipher import GuestCipher
     from qcow2c.crypto.key_ring import KeyRing
@@ -104,6 +106,9 @@ def open_image(
         loaded = load_image(store, opener.refused_from)
         reader = opener.reader(store, loaded.header, backing, data_file, (store,), writable=writable)
         engine = _engine(reader, loaded, trust=trust) if writable else None
+        how: Opening = {"backing_format": backing_format, "gate": gate, "on_error": on_error, "share": share}
+        is_kept = writable or key is not None
+        reopen = None if is_kept else _reopening(source, backing, data_file, how)
         return Image(
             reader,
             name=store.name,
@@ -112,7 +117,24 @@ def open_image(
             snapshots=loaded.snapshots.records,
             engine=engine,
             mapped=_extents,
+            reopen=reopen,
         )
+
+
+def _reopening(
+    source: Source | Store, backing: BackingChoice, data_file: Source | Store | None, choices: Opening
+) -> Callable[[], Image] | None:
+    """Return what opens an image once more, in another process, too: None where it holds what is open already."""
+    named: list[Any] = []
+    for place in (source, backing, data_file):
+        if isinstance(place, str | os.PathLike):
+            named.append(place if is_url(place) else os.path.abspath(os.fsdecode(plain_path(place))))
+        elif place is None or place is False:
+            named.append(place)
+        else:
+            return None
+    choices |= {"backing": named[1], "data_file": named[2]}
+    return partial(open_image, named[0], **choices)
 
 
 def _extents(layer: Layer, start: int, length: int | None) -> Iterator[Extent]:

@@ -7,11 +7,11 @@ import os
 from operator import index
 
 from qcow2c.errors import UsageError
-from qcow2c.light import TYPE_CHECKING
+from qcow2c.light import TYPE_CHECKING, Protocol
 from qcow2c.storage.store import Store
 
 if TYPE_CHECKING:
-    from typing import Any, NoReturn, SupportsIndex
+    from typing import Any, SupportsIndex
 
 
 class PositionedFile(io.RawIOBase):
@@ -61,7 +61,7 @@ class PositionedFile(io.RawIOBase):
         self._check_open()
         return self._position
 
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> tuple[Any, ...]:
         """Refuse `copy` and `pickle`: two objects would close one file."""
         raise TypeError(f"cannot copy or pickle {self!r}: open it again")
 
@@ -69,3 +69,74 @@ class PositionedFile(io.RawIOBase):
         if self.closed:
             reason = self._closed_because and f": {self._closed_because}"
             raise UsageError(f"I/O operation on closed image{reason}")
+
+
+class DiskOfFile(Protocol):
+    """What a `SharedFile` is a file of: an open `Image`."""
+
+    name: str
+
+    @property
+    def closed(self) -> bool: ...
+
+    def size(self) -> int: ...
+
+    def readinto_at(self, buffer: Any, offset: int) -> int: ...
+
+    def pwrite(self, buffer: Any, offset: int) -> int: ...
+
+    def writable(self) -> bool: ...
+
+    def flush(self) -> None: ...
+
+    def image_file(self) -> Store | None: ...
+
+
+class SharedFile(PositionedFile):
+    """A disk that is open already, as a file with a position of its own; closing it closes nothing else.
+
+    Threads may each have one. It cannot be copied or pickled: what it is a file of is asked for another one.
+    """
+
+    def __init__(self, disk: DiskOfFile) -> None:
+        super().__init__()
+        self._disk = disk
+        self.name = disk.name
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed or self._disk.closed else "r+" if self.writable() else "r"
+        return f"<file of {self.name!r} {state}>"
+
+    def size(self) -> int:
+        self._check_open()
+        return self._disk.size()
+
+    def readinto_at(self, buffer: Any, offset: int) -> int:
+        self._check_open()
+        return self._disk.readinto_at(buffer, offset)
+
+    def image_file(self) -> Store | None:
+        self._check_open()
+        return self._disk.image_file()
+
+    def writable(self) -> bool:
+        return self._disk.writable()
+
+    def write(self, buffer: Any) -> int:
+        """Write all bytes of a buffer at the position, and move it. Raises as `Image.pwrite`."""
+        self._check_open()
+        count = self._disk.pwrite(buffer, self._position)
+        self._position += count
+        return count
+
+    def flush(self) -> None:
+        """Make durable what was written to the disk, through whatever, if that is still open. Raises as `Image.flush`."""
+        self._check_open()
+        if not self._disk.closed:
+            self._disk.flush()
+
+    def close(self) -> None:
+        """Close this file alone, after a flush. Raises as `flush`."""
+        if not self.closed:
+            super().close()
+            self._closed_because = "this file of it was closed"

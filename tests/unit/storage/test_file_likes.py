@@ -6,10 +6,12 @@ import copy
 import gzip
 import io
 import mmap
+import multiprocessing
 import pickle
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,81 @@ def test_nothing_that_holds_a_file_is_copied_or_pickled(path: Path) -> None:
                 with pytest.raises(TypeError, match="cannot copy or pickle"):
                     copy.copy(held)
         image.pwrite(b"still open", 0)
+
+
+def first_bytes(image: qcow2c.Image) -> bytes:
+    return image.pread(10, 0)
+
+
+def test_an_image_that_is_only_read_opens_itself_again_in_other_processes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qcow2c.create(path.parent / "over", 1 << 20, backing_file=path.name, backing_fmt="qcow2")
+    with qcow2c.open(path, "r+") as image:
+        image.pwrite(b"0123456789", 0)
+    root = Path(__file__).parents[3]
+    monkeypatch.chdir(path.parent)
+    with qcow2c.open("over") as image:
+        image.seek(3)
+        expected = image.pread(10, 0)
+        monkeypatch.chdir(root)
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+            assert list(pool.map(first_bytes, [image] * 4)) == [b"0123456789"] * 4
+        for again in (pickle.loads(pickle.dumps(image)), copy.copy(image), copy.deepcopy(image)):
+            with again:
+                assert again is not image and again.tell() == 3 and again.pread(10, 0) == expected
+                again.seek(7)
+        assert image.tell() == 3 and image.pread(10, 0) == expected
+    with pytest.raises(qcow2c.UsageError, match="closed"):
+        pickle.dumps(image)
+
+
+def test_choices_of_the_opening_are_kept_in_a_copy(path: Path) -> None:
+    with qcow2c.open(path, "r+") as image:
+        image.pwrite(b"base", 0)
+    over = path.parent / "over"
+    qcow2c.create(over, 1 << 20, backing_file=path.name, backing_fmt="qcow2")
+    with qcow2c.open(over, backing=path, gate="deny") as image, copy.copy(image) as again:
+        assert again.pread(4, 0) == b"base"
+    with qcow2c.open(over, backing=False) as image, copy.copy(image) as again:
+        assert again.pread(4, 0) == bytes(4)
+
+
+def test_an_image_of_something_that_is_open_or_that_needs_a_key_is_not_pickled(path: Path) -> None:
+    with path.open("rb") as file, qcow2c.open(path) as base:
+        for opening in (
+            lambda: qcow2c.open(file),
+            lambda: qcow2c.open(path.read_bytes()),
+            lambda: qcow2c.open(path, backing=base),
+            lambda: qcow2c.open(path, key="secret"),
+        ):
+            with opening() as image, pytest.raises(TypeError, match="cannot copy or pickle"):
+                pickle.dumps(image)
+
+
+def test_files_of_an_image_have_positions_and_ends_of_their_own(path: Path) -> None:
+    with qcow2c.open(path, "r+") as image:
+        with image.file() as one, image.file() as other:
+            assert one.write(b"abc") == 3 and one.tell() == 3 and image.tell() == other.tell() == 0
+            assert other.read(2) == b"ab" and image.read(1) == b"a" and one.size() == image.size()
+            assert one.writable() and repr(one) == f"<file of {str(path)!r} r+>"
+            other.close()
+            other.close()
+            with pytest.raises(qcow2c.UsageError, match="this file of it was closed"):
+                other.read(1)
+            with pytest.raises(TypeError, match="cannot copy or pickle"):
+                pickle.dumps(one)
+            one.seek(1)
+            assert one.read(2) == b"bc"
+        assert image.pread(3, 0) == b"abc"
+        left = image.file()
+    with pytest.raises(qcow2c.UsageError, match="closed image"):
+        left.read(1)
+    left.close()
+    with qcow2c.open(path) as image, image.file() as file:
+        assert qcow2c.info(file).virtual_size == image.size()
+        with pytest.raises(io.UnsupportedOperation):
+            file.write(b"x")
 
 
 def test_each_repr_says_which_file_is_meant(path: Path) -> None:
