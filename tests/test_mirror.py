@@ -54,6 +54,7 @@ ELSEWHERE = {
     "references/full_check.py": "ops/test_check.py",
     "references/image_check.py": "ops/test_check.py",
     "storage/descriptors.py": "unit/storage/test_open_file.py",
+    "storage/thread_locks.py": "unit/storage/test_processes.py",
     "testing/machine.py": "properties/test_machine.py",
     "writer/session.py": "unit/test_engine.py",
 }

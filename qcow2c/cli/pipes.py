@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 STREAM = "-"
 """Standard input or output."""
 
-_DESCRIPTOR = re.compile(r"/dev/std(in|out)|/dev/fd/\d+|/proc/self/fd/\d+")
+_DESCRIPTOR = r"/dev/std(in|out)|/dev/fd/\d+|/proc/self/fd/\d+"
 _PIECE_BYTES = 1 << 20
 _NUMBERS = {"0": "in", "1": "out"}
 
 
 def is_pipe(word: str) -> bool:
     """Return whether a name means an open descriptor that is a pipe."""
-    if not _DESCRIPTOR.fullmatch(word):
+    if not word.startswith(("/dev/", "/proc/")) or not re.fullmatch(_DESCRIPTOR, word):
         return False
     try:
         return stat.S_ISFIFO(os.stat(word).st_mode)

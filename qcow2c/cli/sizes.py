@@ -15,7 +15,7 @@ _MULTIPLES = {"": 0, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 6
 
 _LARGEST = (1 << 63) - 1
 _PREFIXES = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
-_SIZE = re.compile(r"\s*\+?(?:(?P<hex>0[xX][0-9a-fA-F]+)|(?P<whole>\d+)(?:\.(?P<fraction>\d*))?)(?P<suffix>[a-zA-Z]?)")
+_SIZE = r"\s*\+?(?:(?P<hex>0[xX][0-9a-fA-F]+)|(?P<whole>\d+)(?:\.(?P<fraction>\d*))?)(?P<suffix>[a-zA-Z]?)"
 
 
 def parse_size(words: str) -> int:
@@ -23,7 +23,7 @@ def parse_size(words: str) -> int:
 
     Raises ArgumentTypeError, for argparse to report.
     """
-    match = _SIZE.fullmatch(words)
+    match = re.fullmatch(_SIZE, words)
     bits = _MULTIPLES.get(match["suffix"].upper()) if match else None
     if match is None or bits is None:
         raise ArgumentTypeError(f"{words!r} is no size: give a number, with k, M, G, T, P or E for powers of 1024")

@@ -30,8 +30,8 @@ from qcow2c.light import TYPE_CHECKING, TypedDict
 from qcow2c.storage.file_names import is_url, plain_path
 from qcow2c.storage.gate import Gate, GateFunction, GateRequest, format_in, full_name, gate_for
 from qcow2c.storage.locks import Use
-from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.sources import FileObject, Source, Store, opened
+from qcow2c.storage.thread_locks import fork_safe
 
 if TYPE_CHECKING:
     from typing import Any, Literal, TypeAlias

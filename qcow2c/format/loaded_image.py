@@ -5,6 +5,7 @@ What looks at damage, too (check, repair, dump), reads them unjudged: see `recor
 
 from __future__ import annotations
 
+from qcow2c.constants import ExtensionType
 from qcow2c.errors import CorruptMetadata
 from qcow2c.format import rules
 from qcow2c.format.findings import Finding, Severity, raise_first
@@ -79,7 +80,9 @@ def load_bitmap_records(store: Store, header: Header) -> tuple[BitmapRecord, ...
 
 def readable_bitmap_records(store: Store, header: Header) -> ReadableBitmaps:
     """Return the records of bitmaps that can be read, and which rule is broken first. Raises StoreError."""
-    from qcow2c.format.records import read_bitmaps
+    if header.extension(ExtensionType.BITMAPS) is None:
+        return ReadableBitmaps((), None, is_whole=True)
+    from qcow2c.format.records import read_bitmaps  # Late: most images have none.
 
     first = None
     for finding in rules.header_findings(header):

@@ -11,8 +11,8 @@ from qcow2c.errors import CorruptData, Span
 from qcow2c.format import codecs
 from qcow2c.format.header import Header
 from qcow2c.format.tables import compressed_extent
-from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.store import Store
+from qcow2c.storage.thread_locks import fork_safe
 
 _CACHE_BYTES = 4 << 20
 """Bound of the decompressed clusters that are kept."""

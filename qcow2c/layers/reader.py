@@ -37,8 +37,8 @@ from qcow2c.layers.refcount_places import refcount_places
 from qcow2c.layers.state import LoadedState, load_state
 from qcow2c.layers.turn import AT_ONCE
 from qcow2c.light import TYPE_CHECKING
-from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.sources import Store
+from qcow2c.storage.thread_locks import fork_safe
 from qcow2c.storage.zeros import fill_zeros
 
 if TYPE_CHECKING:

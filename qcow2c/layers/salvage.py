@@ -6,7 +6,7 @@ import threading
 
 from qcow2c.errors import Span
 from qcow2c.light import frozen
-from qcow2c.storage.processes import fork_safe
+from qcow2c.storage.thread_locks import fork_safe
 
 
 @frozen

@@ -17,8 +17,8 @@ from contextlib import suppress
 from qcow2c.errors import Span
 from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.open_file import uninterrupted
-from qcow2c.storage.processes import fork_safe
 from qcow2c.storage.store import Buffer, Store
+from qcow2c.storage.thread_locks import fork_safe
 
 _GET_SIZE = 2 << 30 | array("L").itemsize << 16 | 0x12 << 8 | 114
 """BLKGETSIZE64 of Linux: read, size_t, 0x12, 114."""

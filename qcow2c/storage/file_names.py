@@ -42,8 +42,8 @@ IGNORED_OPTIONS = frozenset(
 
 _FORMATS = ("qcow2", "raw")
 
-_STRING = re.compile(r""" "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*' """, re.VERBOSE | re.DOTALL)
-_QUOTE = re.compile(r'(\\.)|"', re.DOTALL)
+_STRING = r"""(?xs) "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*' """
+_QUOTE = r'(?s)(\\.)|"'
 """A quote, or a character with its backslash."""
 
 
@@ -106,7 +106,7 @@ def parsed_json(name: str) -> dict[str, Any]:
     import json  # Late: few names need it.
 
     try:
-        value = json.loads(_STRING.sub(_in_double_quotes, name.removeprefix(JSON_PREFIX)))
+        value = json.loads(re.sub(_STRING, _in_double_quotes, name.removeprefix(JSON_PREFIX)))
     except (ValueError, RecursionError) as exc:
         raise UsageError(f"Could not parse the JSON options: JSON parse error, {exc}") from None
     if not isinstance(value, dict):
@@ -116,7 +116,7 @@ def parsed_json(name: str) -> dict[str, Any]:
 
 def _in_double_quotes(string: re.Match[str]) -> str:
     inner = string[0][1:-1].replace("\\'", "'")
-    return '"' + _QUOTE.sub(lambda found: found[1] or '\\"', inner) + '"'
+    return '"' + re.sub(_QUOTE, lambda found: found[1] or '\\"', inner) + '"'
 
 
 def flattened(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,8 +13,9 @@ from collections import OrderedDict
 from typing import Any
 
 from qcow2c.errors import Span, StoreError, UnsupportedFeature
-from qcow2c.storage.processes import fork_safe, require_opener
+from qcow2c.storage.processes import require_opener
 from qcow2c.storage.store import Store, reason
+from qcow2c.storage.thread_locks import fork_safe
 
 BLOCK_BYTES = 256 << 10
 """Bytes of a block: header, L1 table and refcount table of most images lie in the first one."""

@@ -18,7 +18,7 @@ from qcow2c.storage.local_file import LocalFile
 from qcow2c.storage.locks import Use
 from qcow2c.storage.named_file import file_at
 from qcow2c.storage.positioned import PositionedFile
-from qcow2c.storage.processes import fork_safe, require_opener
+from qcow2c.storage.processes import require_opener
 from qcow2c.storage.store import Buffer, Store, no_space
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class FileObject(Store):
 
     def __init__(self, file: Any, *, writable: bool = False) -> None:
         import threading  # Late: local files, which most are, do without it.
+
+        from qcow2c.storage.thread_locks import fork_safe
 
         self._file = file
         self._lock = fork_safe(threading.Lock())
@@ -203,6 +205,8 @@ class WritableMemory(Store):
 
     def __init__(self, data: bytearray, name: str = "<bytearray>") -> None:
         import threading
+
+        from qcow2c.storage.thread_locks import fork_safe
 
         self._lock = fork_safe(threading.Lock())
         self._data = data

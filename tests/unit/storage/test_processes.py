@@ -17,7 +17,7 @@ import pytest
 
 import qcow2c
 from qcow2c.errors import StoreError
-from qcow2c.storage.processes import fork_safe
+from qcow2c.storage.thread_locks import fork_safe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 
