@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import qcow2c
-from bench import changes, encryption, writes
+from bench import changes, doors, encryption, writes
 from bench.inputs import Inputs
 from bench.timing import NO_AIM, Aim, Failed, Figures, Runner, Spent, in_turn, median_wall, qemu_img, run, timed, within
 from bench.timing import qcow2c as ours
@@ -291,15 +291,19 @@ def changing(change: changes.Change) -> Job:
     return Job(f"{change.what}, full metadata", work, Aim(1.0))
 
 
-def encrypted(copy: encryption.Copy) -> Job:
-    """Return the job that times a copy of an encrypted image."""
+Prepare = Callable[[Inputs, Path], tuple[Runner, Runner, Callable[[], None]]]
+"""Returns, for a folder, what runs ours and the reference program, and what holds the results equal."""
+
+
+def in_folder(what: str, aim: float | None, prepare: Prepare) -> Job:
+    """Return the job of what is prepared in a folder of its own."""
 
     def work(inputs: Inputs, runs: int) -> Figures:
-        with TemporaryDirectory(prefix="encrypted-", dir=inputs.directory) as folder:
-            mine, reference, equal = encryption.runners(copy, inputs, Path(folder))
+        with TemporaryDirectory(prefix="job-", dir=inputs.directory) as folder:
+            mine, reference, equal = prepare(inputs, Path(folder))
             return contest(mine, reference, {}, runs, equal)
 
-    return Job(copy.what, work, Aim(copy.aim))
+    return Job(what, work, Aim(aim))
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -389,6 +393,7 @@ JOBS = {
     "info": Job("info, 64 MiB disk", info, Aim(seconds=0.045)),
     "pread": Job("random reads of 4 KiB", random_reads),
     **{name: changing(change) for name, change in changes.CHANGES.items()},
-    **{name: encrypted(copy) for name, copy in encryption.COPIES.items()},
+    **{name: in_folder(one.what, one.aim, partial(encryption.runners, one)) for name, one in encryption.COPIES.items()},
+    **{name: in_folder(one.what, one.aim, partial(doors.runners, one)) for name, one in doors.DOORS.items()},
     **{name: writing(job) for name, job in writes.JOBS.items()},
 }

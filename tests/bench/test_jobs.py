@@ -5,13 +5,15 @@ It needs mkfs.ext4 and the real qemu programs; without them this file is skipped
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import qcow2c
-from bench import inputs, jobs, machine, staging, table, writes
+from bench import doors, inputs, jobs, machine, staging, table, writes
 from bench.__main__ import main
 from bench.timing import Failed, Figures
 
@@ -19,7 +21,7 @@ if MISSING := inputs.missing_programs():
     pytest.skip(f"nothing to compare with: {', '.join(MISSING)} not installed", allow_module_level=True)
 
 SIZE = inputs.SMALLEST_SIZE
-QUICK = [name for name in jobs.JOBS if not name.startswith("write-")]
+QUICK = [name for name in jobs.JOBS if not name.startswith(("write-", "fuse-", "nbd-"))]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,20 @@ def test_each_job_runs_and_its_results_are_equal(
     assert line.split()[0] == name
     left = [path.name for path in (directory / "16M").iterdir() if path.suffix not in {".qcow2", ".raw"}]
     assert left == []
+
+
+@pytest.mark.parametrize("name", [name for name in jobs.JOBS if name.startswith(("fuse-", "nbd-"))])
+def test_doors_are_timed(
+    name: str, directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = ["qemu-storage-daemon", "fusermount3"] if name.startswith("fuse-") else ["nbdcopy", "qemu-nbd"]
+    if missing := [program for program in programs if shutil.which(program) is None]:
+        pytest.skip(f"nothing to compare doors with: {', '.join(missing)} not installed")
+    if name.startswith("fuse-") and not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("/dev/fuse cannot be opened: nothing is mounted")
+    monkeypatch.setattr(doors, "READS", 200)
+    assert main(["--size", str(SIZE), "--runs", "1", "--directory", str(directory), name]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[0] == name
 
 
 @pytest.mark.parametrize("name", ["write-1m", "write-4k-new-flush"])
