@@ -42,7 +42,7 @@ class Census:
     `needed`: for each host cluster the subclusters that something needs, as bits (one bit without extended entries);
     `counts`: how many references it then has; `fixed`: it must stay as it is, because some reference needs only parts
     of it, or is a bitmap's. All of shape (clusters,). `packed` are the distinct compressed descriptors, ascending, and
-    `packed_counts` how often each is referenced; shapes (n,).
+    `packed_counts` how often each is referenced; shapes (n,). `bitmap_clusters` hold bits of bitmaps, ascending.
     """
 
     def __init__(self, walk: Walk) -> None:
@@ -73,8 +73,8 @@ class Census:
             if not geometry.external_data:
                 self._count(batch, batch.active + batch.snapshot)
         self._merge()
-        for record in walk.bitmaps.records:
-            self._count_bitmap(record)
+        parts = [self._count_bitmap(record) for record in walk.bitmaps.records]
+        self.bitmap_clusters = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *parts]))
 
     def batches(self) -> Iterator[L2Batch]:
         """Yield the L2 tables in the order of `tables`."""
@@ -125,12 +125,13 @@ class Census:
             if sum(len(words) for words, _ in self._gathered) >= _MERGE_FROM:
                 self._merge()
 
-    def _count_bitmap(self, record: BitmapRecord) -> None:
+    def _count_bitmap(self, record: BitmapRecord) -> NDArray[np.int64]:
         offsets = self.bitmap_table(record) & np.uint64(tables.BITMAP_OFFSET)
         clusters = self._clusters_of(offsets[offsets != 0])
         np.add.at(self.counts, clusters, self.counts.dtype.type(1))
         self.needed[clusters] = self.whole
         self.fixed[clusters] = True
+        return clusters
 
     def _clusters_of(self, offsets: U64Array) -> NDArray[np.int64]:
         """Return the clusters at offsets. Raises CorruptMetadata for one that lies past the end of the file."""

@@ -2,6 +2,8 @@
 
 Host clusters that several states share are copied once. Data that is all zeros becomes a zero cluster, or no cluster
 at all where nothing lies below. No other file is opened: what lies below, or in an external data file, stays there.
+What is encrypted by its place in the file (LUKS) is decrypted, and encrypted for its new place; legacy AES, which
+counts sectors of the disk, is copied as it lies there.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from qcow2c.format.derived import (
     AUTOCLEAR_FEATURES,
     BITMAP_DIRECTORY_HEADER,
     BITMAPS_EXTENSION,
+    ENCRYPTION_HEADER_POINTER,
     INCOMPATIBLE_FEATURES,
     SNAPSHOT_HEADER,
 )
@@ -37,6 +40,7 @@ from qcow2c.storage.store import Progress, Store
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from qcow2c.crypto.guest_cipher import GuestCipher
     from qcow2c.format.array_types import U64Array
 
 _READ_BYTES = 512 << 10
@@ -59,9 +63,13 @@ class Compaction:
         snapshots: SnapshotTable,
         *,
         compress: Compressor | None = None,
+        cipher: GuestCipher | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """The image must have been found sound (see `admission`). Raises CorruptMetadata, LimitExceeded."""
+        """The image must have been found sound (see `admission`). `cipher` is that of an image with LUKS.
+
+        Raises CorruptMetadata, LimitExceeded.
+        """
         self._store = store
         self._header = header
         geometry = self._geometry = header.geometry
@@ -74,8 +82,12 @@ class Compaction:
         self._census = Census(self._walk)
         self._progress = progress or (lambda _done, _total: None)
         self._compress = compress
+        self._cipher = cipher
         self._has_backing = header.backing_file is not None
-        self._finds_zeros = not header.encrypted and (header.version >= Version.V3 or not self._has_backing)
+        is_readable = not header.encrypted or cipher is not None
+        self._finds_zeros = is_readable and (header.version >= Version.V3 or not self._has_backing)
+        self._has_holes = self._finds_zeros and cipher is None
+        """Whether a hole of the file is zeros of the disk."""
         self._places: U64Array = np.zeros(self._census.clusters, dtype=np.uint64)
         """For each cluster of the old file its new offset, its new descriptor, or _ZEROS; 0: it is not needed."""
         self._packed: U64Array = np.zeros(len(self._census.packed), dtype=np.uint64)
@@ -104,7 +116,9 @@ class Compaction:
         self._copy_data(file)
         self._copy_packed(file)
         fields = self._copy_states(file, self._copy_tables(file))
+        encryption = self._copy_encryption_header(file)
         extensions = with_extension(self._header, ExtensionType.BITMAPS, self._copy_bitmaps(file))
+        extensions = [encryption.get(kind, (kind, data)) for kind, data in extensions]
         fields |= self._features()
         fields["refcount_table_offset"], fields["refcount_table_clusters"] = file.append_refcounts()
         file.finish(changed_header(self._store, self._header, HeaderChange(fields, extensions)))
@@ -121,7 +135,8 @@ class Compaction:
         self._progress(0, total)
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for clusters in self._needed():
-                self._copy_some(file, packer, clusters, pool)
+                for alike in self._alike(clusters):
+                    self._copy_some(file, packer, alike, pool)
                 done += len(clusters) * size
                 self._progress(done, total)
         self._progress(total, total)
@@ -132,10 +147,23 @@ class Compaction:
         step = max(1, _READ_BYTES >> self._geometry.cluster_bits)
         for first in range(0, self._census.clusters, _WINDOW):
             found = np.flatnonzero(self._census.needed[first : first + _WINDOW]) + first
-            if self._finds_zeros:
+            if self._has_holes:
                 found = self._without_holes(found)
             for start in range(0, len(found), step):
                 yield found[start : start + step]
+
+    def _alike(self, clusters: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Yield clusters apart from those of bitmaps where only guest data is encrypted by its place."""
+        if self._cipher is None:
+            yield clusters
+            return
+        plain = np.isin(clusters, self._census.bitmap_clusters)
+        yield from (part for part in (clusters[~plain], clusters[plain]) if len(part))
+
+    def _cipher_of(self, clusters: NDArray[np.int64]) -> GuestCipher | None:
+        """Return what encrypts clusters that are alike."""
+        is_plain = self._cipher is None or bool(np.isin(clusters[:1], self._census.bitmap_clusters).any())
+        return None if is_plain else self._cipher
 
     def _without_holes(self, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return which clusters may hold data; the others are holes of the file: zeros that need not be read."""
@@ -148,7 +176,8 @@ class Compaction:
     def _copy_some(
         self, file: ClusterFile, packer: Packer, clusters: NDArray[np.int64], pool: ThreadPoolExecutor
     ) -> None:
-        data = self._read(clusters)
+        cipher = self._cipher_of(clusters)
+        data = self._read(clusters, cipher)
         kept = np.ones(len(clusters), dtype=bool)
         if self._finds_zeros:
             kept = ~self._are_zeros(data, clusters)
@@ -167,17 +196,23 @@ class Compaction:
         self.data_clusters += len(chosen)
         if len(chosen):
             whole = np.ascontiguousarray(data if kept.all() else data[kept])
-            start = file.append(memoryview(whole.data).cast("B"), counts[chosen])
+            bytes_of = memoryview(whole.data).cast("B")
+            if cipher is not None:
+                bytes_of = memoryview(cipher.encrypted(bytes_of, file.length, 0))
+            start = file.append(bytes_of, counts[chosen])
             self._places[chosen] = start + np.arange(len(chosen), dtype=np.uint64) * np.uint64(data.shape[1])
 
-    def _read(self, clusters: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the contents of ascending clusters, shape (n, bytes of a cluster)."""
+    def _read(self, clusters: NDArray[np.int64], cipher: GuestCipher | None) -> NDArray[np.uint8]:
+        """Return the contents of ascending clusters, decrypted, shape (n, bytes of a cluster)."""
         size = self._geometry.cluster_size
         data = np.empty((len(clusters), size), dtype=np.uint8)
         buffer = memoryview(data.data).cast("B")
         edges = [0, *(np.flatnonzero(np.diff(clusters) != 1) + 1).tolist(), len(clusters)]
         for first, end in pairwise(edges):
             part = buffer[first * size : end * size]
+            if cipher is not None:
+                cipher.read_into(self._store, part, int(clusters[first]) * size, 0)
+                continue
             done = self._store.readinto_at(part, int(clusters[first]) * size)
             part[done:] = bytes(len(part) - done)  # The last cluster of a file may be cut short.
         return data
@@ -329,6 +364,16 @@ class Compaction:
             "bitmap_directory_offset": file.append(bytes(directory)),
         }
         return BITMAPS_EXTENSION.packed(values)
+
+    def _copy_encryption_header(self, file: ClusterFile) -> dict[int, tuple[int, bytes]]:
+        """Copy LUKS header and key material; return the extension that names them, by its type."""
+        pointer = self._header.encryption_header
+        if pointer is None:
+            return {}
+        header = self._store.pread(pointer.length, pointer.offset).ljust(pointer.length, b"\0")
+        values = {"offset": file.append(header), "length": pointer.length}
+        kind = ExtensionType.ENCRYPTION_HEADER
+        return {kind: (kind, ENCRYPTION_HEADER_POINTER.packed(values))}
 
     def _features(self) -> dict[str, int]:
         """Return the feature bits of the copy: refcounts are right, and what is unknown is not vouched for."""

@@ -11,11 +11,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcow2c.builder.compaction import Compaction
 from qcow2c.constants import CryptMethod
-from qcow2c.errors import CorruptMetadata, UnsupportedFeature, UsageError
+from qcow2c.errors import CorruptMetadata, MissingKey, UnsupportedFeature, UsageError
 from qcow2c.format import codecs
 from qcow2c.format.header import Header
 from qcow2c.format.loaded_image import load_image
@@ -32,6 +32,11 @@ from qcow2c.storage.new_file import complete_file, replacement
 from qcow2c.storage.sources import Source, Store, opened
 from qcow2c.storage.store import Buffer, Progress
 from qcow2c.storage.trailing_data import trailing_data
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.guest_cipher import GuestCipher
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.secrets import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +64,25 @@ def compact(
     compress: bool = False,
     compression_level: int | None = None,
     progress: Progress | None = None,
+    key: Key | KeyRing = None,
 ) -> Compacted:
     """Write a compact copy of a qcow2 image to a path, where nothing may be yet, or a writable binary file object.
 
     Without a target nothing is written, and the result tells what would be. Backing file and data file are neither
     opened nor changed; the copy names them as the image does. `compress` compresses the clusters that are not, by the
     method of the image. The copy has its name, or its magic value, only when it is complete and durable. No other
-    program may be writing to the image.
+    program may be writing to the image. `key` opens an image that is encrypted with LUKS, whose data is bound to its
+    place in the file: the copy has the same key slots. Legacy AES needs no key, and none is looked at.
 
-    Raises UnsupportedFeature for an image encrypted with LUKS, whose data is bound to its place in the file,
-    CorruptMetadata where `check` would find an error that the copy would keep, UsageError, LimitExceeded, NotQcow2,
-    StoreError, ImageLocked.
+    Raises MissingKey for an image encrypted with LUKS without a key, WrongKey, UnsupportedFeature, CorruptMetadata
+    where `check` would find an error that the copy would keep, UsageError, LimitExceeded, NotQcow2, StoreError,
+    ImageLocked.
     """
     target = plain_path(target)
     if isinstance(target, str | os.PathLike) and os.path.lexists(target):
         raise UsageError(f"{os.fsdecode(target)!r} exists already: a compact copy is a new file")
     with opened(source, Use.IMAGE) as store:
-        made, _ = _compaction(store, compression_level, progress, compress=compress)
+        made, _ = _compaction(store, compression_level, progress, key, compress=compress)
         if target is None:
             return _report(store, made, made.write(_Nowhere()))
         with complete_file(target, Use.WRITABLE_IMAGE) as file:
@@ -89,6 +96,7 @@ def compact_in_place(
     compression_level: int | None = None,
     progress: Progress | None = None,
     drop_trailing: bool = False,
+    key: Key | KeyRing = None,
 ) -> Compacted:
     """Put a compact copy of an image in its place; it keeps mode, owner and links to its name.
 
@@ -98,7 +106,7 @@ def compact_in_place(
     use the image. Raises as `compact`, and UsageError where the file has several names.
     """
     with _exclusively(path) as store:
-        made, admission = _compaction(store, compression_level, progress, compress=compress)
+        made, admission = _compaction(store, compression_level, progress, key, compress=compress)
         if not drop_trailing:
             _require_nothing_behind(store, admission)
         with replacement(store, Use.WRITABLE_IMAGE) as file:
@@ -134,16 +142,13 @@ def _exclusively(path: str | os.PathLike[str]) -> Iterator[LocalFile]:
 
 
 def _compaction(
-    store: Store, level: int | None, progress: Progress | None, *, compress: bool
+    store: Store, level: int | None, progress: Progress | None, key: Key | KeyRing, *, compress: bool
 ) -> tuple[Compaction, Admission]:
     """Return the copy of an image that is sound and that can be copied, and what is known of its refcounts.
 
     Raises as `compact`.
     """
     header, snapshots, _notices = load_image(store)
-    if header.crypt_method == CryptMethod.LUKS:
-        message = "the image is encrypted with LUKS, which binds data to its place in the file: it cannot be moved"
-        raise UnsupportedFeature(message, spec="Data encryption")
     compressor = None
     if compress or level is not None:
         if not compress:
@@ -153,11 +158,24 @@ def _compaction(
         if header.external_data:
             raise UnsupportedFeature("guest data in an external data file cannot be compressed", spec="Header")
         compressor = codecs.compressor(header.compression_type, level)
-    # What is moved need not be understood: no key is needed.
+    cipher = _cipher(store, header, key)
     admission = admit(store, header, snapshots)
     if header.external_data:
         _require_no_corruption(store, header, snapshots)
-    return Compaction(store, header, snapshots, compress=compressor, progress=progress), admission
+    return Compaction(store, header, snapshots, compress=compressor, cipher=cipher, progress=progress), admission
+
+
+def _cipher(store: Store, header: Header, key: Key | KeyRing) -> GuestCipher | None:
+    """Return what moves guest data that is encrypted by its place in the file. Raises MissingKey, WrongKey."""
+    if header.crypt_method != CryptMethod.LUKS or header.external_data:
+        return None  # What is moved need not be understood, and what lies elsewhere is not moved.
+    from qcow2c.crypto.key_ring import KeyRing
+
+    found = KeyRing(key).cipher(store, header, 0)
+    if found is None:
+        message = "the image is encrypted with LUKS, which binds data to its place in the file: moving it needs the key"
+        raise MissingKey(f"{message}, and no key was given", spec="Data encryption")
+    return found
 
 
 def _require_no_corruption(store: Store, header: Header, snapshots: SnapshotTable) -> None:

@@ -246,3 +246,16 @@ def test_raw_volumes_are_copied_and_shown(run: Run, disk: Path) -> None:
     ):
         status, _, err = run("convert", *words)
         assert status == 1 and complaint in err and not Path("no").exists()
+
+
+def test_a_compact_copy_needs_the_key_and_has_the_same(run: Run, disk: Path) -> None:
+    before = read("disk.qcow2")
+    status, out, err = run("compact", "disk.qcow2", "small.qcow2")
+    assert (status, out) == (1, "") and "moving it needs the key, and no key was given" in err
+    assert not Path("small.qcow2").exists()
+    opts = ("--image-opts", OPTS.format(disk))
+    assert run("compact", "-q", *KEY, *opts, "small.qcow2") == (0, "", "")
+    assert run("compact", "-q", *KEY, *opts, "--in-place") == (0, "", "")
+    assert read("small.qcow2") == read("disk.qcow2") == before
+    status, _, err = run("compact", *KEY, "--image-opts", "driver=luks,key-secret=s,file.filename=disk.qcow2", "no")
+    assert status == 1 and "only a qcow2 image" in err

@@ -13,6 +13,7 @@ import pytest
 import qcow2c
 from qcow2c.disk.size import resize
 from qcow2c.errors import MissingKey, UnsupportedFeature, WrongKey
+from tests.bitmap_bits import bitmap_bits
 
 pytestmark = pytest.mark.usefixtures("requires_qemu")
 
@@ -283,3 +284,50 @@ def test_raw_volumes_go_both_ways(tmp_path: Path) -> None:
         assert {key: mine[key] for key in theirs if key != "actual-size"} == {
             key: value for key, value in theirs.items() if key != "actual-size"
         } | {"filename": mine["filename"]}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "encrypt.cipher-mode=xts",
+        "cluster_size=512",
+        "extended_l2=on",
+        "compat=0.10",
+        "encrypt.format=aes",
+        "data_file=d",
+    ],
+)
+def test_a_compact_copy_is_what_qemu_reads_and_writes(options: str, tmp_path: Path) -> None:
+    path = make(tmp_path, options)
+    qemu_io(tmp_path, options, "write -P 0x11 0 300k", "write -P 0x22 301k 5000", "write -P 0 400k 128k")
+    if "data_file" not in options:
+        with qcow2c.open(path, "r+", key=PASSPHRASE) as image:
+            image.snapshots.create("one")
+    qemu_io(tmp_path, options, "write -P 0x33 64k 100k", "discard 0 64k")
+    if "compat" not in options:
+        assert not qemu(tmp_path, "qemu-img", "bitmap", *named(options), "--add", "marks").returncode
+        qemu_io(tmp_path, options, "write -P 0x55 900k 1k")
+    before, states = disk_by_qemu(tmp_path, options), []
+    with qcow2c.open(path, key=PASSPHRASE) as image:
+        states = [found.open().pread(SIZE, 0) for found in image.snapshots.list()]
+    sealed = "aes" not in options and "data_file" not in options
+    if sealed:
+        with pytest.raises(MissingKey, match="moving it needs the key"):
+            qcow2c.compact(path)
+        with pytest.raises(WrongKey):
+            qcow2c.compact(path, tmp_path / "copy.qcow2", key="wrong")
+    made = qcow2c.compact(path, tmp_path / "copy.qcow2", key=PASSPHRASE if sealed else None)
+    assert not sealed or made.saved > 0
+    if sealed and "512" in options:
+        assert made.zero_clusters >= 256
+    assert bitmap_bits((tmp_path / "copy.qcow2").read_bytes()) == bitmap_bits(path.read_bytes())
+    path.unlink()
+    (tmp_path / "copy.qcow2").rename(path)
+    assert qemu(tmp_path, "qemu-img", "check", "-q", *named(options)).returncode == 0
+    assert qcow2c.check(path).exit_code == 0
+    assert disk_by_qemu(tmp_path, options) == before
+    with qcow2c.open(path, key=PASSPHRASE) as image:
+        assert [found.open().pread(SIZE, 0) for found in image.snapshots.list()] == states
+    qemu_io(tmp_path, options, "write -P 0x44 0 700k")
+    assert disk_by_qemu(tmp_path, options)[: 700 << 10] == b"\x44" * (700 << 10)
+    assert qemu(tmp_path, "qemu-img", "check", "-q", *named(options)).returncode == 0

@@ -19,6 +19,7 @@ from qcow2c.errors import (
     CorruptMetadata,
     ImageLocked,
     LimitExceeded,
+    MissingKey,
     NotQcow2,
     Qcow2Error,
     StoreError,
@@ -374,7 +375,7 @@ def broken(change: Any, **options: Any) -> bytes:
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "corrupt": (lambda made: made.fields.update(incompatible_features=2), {}, CorruptMetadata, "marked corrupt"),
-    "luks": (lambda made: made.fields.update(crypt_method=2), {}, UnsupportedFeature, "LUKS"),
+    "luks": (lambda made: made.fields.update(crypt_method=2), {}, MissingKey, "LUKS.* needs the key"),
     "reserved": (lambda made: made.entry(1, 1 << 60), {}, CorruptMetadata, "reserved"),
     "old zero": (lambda made: made.entry(1, L2_ZERO), {"version": 2}, CorruptMetadata, "zero bit"),
     "undercounted": (lambda made: made.refcounts.update({1: -1}), {}, CorruptMetadata, "refcount"),

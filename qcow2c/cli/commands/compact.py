@@ -7,13 +7,16 @@ file are neither opened nor changed: the result names them as the image does, so
 The result is a new file, OUTPUT, which must not be there yet and has its name only when it is complete. With
 --in-place it then takes the place of IMAGE, in one step: after a crash IMAGE is the old or the new one. For that there
 must be room for both, and nothing that another program has appended to IMAGE, unless --drop-trailing. No other program
-may use the image. An image in which check finds an error is refused, and so is one that is encrypted with LUKS, whose
-data cannot be moved.
+may use the image. An image in which check finds an error is refused.
+
+An image that is encrypted with LUKS, whose data is bound to its place in the file, needs its key (--object secret and
+--image-opts); the result has the same key slots. Legacy AES needs none.
 
 examples:
   qcow2c compact --dry-run disk.qcow2
   qcow2c compact -p disk.qcow2 small.qcow2
   qcow2c compact --in-place -c disk.qcow2
+  qcow2c compact --object secret,id=k,file=key --image-opts encrypt.key-secret=k,file.filename=disk.qcow2 small.qcow2
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from qcow2c.cli import arguments, interrupts, progress, sizes, text
+from qcow2c.cli import arguments, image_names, interrupts, progress, sizes, text
 from qcow2c.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-p", "--progress", action="store_true", help="show progress")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     arguments.add_output(parser)
+    image_names.add_arguments(parser)
     parser.add_argument("image", metavar="IMAGE", help="the image file, which is qcow2")
     parser.add_argument("target", metavar="OUTPUT", nargs="?", help="the new file")
 
@@ -46,6 +50,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     if (chosen.target is not None) + chosen.in_place + chosen.dry_run != 1:
         raise UsageError("give one of OUTPUT, --in-place and --dry-run: where the result goes")
+    named = image_names.named_image(chosen.image, image_opts=chosen.image_opts, secrets=chosen.secrets)
+    if named.format not in (None, "qcow2"):
+        raise UsageError(f"an image in format {named.format!r} cannot be made compact, only a qcow2 image")
     from qcow2c.ops.compact import compact, compact_in_place
 
     with ExitStack() as stack:
@@ -54,15 +61,16 @@ def run(chosen: Namespace) -> int:
         how: dict[str, Any] = {
             "compress": chosen.compress,
             "compression_level": chosen.compression_level,
+            "key": named.options.get("key"),
             "progress": stack.enter_context(progress.shown(wanted=wanted)),
         }
         if chosen.in_place:
-            found = compact_in_place(chosen.image, drop_trailing=chosen.drop_trailing, **how)
+            found = compact_in_place(named.filename, drop_trailing=chosen.drop_trailing, **how)
         else:
-            found = compact(chosen.image, chosen.target, **how)
+            found = compact(named.filename, chosen.target, **how)
     if not chosen.quiet:
         _write(chosen, found)
-        _warn_of_names(chosen)
+        _warn_of_names(named.filename, chosen.target)
     return 0
 
 
@@ -90,17 +98,15 @@ def _write(chosen: Namespace, found: Compacted) -> None:
     text.report(f"kept: {found.snapshots} snapshots, {found.bitmaps} bitmaps\n")
 
 
-def _warn_of_names(chosen: Namespace) -> None:
+def _warn_of_names(image: str, target: str | None) -> None:
     """Tell where a name in the copy means another file than it does in the image."""
-    if chosen.target is None or os.path.realpath(os.path.dirname(chosen.target)) == os.path.realpath(
-        os.path.dirname(chosen.image)
-    ):
+    if target is None or os.path.realpath(os.path.dirname(target)) == os.path.realpath(os.path.dirname(image)):
         return
     from qcow2c.format.header import Header
     from qcow2c.storage.sources import opened
 
-    with opened(chosen.target) as store:
+    with opened(target) as store:
         name = Header.load(store).backing_file
     if name and not os.path.isabs(name):
-        where = f"{os.fsdecode(name)!r}, as seen from the folder of {chosen.target!r}"
+        where = f"{os.fsdecode(name)!r}, as seen from the folder of {target!r}"
         text.note(f"qcow2c: warning: the copy names the backing file {where}")
