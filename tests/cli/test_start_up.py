@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def importers_of_typing(modules: set[str], root: Path) -> list[str]:
+    """Return those of our modules that import typing or dataclasses at run time: light.py is for that."""
+    slow = re.compile(r"^(?:from|import) (?:typing|dataclasses)\b", re.MULTILINE)
+    files = (root.joinpath(*module.split(".")).with_suffix(".py") for module in sorted(modules))
+    return [file.relative_to(root).as_posix() for file in files if file.is_file() and slow.search(file.read_text())]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_short_command_imports_nothing_that_it_does_not_need(
     command: str, image: Path, tmp_path: Path, project_root: Path
@@ -81,6 +89,7 @@ def test_a_short_command_imports_nothing_that_it_does_not_need(
     words = command.replace("IMAGE", str(image)).split()
     modules = imported(words, tmp_path, project_root)
     assert "qcow2c.format.header" in modules
+    assert importers_of_typing(modules, project_root) == []
     assert sorted(modules & (NEVER | COMMANDS[command])) == []
 
 
