@@ -139,9 +139,9 @@ class Dump:
 
     # --- renderings ---
 
-    def text(self, node: Node | None = None, style: Style | None = None) -> Iterator[str]:
-        """Yield the lines of a tree, of the whole file without one, as `qcow2c dump` prints them."""
-        return render_text.lines(node or self.root, self.store, style or Style())
+    def text(self, node: Node | None = None, style: Style | None = None, first: Iterable[str] = ()) -> Iterator[str]:
+        """Yield the lines of a tree, of the whole file without one; `first` are lines below that about the file."""
+        return render_text.lines(node or self.root, self.store, style or Style(), first)
 
     def json(self, node: Node | None = None, *, raw: bool = False, doc: bool = False) -> Iterator[str]:
         """Yield a tree as one JSON document, piece by piece: see docs/dump-schema.md.

@@ -141,6 +141,19 @@ def _data_facts(kind: int) -> dict[str, Any]:
     return _string_facts(Strings[ExtensionType(kind)]) if kind in Strings else {}
 
 
+_STOCK_NAMES = {
+    (FeatureType.INCOMPATIBLE, 0, "dirty bit"),
+    (FeatureType.INCOMPATIBLE, 1, "corrupt bit"),
+    (FeatureType.INCOMPATIBLE, 2, "external data file"),
+    (FeatureType.INCOMPATIBLE, 3, "compression type"),
+    (FeatureType.INCOMPATIBLE, 4, "extended L2 entries"),
+    (FeatureType.COMPATIBLE, 0, "lazy refcounts"),
+    (FeatureType.AUTOCLEAR, 0, "bitmaps"),
+    (FeatureType.AUTOCLEAR, 1, "raw external data"),
+}
+"""The names that QEMU gives to features, in each image."""
+
+
 def _feature_names(extension: Extension) -> Iterator[Node]:
     size = FEATURE_NAME.size
     for start in range(0, len(extension.data), size):
@@ -157,7 +170,14 @@ def _feature_names(extension: Extension) -> Iterator[Node]:
             return field_nodes(FEATURE_NAME, data, base)
 
         yield Node(
-            "feature", Span(base, len(data)), text, words, hex=exact, spec="Feature name table", make_children=fields
+            "feature",
+            Span(base, len(data)),
+            text,
+            words,
+            hex=exact,
+            spec="Feature name table",
+            is_stock=len(data) == size and (entry["type"], entry["bit"], text) in _STOCK_NAMES,
+            make_children=fields,
         )
 
 

@@ -39,6 +39,10 @@ class Node:
     count: int = 1
     step: int = 0
     hex: str = ""
+    guest: int | None = None
+    """Where on the virtual disk an entry begins; of a table that several states have, in the first of them."""
+    is_stock: bool = False
+    """Whether it is as every writer has it: the text leaves it out unless all is asked for."""
     findings: tuple[Finding, ...] = ()
     make_children: Children | None = field(default=None, repr=False, compare=False)
 

@@ -40,6 +40,8 @@ def facts(node: Node, store: Store, *, raw: bool = False, doc: bool = False) -> 
         found["hex"] = node.hex
     if node.count > 1:
         found["count"], found["step"] = node.count, node.step
+    if node.guest is not None:
+        found["guest"] = node.guest
     if node.unit:
         found["unit"] = node.unit
     found |= _explained(node, doc=doc)

@@ -94,9 +94,17 @@ def runs(words: U64Array, bitmaps: U64Array | None, stride: int) -> Iterator[tup
 
 
 def entry_nodes(
-    table: TableDisplay, words: U64Array, bitmaps: U64Array | None, at: int, geometry: Geometry
+    table: TableDisplay,
+    words: U64Array,
+    bitmaps: U64Array | None,
+    at: int,
+    geometry: Geometry,
+    guest: int | None = None,
 ) -> Iterator[Node]:
-    """Yield a node for each run of a table at byte `at`, named by the indices of its entries."""
+    """Yield a node for each run of a table at byte `at`, named by the indices of its entries.
+
+    `guest` is what the first entry maps, of an L2 table.
+    """
     seen = int(np.bitwise_or.reduce(words)) if len(words) else 0
     breakable = suspects(table.rules, seen, geometry)
     for first, count, step in runs(words, bitmaps, geometry.cluster_size):
@@ -114,6 +122,7 @@ def entry_nodes(
             spec=table.spec,
             count=count,
             step=step,
+            guest=None if guest is None else guest + first * geometry.cluster_size,
             findings=findings,
         )
 
@@ -219,6 +228,7 @@ def l2_nodes(walk: Walk) -> Iterator[Node]:
         message = f"{beyond} L2 tables are past the end of the file, which has {walk.size} bytes"
         yield Node("L2 tables past the end", None, beyond, message)
     stored = walk.stored_tables()
+    guests = _guest_offsets(walk, stored.offsets)
     for start, end in walk.batches(stored):
         batch = walk.batch(stored, start, end)
         for row in range(end - start):
@@ -228,9 +238,12 @@ def l2_nodes(walk: Walk) -> Iterator[Node]:
             bitmaps = None if batch.bitmaps is None else batch.bitmaps[row]
             users = [f"{count} {name}" for count, name in ((active, "active"), (snapshot, "of snapshots")) if count]
             span = Span(at, geometry.cluster_size)
+            guest = int(guests[start + row])
 
-            def children(words: U64Array = words, bitmaps: U64Array | None = bitmaps, at: int = at) -> Iterator[Node]:
-                yield from entry_nodes(table, words, bitmaps, at, geometry)
+            def children(
+                words: U64Array = words, bitmaps: U64Array | None = bitmaps, at: int = at, guest: int = guest
+            ) -> Iterator[Node]:
+                yield from entry_nodes(table, words, bitmaps, at, geometry, guest)
 
             yield Node(
                 f"L2 table at {at:#x}",
@@ -239,9 +252,30 @@ def l2_nodes(walk: Walk) -> Iterator[Node]:
                 f"references: {', '.join(users)}",
                 unit="references",
                 spec=table.spec,
+                guest=guest,
                 findings=past_end("L2 table", span, walk),
                 make_children=children,
             )
+
+
+def _guest_offsets(walk: Walk, offsets: U64Array) -> U64Array:
+    """Return what the L2 tables at ascending `offsets` map, first of all: of the active state before the snapshots."""
+    unknown = np.uint64((1 << 64) - 1)
+    found = np.full(len(offsets), unknown, dtype=np.uint64)
+    seen: set[tuple[int, int]] = set()
+    for state in walk.states():
+        place = state.l1_offset, state.l1_entries
+        if not len(offsets) or place in seen or not state.walkable:
+            continue
+        seen.add(place)
+        named = walk.l1_table(state) & np.uint64(tables.L1_OFFSET)
+        rows = np.minimum(np.searchsorted(offsets, named), len(offsets) - 1)
+        mine = np.flatnonzero((named != 0) & (offsets[rows] == named) & (found[rows] == unknown))
+        starts = mine.astype(np.uint64) << np.uint64(walk.geometry.l2_coverage_bits)
+        np.minimum.at(found, rows[mine], starts)
+        if not (found == unknown).any():
+            break
+    return found
 
 
 def refcount_nodes(walk: Walk) -> Iterator[Node]:

@@ -86,3 +86,41 @@ def test_help_shows_examples_and_exit_status(capsys: pytest.CaptureFixture[str])
     assert main(["dump", "--help"]) == 0
     out = capsys.readouterr().out
     assert "examples:" in out and "exit status:" in out
+
+
+def test_the_text_begins_with_the_verdict_and_names_its_columns(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", str(demo)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == ["verdict: nothing is wrong", "findings: none"]
+    assert lines[3].startswith("bytes: ") and any(line.split()[:2] == ["offset", "length"] for line in lines)
+    assert main(["dump", "--summary", str(demo)]) == 0
+    short = capsys.readouterr().out.splitlines()
+    assert short[1] == "verdict: nothing is wrong" and len(short) < 30 and short[-2:] == ["findings", "  none"]
+
+
+def test_stock_names_and_long_tables_are_folded_unless_all_is_asked_for(
+    tmp_path: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["dump", "--section=extensions", str(demo)]) == 0
+    assert "8 more that every image has" in capsys.readouterr().out
+    assert main(["dump", "--section=extensions", "--all", str(demo)]) == 0
+    assert "lazy refcounts" in capsys.readouterr().out
+    builder = Builder(2 << 20)
+    for number in range(500):
+        builder.data((number * 7) % 512, b"x")
+    path = tmp_path / "fragmented.qcow2"
+    path.write_bytes(builder.build())
+    assert main(["dump", "--section=l2", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) < 60 and "data, copied" in out and "guest 0x" in out
+    assert main(["dump", "--section=l2", "--all", str(path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 400
+
+
+def test_entries_say_where_on_the_disk_they_are(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", "--output=jsonl", "--section=l2", str(demo)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()][1:]
+    tables = {row["name"]: row["guest"] for row in rows if row["name"].startswith("L2 table")}
+    assert tables == {"L2 table at 0x8000": 0, "L2 table at 0xe000": 8 << 20, "L2 table at 0x2a000": 0}
+    (entry,) = [row for row in rows if row["path"][2:3] == ["L2 table at 0x2a000"] and row["name"] == "[128..129]"]
+    assert entry["guest"] == 128 * 8192

@@ -5,6 +5,7 @@ file is opened without --backing-chain.
 
 examples:
   qcow2c dump disk.qcow2
+  qcow2c dump --summary disk.qcow2             the verdict, findings, and bytes by what they are
   qcow2c dump --section header --section l2 --doc disk.qcow2
   qcow2c dump --offset 0x30000 disk.qcow2      what this byte of the file is, and who refers to it
   qcow2c dump --guest 1G disk.qcow2            where this byte of the disk comes from, in each snapshot too
@@ -50,6 +51,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--raw", action="store_true", help="show the bytes of each field")
     parser.add_argument("--doc", action="store_true", help="show what each field means, and where that is specified")
     parser.add_argument("--zeros", action="store_true", help="text: also show runs of zero entries")
+    parser.add_argument("--all", action="store_true", help="text: all rows, also what every image has")
+    parser.add_argument("--summary", action="store_true", help="the verdict, and the findings")
     parser.add_argument("--backing-chain", action="store_true", help="go on with the backing files")
     parser.add_argument("--key-secret", metavar="ID", help="say which key slot this secret opens")
     arguments.add_object(parser)
@@ -87,18 +90,49 @@ def _dump(chosen: Namespace, source: str | Store) -> int:
         from qcow2c.cli.secrets import Secrets
 
         key = (chosen.secrets or Secrets()).get(chosen.key_secret)
-    with Dump(source, chosen.section, verify=chosen.verify, share=chosen.force_share, key=key) as dump:
+    sections = chosen.section or (["findings"] if chosen.summary else None)
+    with Dump(source, sections, verify=chosen.verify, share=chosen.force_share, key=key) as dump:
         node = dump.question(host_offset=chosen.offset, guest_offset=chosen.guest)
         for piece in _rendered(chosen, dump, node):
             text.write(piece)
         return dump.exit_code
 
 
+def _overview(chosen: Namespace, dump: Dump) -> Iterable[str]:
+    """Yield what stands above the sections: not where only some of them, or an answer, are asked for."""
+    is_whole = chosen.section is None and chosen.offset is None and chosen.guest is None
+    if not (is_whole or chosen.summary):
+        return
+    from qcow2c.dump import Dump
+    from qcow2c.forensic.overview import SECTIONS as BRIEF
+    from qcow2c.forensic.overview import Overview
+
+    with Dump(dump.store, BRIEF, share=chosen.force_share) as brief:
+        yield from Overview(brief.root).lines(brief.exit_code)
+
+
+def _width() -> int | None:
+    """Return the columns of the terminal, None where there is none."""
+    try:
+        return int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(1).columns
+    except (OSError, ValueError):
+        return None
+
+
 def _rendered(chosen: Namespace, dump: Dump, node: Node) -> Iterable[str]:
     if chosen.output == "text":
         from qcow2c.forensic.render_text import Style
 
-        colour = output.is_terminal() and "NO_COLOR" not in os.environ
-        return dump.text(node, Style(colour=colour, raw=chosen.raw, doc=chosen.doc, zeros=chosen.zeros))
+        is_terminal = output.is_terminal()
+        style = Style(
+            colour=is_terminal and "NO_COLOR" not in os.environ,
+            raw=chosen.raw,
+            doc=chosen.doc,
+            zeros=chosen.zeros or chosen.all,
+            heads=not chosen.summary,
+            folds=not chosen.all,
+            width=_width() if is_terminal else None,
+        )
+        return dump.text(node, style, _overview(chosen, dump))
     render = dump.json if chosen.output == "json" else dump.json_lines
     return render(node, raw=chosen.raw, doc=chosen.doc)
