@@ -169,6 +169,15 @@ FILE_SIGNATURES: Final = (
 TEXT_SIGNATURES: Final = ((b"%PDF-", "pdf"), (b"<?php", "php"), (b"<script", "html"), (b"<html", "html"))
 """What makes the first cluster of a file a text for some programs, wherever in it that stands."""
 
+STREAM_SIGNATURES: Final = (
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"BZh", "bzip2"),
+    (b"PK\3\4", "zip"),
+)
+"""What compressed data begins with, and its name."""
+
 ZIP_END: Final = b"PK\5\6"
 """Of the record at the end of a ZIP archive, of 22 bytes; the length of a comment behind it is its last field."""
 

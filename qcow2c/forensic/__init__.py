@@ -2,5 +2,5 @@
 
 May import: references, layers, attest, recovery, crypto.
 Never: imports the engine or above: it shows images that the engine refuses; writes.
-numpy at import: compressed_streams, table_load, table_nodes, trace.
+numpy at import: compressed_streams, free_space, table_load, table_nodes, trace.
 """

@@ -124,3 +124,32 @@ def test_entries_say_where_on_the_disk_they_are(demo: Path, capsys: pytest.Captu
     assert tables == {"L2 table at 0x8000": 0, "L2 table at 0xe000": 8 << 20, "L2 table at 0x2a000": 0}
     (entry,) = [row for row in rows if row["path"][2:3] == ["L2 table at 0x2a000"] and row["name"] == "[128..129]"]
     assert entry["guest"] == 128 * 8192
+
+
+def test_free_space_is_shown_with_the_status_of_the_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builder = Builder(1 << 20)
+    builder.data(0, b"x")
+    builder.put(b"a line of text\n" * 90)
+    path = tmp_path / "leaking.qcow2"
+    path.write_bytes(builder.build())
+    assert main(["dump", "--free", str(path)]) == 3
+    out = capsys.readouterr().out
+    assert "\nfree\n" in out and "\nmap\n" not in out
+    assert any(line.split()[2:4] == ["text", "leak"] for line in out.splitlines() if "text" in line)
+    assert main(["dump", "--free", "--section=header", "--output=json", str(path)]) == 0
+    assert [section["name"] for section in json.loads(capsys.readouterr().out)["file"]["children"]] == [
+        "header",
+        "free",
+    ]
+
+
+def test_an_image_in_a_file_with_a_header_that_is_wrong_is_dumped(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "part"
+    path.write_bytes(bytes(1000) + b"XXXX" + demo.read_bytes()[4:])
+    assert main(["dump", "--offset-in-file", "1000", str(path)]) == 1
+    assert main(["dump", "--offset-in-file", "1000", "--force", "--summary", str(path)]) == 0
+    assert "verdict: nothing is wrong" in capsys.readouterr().out
+    assert main(["dump", "--cluster-bits", "16", "--summary", str(demo)]) == 2
+    assert main(["dump", "--cluster-bits", "40", str(demo)]) == 1
