@@ -44,6 +44,7 @@ Copy
 Repair
     repair             what `check` found; says first what it will do
     undo_repair        the image as it was before
+    recover            disks out of what is left of an image
 
 Types of what is returned
     Inspection         of `inspect`: the verdict and its reasons
@@ -132,6 +133,7 @@ if TYPE_CHECKING:
     from qcow2c.ops.measure import measure as measure
     from qcow2c.ops.patch import patch as patch
     from qcow2c.ops.rebase import rebase as rebase
+    from qcow2c.ops.recover import recover as recover
     from qcow2c.ops.repair import repair as repair
     from qcow2c.ops.repair import undo_repair as undo_repair
     from qcow2c.ops.resize import resize as resize
@@ -194,6 +196,7 @@ _HOMES = {
     "patch": "qcow2c.ops.patch:patch",
     "rebase": "qcow2c.ops.rebase:rebase",
     "remove_key": "qcow2c.ops.keys:remove_key",
+    "recover": "qcow2c.ops.recover:recover",
     "repair": "qcow2c.ops.repair:repair",
     "resize": "qcow2c.ops.resize:resize",
     "snapshots": "qcow2c.ops.snapshots",

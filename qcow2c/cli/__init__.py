@@ -43,6 +43,7 @@ COMMANDS = {
     "bitmap": "change the bitmaps that record what is written, or show them",
     "check": "compare references with refcounts, find and repair corruption",
     "undo": "take a repair back: an image as it was before",
+    "recover": "disks out of what is left of a damaged image, and what each byte stands on",
     "serve": "let other programs use a disk, over NBD",
     "mount": "show a disk, its snapshots and bitmaps as files of a directory",
     "hash": "hashes of a disk, its snapshots and its file; compare with a manifest",

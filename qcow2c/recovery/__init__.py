@@ -1,7 +1,9 @@
-"""What a repair does: survey, doubt, plan, changes, and the journal that takes it back.
+"""What a repair does: survey, doubt, plan, changes, and the journal that takes it back;
+and what a damaged file still holds.
 
 May import: references.
 Never: imports the engine or above: it works on images that the engine refuses.
-Durable order: the journal; then stages, each durable before the next, as `changes.py` states them.
-numpy at import: changes, doubt, plan, survey.
+Durable order of a repair: the journal; then stages, each durable before the next, as `changes.py` states them.
+numpy at import: changes, doubt, found_image, found_ranges, found_refcounts, found_states, found_tables, plan, shape,
+survey, table_scan.
 """
