@@ -50,13 +50,15 @@ def recover(
     backing_format: str | None = None,
     fragments: str | os.PathLike[str] | None = None,
     gate: str | Gate = "directory",
+    share: bool = False,
     progress: Progress | None = None,
 ) -> Recovery:
     """Find the disks of a damaged image, write each as a sound image that stands alone, and tell what is where.
 
     The active disk goes to `output`, a path where nothing may be yet; each snapshot, and each disk of another image in
     the same file, beside it, with its name in the file's. Without `output` nothing is written: the report tells what
-    would be. The source is opened for reading only, and locked against writers.
+    would be. The source is opened for reading only, and locked against writers, unless
+    `share`.
 
     What an intact table names, or a copy of it, is written. What is only inferred is left out, as zeros, unless
     `accept` has "inferred"; so are states that the image no longer has. What is lost is zeros, and listed. `offset` is
@@ -69,7 +71,7 @@ def recover(
     """
     _require(output, output_format, accept, fragments)
     with ExitStack() as stack:
-        store = stack.enter_context(opened(source, Use.IMAGE))
+        store = stack.enter_context(opened(source, Use.of_reader(share=share)))
         method, before = source_hash(store)
         found = images_in(store, offset=offset, external=data_file is not None, progress=progress)
         result = Recovery(store.name, store.size(), method, before, "", [], [])
@@ -78,6 +80,8 @@ def recover(
             result.images.append(_told(image))
             files = _Files(stack, store, image, data_file, backing, backing_format, gate)
             for disk in image.states.disks():
+                if files.below_size > disk.size and not disk.size_is_known:
+                    disk.size, disk.size_evidence = files.below_size, "the backing file"
                 taken = disk.kind != "stale" or "inferred" in accept
                 place = names.of(disk, image, output_format) if taken and disk.size else None
                 result.disks.append(_recovered(image, disk, files, place, output_format, accept))
@@ -184,6 +188,7 @@ class _Files:
             raise UnsupportedFeature("the image is encrypted: what it holds cannot be judged", spec="Data encryption")
         self.data: Store | None = image.store
         self.below: Below | None = None
+        self.below_size = 0
         allow = gate_for(gate)
         if header.external_data:
             name = data_file
@@ -202,7 +207,7 @@ class _Files:
             except Qcow2Error as exc:
                 image.states.doubts.append(f"the backing file cannot be opened: {exc}")
             else:
-                self.below = _reader(disk)
+                self.below, self.below_size = _reader(disk), disk.size
 
     @property
     def data_size(self) -> int:

@@ -67,8 +67,8 @@ class FoundImage:
 
     @property
     def has_lost_clusters(self) -> bool:
-        """Whether clusters in use belong to nothing."""
-        return bool(len(self.belongings.orphans))
+        """Whether clusters are in use for something that is not there."""
+        return self.belongings.lacks_references
 
     def ranges(self, disk: FoundDisk, data_size: int) -> DiskRanges:
         """Return the ranges of a disk; `data_size` is that of the file with the guest's data. Raises StoreError."""
@@ -91,7 +91,7 @@ class FoundImage:
         size = believed.header.cluster_size
         probed = self.belongings.data[:: max(1, len(self.belongings.data) // _PROBED)][:_PROBED]
         plain = sum(_packs(self.store.pread(size, int(cluster) * size)) for cluster in probed)
-        if plain:
+        if plain or believed.header.external_data:  # Programs that know data files make no such encryption.
             message = f"crypt_method {believed.header.crypt_method}, where the clusters are not encrypted"
             header = replace(believed.header, crypt_method=CryptMethod.NONE)
             self.believed = believed._replace(header=header, doubts=(*believed.doubts, message))
@@ -123,8 +123,11 @@ def images_in(
         failure = exc
         magics = TableScan(store).magics
     others = [at for at in magics if at and _is_sound_start(store, at)][:_MOST_IMAGES]
-    if first is not None and first.believed.present:
-        others = [at for at in others if not _is_inside(first, at)]
+    if others and first is not None and first.believed.present:
+        end = -(-others[0] // SECTOR_SIZE) * SECTOR_SIZE
+        alone = FoundImage(FilePart(store, 0, min(end, store.size())), 0, external=external)
+        if not _ends_before(alone, end):
+            others = [at for at in others if not _is_inside(first, at)]
     if not others:
         if first is None:
             raise failure or NotQcow2("no image was found")
@@ -147,6 +150,12 @@ def _is_sound_start(store: Store, at: int) -> bool:
     except Qcow2Error:
         return False
     return all(finding.severity < Severity.ERROR for finding in rules.header_findings(header))
+
+
+def _ends_before(image: FoundImage, end: int) -> bool:
+    """Return whether all that an image refers to lies before an offset, and something does."""
+    used = np.concatenate((image.belongings.data, image.belongings.metadata))
+    return bool(len(image.belongings.data)) and int(used.max()) << image.header.cluster_bits < end
 
 
 def _is_inside(image: FoundImage, at: int) -> bool:

@@ -34,6 +34,7 @@ MAY_BE_LOST = "a sector of zeros in a table, while clusters in use belong to not
 TABLE_LOST = "the L2 table is lost"
 BEYOND = "beyond the end of the file"
 BROKEN = "the entry breaks a rule"
+BESIDE = "no table names it, but the external data file holds it at its place"
 SHARED = "the entry names a cluster that another entry or a table has"
 
 
@@ -58,12 +59,22 @@ class Belongings:
         self.refcounts = refcounts
         self.metadata = self._metadata(states)
         data = [self._data(disk) for disk in states.disks() if disk.kind != "stale" or not refcounts.usable]
-        self.data = np.unique(np.concatenate(data)) if data else np.zeros(0, dtype=np.int64)
+        self.data, references = np.unique(np.concatenate(data), return_counts=True)
+        inside = self.data < found.scan.size >> self.geometry.cluster_bits
+        self.undercounted: I64Array = np.zeros(0, dtype=np.int64)
+        """Clusters that more refers to than is found."""
+        if not (self.geometry.external_data or states.header.dirty):
+            self.undercounted = refcounts.excess(self.data[inside], references[inside])
         used = found.scan.used_clusters(self.geometry.cluster_bits)
         loose = used[~np.isin(used, self.metadata)]
         if not self.geometry.external_data:
             loose = loose[~np.isin(loose, self.data)]
         self.orphans: I64Array = refcounts.counted(loose)
+
+    @property
+    def lacks_references(self) -> bool:
+        """Whether clusters are in use for something that is not there."""
+        return bool(len(self.orphans) or len(self.undercounted))
 
     def _metadata(self, states: FoundStates) -> I64Array:
         bits, size = self.geometry.cluster_bits, self.geometry.cluster_size
@@ -94,7 +105,7 @@ class Belongings:
         return found
 
     def _data(self, disk: FoundDisk) -> I64Array:
-        """Return the host clusters of a disk's data, compressed or not; what lies beyond the file is left out."""
+        """Return the host clusters of a disk's data, compressed or not, as often as they are referred to."""
         bits = self.geometry.cluster_bits
         parts: list[I64Array] = []
         for offset in disk.l1[disk.l1 != 0].tolist():
@@ -104,9 +115,9 @@ class Belongings:
             if len(packed):
                 starts, lengths = compressed_extents(packed, self.geometry)
                 ends = starts + lengths - np.uint64(1)
-                for edge in (starts, ends):
-                    parts.append((edge >> np.uint64(bits)).astype(np.int64))
-        return np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
+                first, last = ((edge >> np.uint64(bits)).astype(np.int64) for edge in (starts, ends))
+                parts += [first, last[last != first]]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
 def _packed(table: L2Table) -> NDArray[np.bool_]:
@@ -129,7 +140,7 @@ class DiskRanges:
         self.geometry = belongings.geometry
         self._data_size = data_size
         self._twice = self._named_twice()
-        self._doubtful = bool(len(belongings.orphans))
+        self._doubtful = belongings.lacks_references
 
     def _named_twice(self) -> I64Array:
         """Return the host clusters that two entries of the disk name, ascending."""
@@ -151,8 +162,19 @@ class DiskRanges:
             yield last
 
     def _pieces(self) -> Iterator[FoundRange]:
-        coverage = 1 << self.geometry.l2_coverage_bits
-        size = self.disk.size
+        if self.geometry.external_data:
+            yield from map(self._beside, self._mapped())
+        else:
+            yield from self._mapped()
+
+    def _beside(self, found: FoundRange) -> FoundRange:
+        """Return a range that no table names as one that is at its place in the external data file."""
+        if found.kind is not Kind.UNALLOCATED or found.reason == BEYOND or found.guest >= self._data_size:
+            return found
+        return found._replace(kind=Kind.DATA, host=found.guest, level=Level.INFERRED, reason=BESIDE)
+
+    def _mapped(self) -> Iterator[FoundRange]:
+        size, coverage = self.disk.size, 1 << self.geometry.l2_coverage_bits
         index, end = 0, min(len(self.disk.l1), -(-size // coverage))
         named = np.flatnonzero(self.disk.l1[:end]).tolist()
         for at in [*named, end]:

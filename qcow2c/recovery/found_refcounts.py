@@ -13,8 +13,9 @@ from qcow2c.constants import Limit
 from qcow2c.format.header import Header
 from qcow2c.format.records import BitmapDirectory, SnapshotTable
 from qcow2c.format.refcounts import BLOCK_OFFSET
+from qcow2c.format.tables import L2_COMPRESSED, L2_OFFSET
 from qcow2c.light import replace
-from qcow2c.recovery.found_tables import FoundTables
+from qcow2c.recovery.found_tables import FoundTables, read_l2
 from qcow2c.references.stored_refcounts import StoredRefcounts
 from qcow2c.references.walk import Walk
 
@@ -84,6 +85,35 @@ class FoundRefcounts:
         if not self._stored.describes(cluster):
             return None
         return int(self._stored.whole_at(np.array([cluster], dtype=np.uint64))[0])
+
+    def may_share(self) -> bool:
+        """Return whether there may be snapshots: not where no cluster that a table names is counted twice."""
+        if self._stored is None:
+            return True
+        bits = np.uint64(self._found.geometry.cluster_bits)
+        for at in self._found.l2[:: max(1, len(self._found.l2) // _MOST_TABLES)].tolist():
+            entries = read_l2(self._found.store, at, self._found.geometry).entries
+            plain = entries[(entries & np.uint64(L2_COMPRESSED)) == 0] & np.uint64(L2_OFFSET)
+            clusters = np.append(plain[plain != 0], np.uint64(at)) >> bits
+            if (self._stored.at(clusters) > 1).any():
+                return True
+        return False
+
+    def counts_beyond_the_end(self) -> bool:
+        """Return whether clusters are in use that the file does not have: it was cut off."""
+        if self._stored is None:
+            return False
+        end = self._found.geometry.clusters(self._found.scan.size)
+        if (self._stored.table >= np.uint64(max(1, self._found.scan.size))).any():
+            return True
+        return bool(self._stored.counts(end, 1 << self._found.geometry.refcount_block_bits).any())
+
+    def excess(self, clusters: I64Array, references: I64Array) -> I64Array:
+        """Return those of some clusters that are counted more often than they are referred to."""
+        if self._stored is None or not len(clusters):
+            return np.zeros(0, dtype=np.int64)
+        found: I64Array = clusters[self._stored.whole_at(clusters.astype(np.uint64)) > references.astype(np.uint64)]
+        return found
 
     def counted(self, clusters: I64Array) -> I64Array:
         """Return those of some clusters, ascending, that are in use, or may be: a block that is lost says nothing."""

@@ -19,15 +19,14 @@ from qcow2c.format.records import SnapshotRecord, read_snapshots
 from qcow2c.format.tables import L1_COPIED, L1_OFFSET, L2_COMPRESSED, L2_COPIED, L2_OFFSET
 from qcow2c.recovery.found_header import FoundHeader
 from qcow2c.recovery.found_refcounts import FoundRefcounts
-from qcow2c.recovery.found_tables import FoundTables, L1Run, read_l2
+from qcow2c.recovery.found_tables import LARGE_DISK, FoundTables, L1Run, read_l2
+from qcow2c.recovery.rival_tables import Slots, clusters_of, is_part, text_of, weight
 from qcow2c.recovery.table_scan import read_words
 
 if TYPE_CHECKING:
     from qcow2c.format.array_types import U64Array
 
 
-_LARGE_DISK = 1 << 42
-"""Bytes of a disk that is taken for impossible if nothing but a cluster of zeros speaks for it."""
 _BOOT_SIGNATURE = b"\x55\xaa"
 
 
@@ -59,6 +58,7 @@ class FoundDisk:
     snapshot_id: str = ""
     evidence: list[str] = field(default_factory=list)
     size_evidence: str = ""
+    size_is_known: bool = True
     blank: frozenset[int] = frozenset()
     """Sectors of the L1 table, by number, that are all zeros."""
     l1_lost: bool = False
@@ -79,7 +79,7 @@ class FoundStates:
         self.doubts: list[str] = []
         self.records, records_are_the_headers = self._snapshot_records()
         starts = {record.l1_table_offset for _, record in self.records}
-        self.runs = found.l1_runs(starts | {self.header.l1_table_offset})
+        self.runs = found.l1_runs(starts | {self.header.l1_table_offset}, may_share=refcounts.may_share())
         self.snapshots = [self._snapshot(record) for record in self._distinct(records_are_the_headers)]
         self.active = self._active()
         self.stale = [disk for disk in self._others() if disk.l1.any()]
@@ -127,8 +127,8 @@ class FoundStates:
             size, evidence = len(words) << self.geometry.l2_coverage_bits, "its L1 table"
         sure = self._refcounts.at(record.l1_table_offset) != 0
         level = Level.NAMED if sure else Level.INFERRED
-        disk = self._disk(_text(record.name), "snapshot", words, record.l1_table_offset, level)
-        disk.snapshot_id = _text(record.id_str)
+        disk = self._disk(text_of(record.name), "snapshot", words, record.l1_table_offset, level)
+        disk.snapshot_id = text_of(record.id_str)
         disk.evidence.append(f"a snapshot record at {record.span.offset:#x} names its L1 table")
         disk.size, disk.size_evidence = size, evidence
         return disk
@@ -150,7 +150,9 @@ class FoundStates:
             entries = min(header.l1_size, found.scan.size // ENTRY_BYTES, Limit.L1_ENTRIES)
             words = read_words(found.store, header.l1_table_offset, entries)
             inside = header.l1_table_offset < found.scan.size
-            if found.names_l2(words) and inside and not self._is_inside_of_a_run(header.l1_table_offset):
+            is_other = header.l1_table_offset in {record.l1_table_offset for _, record in self.records}
+            is_other |= self._is_inside_of_a_run(header.l1_table_offset)
+            if found.names_l2(words) and inside and not is_other:
                 return self._from_header(words)
             if inside and not words.any() and not self._loose_tables(()) and not self._rivals():
                 return self._sized(self._disk("", "active", words, header.l1_table_offset, Level.NAMED))
@@ -187,13 +189,16 @@ class FoundStates:
         return [run for run in runs if self._refcounts.at(run.offset) != 0]
 
     def _from_run(self, rivals: list[L1Run]) -> FoundDisk:
-        best = max(rivals, key=_weight)
+        best = max(rivals, key=weight)
         level = Level.NAMED if self._anchored and self._is_start(best) else Level.INFERRED
         reason = f"the one L1 table that is there, at {best.offset:#x}"
-        others = [run for run in rivals if run is not best and not _is_part(run, best)]
+        others = [run for run in rivals if run is not best and not is_part(run, best)]
         if others:
-            level = Level.INFERRED
-            reason = f"of {len(rivals)} L1 tables the one at {best.offset:#x} names most that is its own"
+            best, is_clear = self._truest(rivals)
+            level = Level.NAMED if is_clear and self._is_start(best) else Level.INFERRED
+            reason = f"of {len(rivals)} L1 tables the one at {best.offset:#x} is right in what it says is its own"
+        elif self._may_be_a_snapshots():
+            level, reason = Level.INFERRED, f"{reason}, which may be a snapshot's"
         words = best.words
         if self._believed.size_is_known:
             needed = self.geometry.l1_entries(self.header.size)
@@ -203,17 +208,41 @@ class FoundStates:
         disk.evidence.append(reason)
         return self._sized(disk)
 
+    def _may_be_a_snapshots(self) -> bool:
+        """Return whether an L1 table that no record names may be that of a snapshot, whose record is lost."""
+        if self._believed.present and self.header.nb_snapshots <= len(self.records):
+            return False
+        return self._refcounts.may_share() and (self._believed.present or not self.records)
+
+    def _truest(self, rivals: list[L1Run]) -> tuple[L1Run, bool]:
+        """Return the run that is the active one, and whether that is clear: its copied bits agree with the refcounts.
+
+        Programs keep these bits right in the active table, and leave them as they were in those of snapshots.
+        """
+        wrong = [(self._wrong_copied(run), -weight(run)[0], number) for number, run in enumerate(rivals)]
+        order = sorted(wrong)
+        is_clear = self._refcounts.usable and not self._refcounts.counts_beyond_the_end()
+        is_clear &= order[0][0] == 0 and order[1][0] > 0
+        return rivals[order[0][2]], is_clear
+
+    def _wrong_copied(self, run: L1Run) -> int:
+        wrong = 0
+        for word in run.words[run.words != 0].tolist():
+            count = self._refcounts.at(word & L1_OFFSET)
+            wrong += count is not None and (count == 1) != bool(word & L1_COPIED)
+        return wrong
+
     def _is_start(self, run: L1Run) -> bool:
         """Return whether a run begins where its table does, so that indices are right.
 
         A cluster of zeros before it may be the beginning of the table: not where such a disk would be out of all
         proportion, nor where the cluster is known not to be in use, or where a disk begins at the first word.
         """
-        if run.certain_start or run.is_split or not run.words[0]:
+        if run.certain_start or not run.is_whole or not run.words[0]:
             return run.certain_start
         before = run.offset - self.geometry.cluster_size
         covered = self.geometry.words_per_cluster << self.geometry.l2_coverage_bits
-        return covered >= _LARGE_DISK or self._refcounts.at(before) == 0 or self._begins_a_disk(run)
+        return covered >= LARGE_DISK or self._refcounts.at(before) == 0 or self._begins_a_disk(run)
 
     def _begins_a_disk(self, run: L1Run) -> bool:
         """Return whether the first cluster that a run names has the signature of a disk's first sector."""
@@ -246,7 +275,7 @@ class FoundStates:
         named = [self._l1_of(disk) for disk in disks]
         known = np.concatenate(named) if named else np.zeros(0, dtype=np.uint64)
         loose = self._found.l2[~np.isin(self._found.l2.astype(np.uint64), known)]
-        pointers = {offset for run in self.runs for offset in _clusters_of(run, self.geometry.cluster_size)}
+        pointers = {offset for run in self.runs for offset in clusters_of(run, self.geometry.cluster_size)}
         pointers.add(self.header.snapshots_offset)
         return [at for at in loose.tolist() if at not in pointers and self._refcounts.at(at) != 0]
 
@@ -259,7 +288,7 @@ class FoundStates:
         """Return the active disk from the L2 tables that are there, as far as other states or they say their index."""
         geometry = self.geometry
         loose = self._loose_tables(self.snapshots)
-        slots = _Slots(self._found, self.snapshots)
+        slots = Slots(self._found, [disk.l1 for disk in self.snapshots])
         placed: dict[int, tuple[int, Level]] = {}
         twice: set[int] = set()
         for at in loose:
@@ -328,6 +357,7 @@ class FoundStates:
             disk.size, disk.size_evidence = max(sizes), "a snapshot's record"
         else:
             disk.size, disk.size_evidence = end, "the last cluster that a table names: the disk may be larger"
+            disk.size_is_known = False
         return disk
 
     def _mapped_end(self, disk: FoundDisk) -> int:
@@ -342,51 +372,3 @@ class FoundStates:
         rows = np.flatnonzero(present & ~table.broken)
         inside = int(rows[-1]) + 1 if len(rows) else 0
         return (index << self.geometry.l2_coverage_bits) + (inside << self.geometry.cluster_bits)
-
-
-class _Slots:
-    """Which L2 index a host cluster belongs to, by the entry that names it in states whose L1 tables are there."""
-
-    def __init__(self, found: FoundTables, disks: list[FoundDisk]) -> None:
-        self._found = found
-        keys: dict[tuple[int, int], int] = {}
-        for disk in disks:
-            for index in np.flatnonzero(disk.l1).tolist():
-                for key in self._keys(int(disk.l1[index])):
-                    known = keys.setdefault(key, index)
-                    if known != index:
-                        keys[key] = -1
-        self._index = keys
-
-    def _keys(self, at: int) -> list[tuple[int, int]]:
-        entries = read_l2(self._found.store, at, self._found.geometry).entries
-        packed = (entries & np.uint64(L2_COMPRESSED)) != 0
-        place = np.where(packed, entries, entries & np.uint64(L2_OFFSET))
-        rows = np.flatnonzero(place)
-        return list(zip(place[rows].tolist(), rows.tolist(), strict=True))
-
-    def index_of(self, at: int) -> int | None:
-        """Return the index of a table that shares a host cluster with one that is known, None without one."""
-        found = {self._index[key] for key in self._keys(at) if key in self._index}
-        return found.pop() if len(found) == 1 and -1 not in found else None
-
-
-def _clusters_of(run: L1Run, size: int) -> range:
-    return range(run.offset, run.offset + len(run.words) * ENTRY_BYTES, size)
-
-
-def _weight(run: L1Run) -> tuple[int, int]:
-    own = int(((run.words & np.uint64(L1_COPIED)) != 0).sum())
-    return own, int((run.words != 0).sum())
-
-
-def _is_part(run: L1Run, other: L1Run) -> bool:
-    """Return whether a run says nothing that the other one does not say, too: an older one, before a resize."""
-    mask = np.uint64(L1_OFFSET)
-    short = run.words[: len(other.words)] & mask
-    mine = other.words[: len(short)] & mask
-    return not (run.words[len(other.words) :]).any() and not ((short != 0) & (short != mine)).any()
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "backslashreplace")

@@ -6,6 +6,7 @@ tables.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _SHARE_OF_L2 = 0.5
 """Of the tables that an L1 table names, and that are in the file, so many look like L2 tables, at least."""
 _MOST_RECORDS = 65536
+LARGE_DISK = 1 << 42
+"""Bytes of a disk that is taken for impossible if nothing but a cluster beside another one speaks for it."""
 
 
 class L2Table(NamedTuple):
@@ -50,8 +53,8 @@ class L1Run(NamedTuple):
     """Whole clusters of them."""
     certain_start: bool
     """Whether the first word is surely the table's first one."""
-    is_split: bool
-    """Whether it follows another run, for it names the same tables."""
+    is_whole: bool
+    """Whether it is surely one table, and not several side by side."""
 
 
 def read_l2(store: Store, offset: int, geometry: Geometry) -> L2Table:
@@ -95,7 +98,8 @@ class FoundTables:
             named = table.entries & np.uint64(L2_OFFSET)
             packed = (table.entries & np.uint64(L2_COMPRESSED)) != 0
             present = (named != 0) | ((table.entries & np.uint64(L2_COPIED)) != 0)
-            if present.any() and not table.broken.any() and not ((named >= reach) & ~packed).any():
+            fits = not table.broken.any() and not ((named >= reach) & ~packed).any()
+            if present.any() and fits and not _repeats(named[~packed & (named != 0)]):
                 tables.append(offset)
         return np.array(tables, dtype=np.int64), pointers
 
@@ -131,8 +135,12 @@ class FoundTables:
         size = self.geometry.cluster_size
         return sum(self.scan.used(offset, offset + size) for offset in offsets.tolist())
 
-    def l1_runs(self, starts: set[int]) -> list[L1Run]:
-        """Return the L1 tables found. `starts` are offsets where another table is known to begin: a run ends there."""
+    def l1_runs(self, starts: set[int], *, may_share: bool) -> list[L1Run]:
+        """Return the L1 tables found. `starts` are offsets where another table is known to begin: a run ends there.
+
+        With `may_share` there may be snapshots, whose tables may lie side by side. What two tables share has one index
+        in both, and says where the second one begins.
+        """
         size = self.geometry.cluster_size
         like = {offset: words for offset, words in self._pointers if self.names_l2(words)}
         named = [words & np.uint64(L1_OFFSET) for words in like.values()]
@@ -140,22 +148,44 @@ class FoundTables:
         inner = {offset for offset in like if offset in targets}
         if len(inner) < len(like):
             like = {offset: words for offset, words in like.items() if offset not in inner}
-        runs: list[L1Run] = []
-        part: list[U64Array] = []
-        begin = 0
-        seen: set[int] = set()
-        split = False
+        is_large = self.geometry.words_per_cluster << self.geometry.l2_coverage_bits >= LARGE_DISK
+        stretches: list[tuple[int, list[U64Array]]] = []
         for offset in sorted(like):
-            mine = {int(word) for word in like[offset] & np.uint64(L1_OFFSET) if word}
-            follows = bool(part) and offset == begin + len(part) * size and offset not in starts
-            repeats = bool(mine & seen)
-            if not follows or repeats:
-                self._add(runs, begin, part, split=split)
-                part, begin, seen, split = [], offset, set(), follows and repeats
-            part.append(like[offset])
-            seen |= mine
-        self._add(runs, begin, part, split=split)
+            last = stretches[-1] if stretches else None
+            follows = last is not None and offset == last[0] + len(last[1]) * size
+            if last is None or not follows or offset in starts or (is_large and may_share):
+                stretches.append((offset, [like[offset]]))
+            else:
+                last[1].append(like[offset])
+        runs: list[L1Run] = []
+        for begin, part in stretches:
+            edges = self._edges(part) if may_share and len(part) > 1 else []
+            for first, end in itertools.pairwise([0, *edges, len(part)]):
+                self._add(runs, begin + first * size, part[first:end], may_share=may_share)
         return runs
+
+    def _edges(self, part: list[U64Array]) -> list[int]:
+        """Return the clusters of a stretch where another table begins: what it shares with one before says so."""
+        words = self.geometry.words_per_cluster
+        edges: set[int] = set()
+        places: dict[tuple[int, int], int] = {}
+        for at, word in enumerate(np.concatenate(part).tolist()):
+            if not word & L1_OFFSET:
+                continue
+            for key in [(word & L1_OFFSET, -1), *self.keys(word & L1_OFFSET)]:
+                other = places.setdefault(key, at)
+                begin = at - other - max((edge * words for edge in edges if edge * words <= other), default=0) * -1
+                if other != at and begin % words == 0 and 0 < begin <= at:
+                    edges.add(begin // words)
+        return sorted(edges)
+
+    def keys(self, at: int) -> list[tuple[int, int]]:
+        """Return what an L2 table names, each as descriptor and entry: what two states share, both have there."""
+        entries = read_l2(self.store, at, self.geometry).entries
+        packed = (entries & np.uint64(L2_COMPRESSED)) != 0
+        place = np.where(packed, entries, entries & np.uint64(L2_OFFSET))
+        rows = np.flatnonzero(place)
+        return list(zip(place[rows].tolist(), rows.tolist(), strict=True))
 
     def other_pointers(self) -> list[tuple[int, int]]:
         """Return adjacent clusters of words that name clusters, but no L2 tables: as offset and clusters."""
@@ -170,12 +200,13 @@ class FoundTables:
                 found.append((offset, 1))
         return found
 
-    def _add(self, runs: list[L1Run], begin: int, part: list[U64Array], *, split: bool) -> None:
-        if part:
-            words = np.concatenate(part)
-            before = begin - self.geometry.cluster_size
-            known = before <= 0 or self.scan.used(before, begin)
-            runs.append(L1Run(begin, words, bool(words[0]) and known and not split, split))
+    def _add(self, runs: list[L1Run], begin: int, part: list[U64Array], *, may_share: bool) -> None:
+        words = np.concatenate(part)
+        before = begin - self.geometry.cluster_size
+        known = before <= 0 or self.scan.used(before, begin)
+        seams = [bool(after[0]) and not one[-1] for one, after in itertools.pairwise(part)]
+        is_whole = not (may_share and any(seams))
+        runs.append(L1Run(begin, words, bool(words[0]) and known and is_whole, is_whole))
 
     # --- snapshot records ---
 
@@ -219,6 +250,11 @@ class FoundTables:
             return False
         words = read_words(self.store, offset, min(entries, self.scan.size // 8 + 1))
         return self.names_l2(words) or (not words.any() and offset < self.scan.size)
+
+
+def _repeats(offsets: U64Array) -> bool:
+    """Return whether words name few places many times, as no table does: they are refcounts."""
+    return len(np.unique(offsets)) * 2 < len(offsets)
 
 
 def _is_text(data: bytes) -> bool:

@@ -10,7 +10,7 @@ from qcow2c.format.geometry import Geometry
 from qcow2c.format.header import Header
 from qcow2c.format.tables import Kind, compressed_extent
 from qcow2c.light import NamedTuple
-from qcow2c.recovery.found_ranges import FoundRange
+from qcow2c.recovery.found_ranges import BESIDE, FoundRange
 from qcow2c.recovery.found_states import Level
 from qcow2c.storage.store import Store
 
@@ -80,7 +80,8 @@ class RangeData:
 
     def _plain(self, found: FoundRange) -> Iterator[GuestPiece]:
         if self._data is None:
-            yield GuestPiece(_lost(found, NO_DATA_FILE), None)
+            is_named = found.reason != BESIDE
+            yield GuestPiece(_lost(found, NO_DATA_FILE) if is_named else _unmapped(found), None)
             return
         for part in _parts(found):
             try:
@@ -90,7 +91,10 @@ class RangeData:
                 continue
             if len(data) < part.length:
                 data = data.ljust(part.length, b"\0")
-            if any(memoryview(data)[:1]) or data.count(0) != len(data):
+            if found.reason == BESIDE:
+                for piece in _grains(part, data):
+                    yield piece if piece.data is not None else GuestPiece(_unmapped(piece.found), None)
+            elif any(memoryview(data)[:1]) or data.count(0) != len(data):
                 yield from self._with_doubt(part, data)
             else:
                 yield GuestPiece(_lost(part, ZEROED) if self._doubt_zeros else part, None)
@@ -100,18 +104,28 @@ class RangeData:
         if not self._doubt_zeros:
             yield GuestPiece(part, data)
             return
-        size, at = min(_GRAIN, self._geometry.cluster_size), 0
-        while at < len(data):
-            end = min(len(data), (part.guest + at) // size * size + size - part.guest)
-            zero = data.count(0, at, end) == end - at
-            while end < len(data):
-                stop = min(len(data), end + size)
-                if (data.count(0, end, stop) == stop - end) != zero:
-                    break
-                end = stop
-            piece = part._replace(guest=part.guest + at, host=part.host + at, length=end - at)
-            yield GuestPiece(_lost(piece, ZEROED) if zero else piece, None if zero else data[at:end])
-            at = end
+        for piece in _grains(part, data, min(_GRAIN, self._geometry.cluster_size)):
+            yield piece if piece.data is not None else GuestPiece(_lost(piece.found, ZEROED), None)
+
+
+def _grains(part: FoundRange, data: bytes, size: int = _GRAIN) -> Iterator[GuestPiece]:
+    """Yield a part divided into zeros, without data, and what is none."""
+    at = 0
+    while at < len(data):
+        end = min(len(data), (part.guest + at) // size * size + size - part.guest)
+        zero = data.count(0, at, end) == end - at
+        while end < len(data):
+            stop = min(len(data), end + size)
+            if (data.count(0, end, stop) == stop - end) != zero:
+                break
+            end = stop
+        piece = part._replace(guest=part.guest + at, host=part.host + at, length=end - at)
+        yield GuestPiece(piece, None if zero else data[at:end])
+        at = end
+
+
+def _unmapped(found: FoundRange) -> FoundRange:
+    return found._replace(kind=Kind.UNALLOCATED, host=0, level=Level.NAMED, reason="")
 
 
 def _parts(found: FoundRange) -> Iterator[FoundRange]:

@@ -33,6 +33,8 @@ WORDS_PER_SECTOR = SECTOR_SIZE // ENTRY_BYTES
 _PIECE = 1 << 20
 _LEAST_REACH = 1 << 30
 _REACH_FACTOR = 16
+_FAR_REACH = 1 << 48
+"""Of a data file: a refcount block of 16 bits each would look like entries that name more."""
 _PLAIN = np.uint64(L2_OFFSET | L2_COPIED | L2_ZERO)
 _RECORD_WORDS = 5
 
@@ -51,7 +53,7 @@ class TableScan:
         """
         self.size = store.size()
         reach = max(_REACH_FACTOR * self.size, _LEAST_REACH)
-        self.reach = Limit.HOST_OFFSET_END if far else 1 << (reach - 1).bit_length()
+        self.reach = _FAR_REACH if far else 1 << (reach - 1).bit_length()
         """Beyond it no offset in a table is believed: some more than the file, which may have been cut off."""
         tables: list[I64Array] = []
         records: list[I64Array] = []

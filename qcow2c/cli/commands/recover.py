@@ -41,6 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--report", metavar="FILE", help='write the report as JSON ("-": to standard output)')
     parser.add_argument("-p", "--progress", action="store_true", help="show progress")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    arguments.add_share(parser)
     arguments.add_gate(parser)
     parser.add_argument("image", metavar="IMAGE", help="the damaged image file")
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help="the new file, not with --dry-run")
@@ -67,6 +68,7 @@ def run(chosen: Namespace) -> int:
             backing_format=chosen.backing_format,
             fragments=chosen.fragments,
             gate=chosen.gate,
+            share=chosen.force_share,
             progress=report,
         )
     found.command = shlex.join(["qcow2c", *sys.argv[1:]])
