@@ -50,6 +50,7 @@ ELSEWHERE = {
     "ops/incremental.py": "cli/test_bitmap_backups.py",
     "recovery/changes.py": "ops/test_repair.py",
     "recovery/forsaken.py": "ops/test_broken_bitmaps.py",
+    "recovery/found_bitmaps.py": "ops/test_recover.py",
     "recovery/found_header.py": "ops/test_recover.py",
     "recovery/found_image.py": "ops/test_recover.py",
     "recovery/found_ranges.py": "ops/test_recover.py",

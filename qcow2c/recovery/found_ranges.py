@@ -17,6 +17,7 @@ from qcow2c.errors import Qcow2Error
 from qcow2c.format.header import Header
 from qcow2c.format.tables import L2_COMPRESSED, L2_OFFSET, Kind, compressed_extents, kinds
 from qcow2c.light import NamedTuple
+from qcow2c.recovery.found_bitmaps import bitmap_clusters
 from qcow2c.recovery.found_refcounts import FoundRefcounts
 from qcow2c.recovery.found_states import FoundDisk, FoundStates, Level
 from qcow2c.recovery.found_tables import FoundTables, L2Table, read_l2
@@ -69,7 +70,9 @@ class Belongings:
         loose = used[~np.isin(used, self.metadata)]
         if not self.geometry.external_data:
             loose = loose[~np.isin(loose, self.data)]
-        self.orphans: I64Array = refcounts.counted(loose)
+        loose = refcounts.counted(loose)
+        bitmaps = bitmap_clusters(found.store, self.geometry, loose)
+        self.orphans: I64Array = loose[~np.isin(loose, bitmaps)]
 
     @property
     def lacks_references(self) -> bool:

@@ -128,3 +128,15 @@ def test_a_sparse_disk_of_a_tebibyte_is_looked_at_quickly(tmp_path: Path) -> Non
     assert result.exit_status == 0
     with qcow2c.open(tmp_path / "new.qcow2") as image:
         assert image.pread(4096, 1 << 39) == b"far away" * 512
+
+
+def test_bitmaps_whose_header_is_lost_are_not_taken_for_lost_data(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.qcow2"
+    qcow2c.create(path, 1 << 20, cluster_size=4096)
+    qcow2c.bitmap.add(path, "changes")
+    with qcow2c.open(path, "r+") as image:
+        image.pwrite(b"content!" * 4096, 8192)
+    path.write_bytes(bytes(512) + path.read_bytes()[512:])
+    result = qcow2c.recover(path)
+    assert result.images[0].unplaced == 0
+    assert result.exit_status == 0
