@@ -14,7 +14,7 @@ FIRST, LAST = 12, 2
 MOST = 48
 """Rows of a list that is shown whole."""
 
-_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{5,}\b|\d+")
 _PLACE = re.compile(r" at N")
 _KINDS = 6
 
@@ -22,36 +22,53 @@ _KINDS = 6
 def folded(nodes: Iterable[Node]) -> Iterator[Node]:
     """Yield nodes, with one in the place of many where more than MOST follow each other that have nothing below them.
 
-    A node with findings, or with children, is never folded away. At most MOST nodes are held.
+    A node with children is never folded away, nor are the first ones with findings; how many of the others have
+    findings is said. At most MOST nodes are held.
     """
-    waiting: deque[Node] = deque()
-    kinds: Counter[str] = Counter()
-    shown = skipped = 0
-    first: Node | None = None
+    fold = _Fold()
+    shown = wrong = 0
     for node in nodes:
-        if node.findings or node.make_children is not None:
-            yield from _rest(waiting, kinds, first, skipped)
-            waiting, kinds, first, shown, skipped = deque(), Counter(), None, 0, 0
+        wrong += bool(node.findings)
+        if node.make_children is not None or (node.findings and wrong <= FIRST):
+            yield from fold.rows()
+            fold = _Fold()
+            shown = 0 if node.make_children is not None else shown
             yield node
         elif shown < FIRST:
             shown += 1
             yield node
         else:
-            waiting.append(node)
-            if len(waiting) > MOST - FIRST or (skipped and len(waiting) > LAST):
-                first = first or waiting[0]
-                while len(waiting) > LAST:
-                    kinds[_kind(waiting.popleft())] += 1
-                    skipped += 1
-    yield from _rest(waiting, kinds, first, skipped)
+            fold.add(node)
+    yield from fold.rows()
 
 
-def _rest(waiting: deque[Node], kinds: Counter[str], first: Node | None, skipped: int) -> Iterator[Node]:
-    if first is not None:
-        most = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(_KINDS))
-        more = f", {len(kinds) - _KINDS} other kinds" if len(kinds) > _KINDS else ""
-        yield Node("...", None, None, f"{skipped} rows more from {first.name} on (--all shows them): {most}{more}")
-    yield from waiting
+class _Fold:
+    """Rows that may become one: as long as they are few, they are kept."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Node] = deque()
+        self._kinds: Counter[str] = Counter()
+        self._first = ""
+        self._wrong = 0
+
+    def add(self, node: Node) -> None:
+        self._waiting.append(node)
+        if len(self._waiting) > MOST - FIRST or (self._first and len(self._waiting) > LAST):
+            self._first = self._first or self._waiting[0].name
+            while len(self._waiting) > LAST:
+                gone = self._waiting.popleft()
+                self._kinds[_kind(gone)] += 1
+                self._wrong += bool(gone.findings)
+
+    def rows(self) -> Iterator[Node]:
+        """Yield what is shown of them."""
+        if self._first:
+            most = ", ".join(f"{count} {kind}" for kind, count in self._kinds.most_common(_KINDS))
+            more = f", {len(self._kinds) - _KINDS} other kinds" if len(self._kinds) > _KINDS else ""
+            wrong = f"; {self._wrong} of them with findings" if self._wrong else ""
+            count = f"{self._kinds.total()} rows more from {self._first} on (--all shows them)"
+            yield Node("...", None, None, f"{count}: {most}{more}{wrong}")
+        yield from self._waiting
 
 
 def _kind(node: Node) -> str:

@@ -14,6 +14,9 @@ SCHEMA = "qcow2c-inspect/1"
 MAX_REASONS = 200
 """How many reasons a verdict lists; of the rest it says how many there are."""
 
+MAX_OF_A_RULE = 20
+"""How many of them may be of one rule."""
+
 
 class Verdict(enum.StrEnum):
     ACCEPT = "accept"
@@ -78,7 +81,8 @@ class Inspection:
         """Count a reason, and list it while there is room."""
         if reason.verdict is Verdict.REJECT or self._worst is Verdict.ACCEPT:
             self._worst = reason.verdict
-        if len(self.reasons) < MAX_REASONS:
+        same = sum(known.rule == reason.rule for known in self.reasons)
+        if len(self.reasons) < MAX_REASONS and same < MAX_OF_A_RULE:
             self.reasons.append(reason)
         else:
             self.reasons_unlisted += 1

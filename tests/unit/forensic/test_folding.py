@@ -35,14 +35,22 @@ def test_of_a_long_list_the_kinds_are_counted() -> None:
 
 
 @given(st.lists(st.sampled_from(["plain", "wrong", "parent"]), max_size=300))
-def test_nothing_that_is_wrong_and_no_parent_is_lost(kinds: list[str]) -> None:
+def test_the_first_that_are_wrong_and_each_parent_are_shown_and_all_are_counted(kinds: list[str]) -> None:
     rows = [
         Node(f"[{number}]", make_children=lambda: ()) if kind == "parent" else row(number, is_wrong=kind == "wrong")
         for number, kind in enumerate(kinds)
     ]
     found = [*folded(rows)]
-    assert [node for node in found if node.findings or node.make_children] == [
-        node for node in rows if node.findings or node.make_children
-    ]
-    lost = sum(int(node.text.split()[0]) for node in found if node.name == "...")
-    assert len([node for node in found if node.name != "..."]) + lost == len(rows)
+    assert [node for node in found if node.make_children] == [node for node in rows if node.make_children]
+    wrong = [node for node in rows if node.findings]
+    assert [node for node in found if node.findings][:FIRST] == wrong[:FIRST]
+    folds = [node.text for node in found if node.name == "..."]
+    assert len(found) - len(folds) + sum(int(text.split()[0]) for text in folds) == len(rows)
+    told = sum(int(text.split("; ")[1].split()[0]) for text in folds if "; " in text)
+    assert told + len([node for node in found if node.findings]) == len(wrong)
+
+
+def test_a_table_that_is_wrong_from_end_to_end_is_no_wall() -> None:
+    found = [*folded(row(number, is_wrong=True) for number in range(9999))]
+    assert len(found) < 60
+    assert found[-LAST - 1].text.endswith(" of them with findings")
