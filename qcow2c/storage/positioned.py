@@ -130,7 +130,7 @@ class SharedFile(PositionedFile):
         return count
 
     def flush(self) -> None:
-        """Make durable what was written to the disk, through whatever, if that is still open. Raises as `Image.flush`."""
+        """Make durable what was written to the disk, if that is still open. Raises as `Image.flush`."""
         self._check_open()
         if not self._disk.closed:
             self._disk.flush()
