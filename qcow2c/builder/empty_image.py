@@ -15,14 +15,14 @@ from qcow2c.constants import SECTOR_SIZE
 from qcow2c.errors import UsageError
 from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.locks import Use
-from qcow2c.storage.new_file import FileHints, new_file
+from qcow2c.storage.new_file import FileHints, complete_file, new_file
 from qcow2c.storage.preallocation import _fill
 from qcow2c.storage.sources import Store
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from qcow2c.crypto.new_encryption import MadeEncryption
+    from qcow2c.crypto.new_encryption import Encryption, MadeEncryption
 
 
 def write_image(
@@ -109,3 +109,20 @@ def create_raw(
         elif preallocation == "full":
             _fill(store, 0, whole)
         store.flush()
+
+
+def create_volume(path: str | os.PathLike[str], size: int, encryption: Encryption) -> None:
+    """Create a raw LUKS volume of whole sectors. What nobody has written in it reads as noise, as QEMU has it.
+
+    Durable order: the file has its name only when header and key slot are there. Raises UsageError, StoreError,
+    ImageLocked.
+    """
+    made = encryption.make(os.fsdecode(path))
+    with complete_file(path, Use.WRITABLE_DATA_FILE) as store:
+        write_volume(store, made, -(-size // SECTOR_SIZE) * SECTOR_SIZE)
+
+
+def write_volume(store: Store, made: MadeEncryption, size: int) -> None:
+    """Write header and key slot of a raw LUKS volume into an empty file, and give it its size. Raises StoreError."""
+    store.pwrite(made.header, 0)
+    store.truncate(made.length + size)

@@ -124,6 +124,8 @@ class Secrets:
 def settle(options: dict[str, Any], secrets: Secrets | None, image_format: str = "qcow2") -> None:
     """Let options of a new image have its encryption as a whole. Raises UsageError, UnsupportedFeature."""
     if image_format == "luks":
+        if "key-secret" not in options:
+            raise UsageError("Parameter 'key-secret' is required for cipher")
         for name in [name for name in options if name != "size"]:
             options[PREFIX + name] = options.pop(name)
         options[f"{PREFIX}format"] = "luks"

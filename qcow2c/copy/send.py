@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 
 from qcow2c.bitmaps.copy import copy_bitmaps
 from qcow2c.bitmaps.stored import Bitmap
-from qcow2c.builder.empty_image import require_raw_preallocation, write_image
+from qcow2c.builder.empty_image import require_raw_preallocation, write_image, write_volume
 from qcow2c.builder.image_builder import ImageBuilder
 from qcow2c.builder.options import COMPRESSION_TYPES, CreateOptions, NewImageOptions, problems_of_extent_size
 from qcow2c.builder.plan import l1_entries_of
@@ -21,7 +21,7 @@ from qcow2c.copy.targets import ImageTarget, NewImageTarget, Pipe, RawPipe, RawT
 from qcow2c.copy.transfer import Copying
 from qcow2c.disk.apart import require_apart
 from qcow2c.disk.opening import open_image
-from qcow2c.errors import UsageError
+from qcow2c.errors import MissingKey, UsageError
 from qcow2c.format import codecs
 from qcow2c.format.detection import LUKS
 from qcow2c.light import TYPE_CHECKING, replace
@@ -66,7 +66,7 @@ def send(
     if isinstance(target, Pipe):
         _to_pipe(copy, target, output_format, how, create, bitmaps)
     elif output_format == LUKS:
-        _to_luks(copy, target, how, create)
+        _to_luks(copy, target, how, create, key)
     elif output_format == "raw":
         _to_raw(copy, target, how, create)
     elif how.existing:
@@ -125,18 +125,40 @@ def _to_raw(copy: Copying, target: Any, how: How, create: NewImageOptions) -> No
         copy.run(RawTarget(store, unit=how.sparse_size, durable=how.durable), scope)
 
 
-def _to_luks(copy: Copying, target: Any, how: How, create: NewImageOptions) -> None:
+def _to_luks(copy: Copying, target: Any, how: How, create: NewImageOptions, key: Key | KeyRing) -> None:
     """Write a raw LUKS volume: all of it, for zeros of the file are no zeros of the disk."""
     from qcow2c.crypto.volume import LuksVolume
 
+    if how.existing:
+        _into_volume(copy, target, how, key)
+        return
     encryption = create.get("encryption")
     assert encryption is not None, "it was judged"
     made = encryption.make()
     with complete_file(target, Use.WRITABLE_DATA_FILE, durable=how.durable) as store:
-        store.pwrite(made.header, 0)
-        store.truncate(made.length + copy.size)
+        write_volume(store, made, copy.size)
         volume = LuksVolume(store, made.length, made.cipher.from_payload(made.length))
         copy.run(RawTarget(volume, unit=0, wipe=True, durable=how.durable), Scope(with_zeros=True))
+
+
+def _into_volume(copy: Copying, target: Any, how: How, key: Key | KeyRing) -> None:
+    """Write into a raw LUKS volume that is there, with the key slots that it has."""
+    from qcow2c.crypto.key_ring import KeyRing
+    from qcow2c.crypto.volume import open_volume
+
+    with opened(target, Use.WRITABLE_DATA_FILE) as store:
+        secret = KeyRing(key).secret(store.name, store.path)
+        if secret is None:
+            message = f"Could not open {store.name!r}: Parameter 'key-secret' is required for cipher"
+            raise MissingKey(message, spec="LUKS On-Disk Format 1.2")
+        volume = open_volume(store, secret)
+        if volume.size() < copy.size:
+            raise UsageError("output file is smaller than input file")
+        if not how.durable:
+            store.expect_no_flush()
+        wipe = not how.target_is_zero
+        scope = Scope(with_zeros=wipe, top_only=how.over_backing)
+        copy.run(RawTarget(volume, unit=0, wipe=wipe, durable=how.durable), scope)
 
 
 def _options(size: int, create: NewImageOptions) -> CreateOptions:

@@ -27,7 +27,7 @@ from qcow2c.disk.opening import BackingChoice, Opening, open_image
 from qcow2c.disk.size import resize
 from qcow2c.errors import UsageError
 from qcow2c.format.derived import AUTOCLEAR_FEATURES, COMPATIBLE_FEATURES, INCOMPATIBLE_FEATURES, SNAPSHOT_HEADER
-from qcow2c.format.detection import known_format
+from qcow2c.format.detection import detect_format, known_format
 from qcow2c.format.header import Header
 from qcow2c.format.header_writer import HeaderChange, extensions_of, feature_name_table, with_extension
 from qcow2c.layers.guest_data import require_key
@@ -117,6 +117,14 @@ def open_amendable(source: Source | Store, *, image_format: str | None = None) -
     with opened(source, Use.WRITABLE_IMAGE) as store:
         require_amendable(known_format(store, image_format))
         yield store
+
+
+def format_of_amendable(source: Source | Store, image_format: str | None) -> str:
+    """Return the format of a file that is to be amended, by its first bytes unless it is given. Raises StoreError."""
+    if image_format is not None:
+        return image_format
+    with opened(source) as store:
+        return detect_format(store)
 
 
 def require_amendable(image_format: str) -> None:

@@ -192,10 +192,8 @@ def judge(sources: int, output_format: str, how: How, create: Mapping[str, Any])
 def _judge_volume(how: How, create: Mapping[str, Any]) -> None:
     """Raise UsageError for what a raw LUKS volume cannot be."""
     encryption = create.get("encryption")
-    if encryption is None or encryption.format != LUKS:
+    if not how.existing and (encryption is None or encryption.format != LUKS):
         raise UsageError("Parameter 'key-secret' is required for cipher")
-    if how.existing:
-        raise UsageError("a LUKS volume that is there is not written: leave -n away")
     for option in create:
         if option != "encryption" and create[option] is not None:
             raise UsageError(f"Invalid parameter {option!r}")

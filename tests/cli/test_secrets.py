@@ -240,7 +240,7 @@ def test_raw_volumes_are_copied_and_shown(run: Run, disk: Path) -> None:
     status, out, _ = run("measure", *KEY, "-O", "luks", "-o", "key-secret=s", "--size", "1M")
     assert (status, out.split()[2]) == (0, str(Path("v").stat().st_size))
     for words, complaint in (
-        (("-O", "luks", "disk.raw", "no"), "'encrypt.key-secret' is required"),
+        (("-O", "luks", "disk.raw", "no"), "'key-secret' is required"),
         (("-O", "raw", "v", "no"), "no key was given"),
         (("-c", *KEY, "-O", "luks", "-o", "key-secret=s", "disk.raw", "no"), "Compression not supported"),
     ):
@@ -259,3 +259,22 @@ def test_a_compact_copy_needs_the_key_and_has_the_same(run: Run, disk: Path) -> 
     assert read("small.qcow2") == read("disk.qcow2") == before
     status, _, err = run("compact", *KEY, "--image-opts", "driver=luks,key-secret=s,file.filename=disk.qcow2", "no")
     assert status == 1 and "only a qcow2 image" in err
+
+
+def test_a_volume_is_created_and_filled_and_its_slots_change(run: Run) -> None:
+    Path("a.raw").write_bytes(b"guest" * 100_000 + bytes(SIZE - 500_000))
+    made = ("create", *KEY, "-f", "luks", "-o", "key-secret=s,iter-time=1", "v.luks", "1M")
+    assert run(*made) == (0, "Formatting 'v.luks', fmt=luks size=1048576 key-secret=s iter-time=1\n", "")
+    volume = "driver=luks,key-secret=s,file.filename=v.luks"
+    assert run("convert", *KEY, "-n", "-f", "raw", "--target-image-opts", "a.raw", volume) == (0, "", "")
+    named = 'json:{"driver":"luks","key-secret":"s","file.filename":"v.luks"}'
+    assert run("convert", *KEY, "-n", "-f", "raw", "-O", "luks", "a.raw", named) == (0, "", "")
+    assert run("convert", *KEY, "--image-opts", "-O", "raw", volume, "b.raw") == (0, "", "")
+    assert Path("a.raw").read_bytes() == Path("b.raw").read_bytes()
+    new = ("--object", "secret,id=n,data=new")
+    changed = ("amend", *KEY, *new, "--image-opts", volume, "-o")
+    assert run(*changed, "state=active,new-secret=n,iter-time=1") == (0, "", "")
+    assert run(*changed, "state=inactive,old-secret=s") == (0, "", "")
+    assert [slot.active for slot in qcow2c.key_slots("v.luks", key="new").slots] == [False, True, *[False] * 6]
+    status, _, err = run("convert", *KEY, "-n", "-f", "raw", "--target-image-opts", "a.raw", volume)
+    assert status == 1 and "Invalid password" in err

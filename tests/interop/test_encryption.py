@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import qcow2c
+from qcow2c.cli import main
 from qcow2c.disk.size import resize
 from qcow2c.errors import MissingKey, UnsupportedFeature, WrongKey
 from tests.bitmap_bits import bitmap_bits
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("requires_qemu")
 PASSPHRASE = "pass phrase"
 SECRET = ("--object", f"secret,id=s,data={PASSPHRASE}")
 SIZE = 1 << 20
+VOLUME = "driver=luks,key-secret=s,file.filename=a.luks"
 BUSY = "Unable to get accurate CPU usage"
 
 LUKS = [
@@ -331,3 +333,78 @@ def test_a_compact_copy_is_what_qemu_reads_and_writes(options: str, tmp_path: Pa
     qemu_io(tmp_path, options, "write -P 0x44 0 700k")
     assert disk_by_qemu(tmp_path, options)[: 700 << 10] == b"\x44" * (700 << 10)
     assert qemu(tmp_path, "qemu-img", "check", "-q", *named(options)).returncode == 0
+
+
+def test_volumes_are_created_amended_and_filled_by_both_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = (b"guest" * 30_000 + bytes(400_000)).ljust(SIZE, b"\0")
+    Path("a.raw").write_bytes(content)
+    made = ("create", "-q", *SECRET, "-f", "luks", "-o", "key-secret=s,iter-time=5", "ours.luks", "1M")
+    assert main(list(made)) == 0
+    if qemu(tmp_path, "qemu-img", *made[:-2], "theirs.luks", "1M").returncode:
+        pytest.skip(BUSY)
+    assert Path("ours.luks").stat().st_size == Path("theirs.luks").stat().st_size
+    for name in ("ours.luks", "theirs.luks"):
+        volume = f"driver=luks,key-secret=s,file.filename={name}"
+        filled = ("convert", *SECRET, "-n", "-f", "raw", "--target-image-opts", "a.raw", volume)
+        renewed = ("amend", *SECRET, "--object", "secret,id=n,data=new", "--image-opts", volume, "-o")
+        renewed = (*renewed, "state=active,new-secret=n,keyslot=3,iter-time=10")
+        if name == "ours.luks":
+            assert qemu(tmp_path, "qemu-img", *filled).returncode == 0
+            done = qemu(tmp_path, "qemu-img", *renewed)
+            if BUSY in done.stderr:
+                pytest.skip(BUSY)
+        else:
+            assert main(list(filled)) == 0 and main(list(renewed)) == 0
+        assert [slot.active for slot in qcow2c.key_slots(name, key="new").slots].count(True) == 2
+        compared = (
+            "compare",
+            "--object",
+            "secret,id=s,data=new",
+            "--image-opts",
+            volume,
+            "driver=raw,file.filename=a.raw",
+        )
+        assert qemu(tmp_path, "qemu-img", *compared).returncode == 0
+        assert main(list(compared)) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("create", "-f", "luks", "x.luks", "1M"),
+        ("create", *SECRET, "-f", "luks", "-o", "key-secret=s", "x.luks"),
+        ("create", *SECRET, "-f", "luks", "-o", "key-secret=z", "x.luks", "1M"),
+        ("create", *SECRET, "-f", "luks", "-o", "key-secret=s,cipher-alg=zz", "x.luks", "1M"),
+        ("create", *SECRET, "-f", "luks", "-o", "key-secret=s,backing_file=zz", "x.luks", "1M"),
+        ("create", *SECRET, "-f", "luks", "-b", "a.raw", "-F", "raw", "-o", "key-secret=s", "x.luks", "1M"),
+        ("amend", "-f", "luks", "-o", "state=active", "a.luks"),
+        ("amend", "-o", "state=active", "a.luks"),
+        ("amend", *SECRET, "--image-opts", VOLUME, "-o", "size=3M"),
+        ("amend", *SECRET, "--image-opts", VOLUME, "-o", "encrypt.state=active"),
+        ("amend", *SECRET, "--image-opts", VOLUME, "-o", "new-secret=s"),
+        ("amend", *SECRET, "--image-opts", VOLUME, "-o", "state=inactive,old-secret=s"),
+        ("amend", "-f", "luks", "-o", "help"),
+        ("convert", "-n", "-f", "raw", "-O", "luks", "a.raw", "a.luks"),
+        ("convert", *SECRET, "-n", "-f", "raw", "--target-image-opts", "big.raw", VOLUME),
+    ],
+)
+def test_what_volumes_cannot_is_told_in_the_words_of_qemu(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.raw").write_bytes(bytes(SIZE))
+    Path("big.raw").write_bytes(bytes(2 * SIZE))
+    options = ("-O", "luks", "-o", "key-secret=s,iter-time=5")
+    assert main(["convert", "-q", *SECRET, "-f", "raw", *options, "a.raw", "a.luks"]) == 0
+    theirs = qemu(tmp_path, "qemu-img", *words)
+    capfd.readouterr()
+    status = main(list(words))
+    out, err = capfd.readouterr()
+    assert status == theirs.returncode
+    for prefix in ("qcow2c: ", "a.luks: ", f"{VOLUME}: "):
+        err = err.removeprefix(prefix)
+    assert err == (theirs.stderr.removeprefix("qemu-img: "))
+    assert not out or out == theirs.stdout

@@ -37,11 +37,14 @@ _KEYS = (
 )
 _KEPT = [option for option in QCOW2_OPTIONS if option.name not in _FOR_CREATION and option not in secrets.OPTIONS]
 OPTIONS = tuple(sorted([*_KEPT, *_KEYS]))
+_VOLUME_OPTIONS = tuple(option._replace(name=option.name.removeprefix(secrets.PREFIX)) for option in _KEYS)
+_KNOWN = {"qcow2": (OPTIONS, QCOW2_OPTIONS), "luks": (_VOLUME_OPTIONS, secrets.VOLUME_OPTIONS)}
+"""Of each format the options of amend, and those of create."""
 _HINT = "qcow2c amend --help"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2 (default: detected)")
+    parser.add_argument("-f", "--format", metavar="FMT", help="format of the image: qcow2, or luks (default: detected)")
     arguments.add_creation_options(parser, "the image")
     parser.add_argument("--force", action="store_true", help="allow to overwrite key slots, and to remove the last one")
     arguments.add_change(parser)
@@ -60,10 +63,7 @@ def run(chosen: Namespace) -> int:
 
 
 def _run(chosen: Namespace) -> int:
-    for words in chosen.options:
-        # A list cannot begin or end with a comma, but a value can: there two stand for one.
-        if not words or any(len(found) % 2 for found in re.findall(r"^,+|,+$", words)):
-            raise UsageError(f"Invalid option list: {words}")
+    _require_lists(chosen.options)
     if not chosen.options:
         text.complain("Must specify options (-o)", hint=_HINT)
         return 1
@@ -79,9 +79,12 @@ def _run(chosen: Namespace) -> int:
     )
     if named.share:
         raise UsageError(f"Could not open {word!r}: force-share=on can only be used with read-only images")
-    from qcow2c.ops.amend import Amendment, amend_store, open_amendable
+    from qcow2c.ops.amend import Amendment, amend_store, format_of_amendable, open_amendable
 
     chosen.image = word
+    if format_of_amendable(named.filename, named.format) == "luks":
+        _amend_volume(chosen, named)
+        return 0
     with ExitStack() as stack:
         stack.enter_context(interrupts.handled())
         # The line of the progress ends before an error is told.
@@ -89,7 +92,7 @@ def _run(chosen: Namespace) -> int:
         store = stack.enter_context(open_amendable(named.filename, image_format=named.format))
         if option_list.asks_for_help(chosen.options):
             return _help("qcow2")
-        options = _options(chosen.options)
+        options = _options(chosen.options, "qcow2")
         keys = {name: options.pop(name) for name in list(options) if name.startswith(secrets.PREFIX)}
         wish = Amendment(**options)
         if keys:
@@ -98,7 +101,30 @@ def _run(chosen: Namespace) -> int:
     return 0
 
 
-def _change_keys(store: Store, given: dict[str, Any], keys: Mapping[int, OneKey] | None, chosen: Namespace) -> None:
+def _require_lists(lists: list[str]) -> None:
+    """Raise UsageError for a list that begins or ends with a comma; a value can: there two stand for one."""
+    for words in lists:
+        if not words or any(len(found) % 2 for found in re.findall(r"^,+|,+$", words)):
+            raise UsageError(f"Invalid option list: {words}")
+
+
+def _amend_volume(chosen: Namespace, named: image_names.NamedImage) -> None:
+    """Change key slots of a raw LUKS volume. Raises UsageError, WrongKey."""
+    if option_list.asks_for_help(chosen.options):
+        _help("luks")
+        return
+    chosen.image = ""
+    keys = named.options.get("key")
+    if not keys:
+        raise UsageError(f"Could not open {named.name!r}: Parameter 'key-secret' is required for cipher")
+    given = _options(chosen.options, "luks")
+    chosen.image = named.name
+    _change_keys(named.filename, given, keys, chosen)
+
+
+def _change_keys(
+    store: str | Store, given: dict[str, Any], keys: Mapping[int, OneKey] | None, chosen: Namespace
+) -> None:
     """Change key slots as the options of encryption say. Raises UsageError, WrongKey."""
     from qcow2c.ops.keys import SlotChange, change_slots
 
@@ -119,19 +145,21 @@ def _change_keys(store: Store, given: dict[str, Any], keys: Mapping[int, OneKey]
 def _help(image_format: str) -> int:
     from qcow2c.ops.amend import require_amendable
 
-    require_amendable(image_format)
-    _, *lines = option_list.listing(image_format, OPTIONS).splitlines()
+    if image_format not in _KNOWN:
+        require_amendable(image_format)
+    _, *lines = option_list.listing(image_format, _KNOWN[image_format][0]).splitlines()
     text.write("\n".join([f"Amend options for '{image_format}':", *lines, ""]))
     return 0
 
 
-def _options(lists: list[str]) -> dict[str, Any]:
+def _options(lists: list[str], image_format: str) -> dict[str, Any]:
     """Return the options as values. Raises UsageError, with a hint where create knows what amend does not."""
+    own, of_create = _KNOWN[image_format]
     try:
-        return option_list.parse(lists, OPTIONS)
+        return option_list.parse(lists, own)
     except UsageError as error:
         try:
-            option_list.parse(lists, QCOW2_OPTIONS)
+            option_list.parse(lists, of_create)
         except UsageError:
             raise error from None
         raise UsageError(f"{error}\nThis option is only supported for image creation") from error

@@ -40,10 +40,18 @@ _STREAM = pipes.STREAM
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "-f", "--format", "--source-format", metavar="FMT", help="format of the sources: qcow2, raw (default: detected)"
+        "-f",
+        "--format",
+        "--source-format",
+        metavar="FMT",
+        help="qcow2, raw or luks (default: detected)",
     )
     parser.add_argument(
-        "-O", "--output-format", "--target-format", metavar="FMT", help="format of the target: qcow2, or raw (default)"
+        "-O",
+        "--output-format",
+        "--target-format",
+        metavar="FMT",
+        help="qcow2, luks, or raw (default)",
     )
     parser.add_argument("-B", "--backing", metavar="FILE", help="backing file of the target, which holds the rest")
     parser.add_argument("-F", "--backing-format", metavar="FMT", help="format of that backing file")
@@ -123,11 +131,9 @@ def run(chosen: Namespace) -> int:
 
 
 def _known(output_format: str) -> tuple[Option, ...]:
-    if output_format == "luks":
-        return secrets.VOLUME_OPTIONS
     if output_format not in OPTIONS:
         raise UsageError(f"Unknown file format '{output_format}'")
-    return OPTIONS[output_format] if output_format == "raw" else tuple(sorted((*OPTIONS[output_format], _LEVEL)))
+    return OPTIONS[output_format] if output_format != "qcow2" else tuple(sorted((*OPTIONS[output_format], _LEVEL)))
 
 
 def _judge(chosen: Namespace) -> None:
@@ -167,7 +173,8 @@ def _how(chosen: Namespace, output_format: str) -> tuple[dict[str, Any], dict[st
     if chosen.threads is not None and (not chosen.threads.isdecimal() or not 1 <= int(chosen.threads) <= 16):
         raise UsageError("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16")
     create = option_list.parse(chosen.options, _known(output_format))
-    secrets.settle(create, chosen.secrets, output_format)
+    if not chosen.existing:
+        secrets.settle(create, chosen.secrets, output_format)
     if "compression_level" in create:
         how["compression_level"] = create.pop("compression_level")
     create.pop("size", None)

@@ -1,5 +1,7 @@
 """Create an image: empty, over a backing file, or with an external data file. An existing file is replaced.
 
+A LUKS volume (-f luks) is a raw disk that is encrypted; what was never written in it reads as noise.
+
 The options and the output are those of qemu-img create; -o help lists the options of a format.
 
 examples:
@@ -46,7 +48,7 @@ RAW_OPTIONS = (
     Option("preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"),
     Option("size", "size", "Virtual disk size"),
 )
-OPTIONS = {"qcow2": QCOW2_OPTIONS, "raw": RAW_OPTIONS}
+OPTIONS = {"qcow2": QCOW2_OPTIONS, "raw": RAW_OPTIONS, "luks": secrets.VOLUME_OPTIONS}
 
 SHOWN = {
     "qcow2": (
@@ -75,6 +77,16 @@ SHOWN = {
         "extent_size_hint",
     ),
     "raw": ("size", "nocow", "preallocation", "extent_size_hint"),
+    "luks": (
+        "size",
+        "key-secret",
+        "cipher-alg",
+        "cipher-mode",
+        "ivgen-alg",
+        "ivgen-hash-alg",
+        "hash-alg",
+        "iter-time",
+    ),
 }
 """The order in which the first line of output shows the options."""
 
@@ -87,6 +99,7 @@ ALWAYS_SHOWN: dict[str, dict[str, Any]] = {
         "refcount_bits": 16,
     },
     "raw": {},
+    "luks": {},
 }
 
 _SIZE_ERROR = f"Invalid image size specified. {sizes.SUFFIXES_HELP}".replace("\n", " ")
@@ -94,7 +107,7 @@ _SIZE_ERROR = f"Invalid image size specified. {sizes.SUFFIXES_HELP}".replace("\n
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    parser.add_argument("-f", "--format", metavar="FMT", default="raw", help="format: qcow2, or raw (default)")
+    parser.add_argument("-f", "--format", metavar="FMT", default="raw", help="format: qcow2, luks, or raw (default)")
     parser.add_argument("-b", "--backing", metavar="FILE", help="backing file, relative to the directory of the image")
     parser.add_argument("-F", "--backing-format", metavar="FMT", help="format of the backing file")
     parser.add_argument(
@@ -109,7 +122,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     if chosen.format not in OPTIONS:
         chosen.image = chosen.image or "create"
-        raise UsageError(f"Unknown file format {chosen.format!r}: it can be qcow2 or raw")
+        raise UsageError(f"Unknown file format {chosen.format!r}: it can be qcow2, raw or luks")
     if option_list.asks_for_help(chosen.options):
         text.write(option_list.listing(chosen.format, OPTIONS[chosen.format]))
         return 0
@@ -121,11 +134,12 @@ def run(chosen: Namespace) -> int:
     except ArgumentTypeError as exc:
         text.complain(str(exc))
         return 1
+    settled = dict(options)
+    if chosen.format != "raw":
+        secrets.settle(settled, chosen.secrets, chosen.format)
     if not chosen.quiet:
         text.report(f"Formatting {_quoted(chosen.image)}, fmt={chosen.format} {_shown(chosen.format, options)}\n")
-    if chosen.format != "raw":
-        secrets.settle(options, chosen.secrets)
-    _create(chosen.image, chosen.format, options)
+    _create(chosen.image, chosen.format, settled)
     return 0
 
 
@@ -143,8 +157,8 @@ def _options(chosen: Namespace) -> dict[str, Any]:
     for name, given in (("backing_file", chosen.backing), ("backing_fmt", chosen.backing_format)):
         if given is not None:
             options[name] = given
-    if chosen.format == "raw" and options.keys() & {"backing_file", "backing_fmt"}:
-        raise UsageError("Backing file not supported for file format 'raw'")
+    if chosen.format != "qcow2" and options.keys() & {"backing_file", "backing_fmt"}:
+        raise UsageError(f"Backing file not supported for file format {chosen.format!r}")
     options["size"] = options.get("size", size)
     _look_at_backing(chosen, options)
     if options["size"] is None:
@@ -183,11 +197,13 @@ def _look_at_backing(chosen: Namespace, options: dict[str, Any]) -> None:
 
 
 def _create(image: str, image_format: str, options: dict[str, Any]) -> None:
-    from qcow2c.builder.empty_image import create_raw, write_image
+    from qcow2c.builder.empty_image import create_raw, create_volume, write_image
     from qcow2c.builder.options import CreateOptions
 
     if image_format == "raw":
         create_raw(image, **options)
+    elif image_format == "luks":
+        create_volume(image, options["size"], options["encryption"])
     else:
         write_image(image, CreateOptions(**options))
 

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 import qcow2c
-from qcow2c.builder.empty_image import create_raw, require_raw_preallocation, write_image
+from qcow2c.builder.empty_image import create_raw, create_volume, require_raw_preallocation, write_image
 from qcow2c.builder.options import CreateOptions
+from qcow2c.crypto.new_encryption import Encryption
+from qcow2c.crypto.secrets import Secret
+from qcow2c.crypto.volume import open_volume
 from qcow2c.errors import NotQcow2, UsageError
-from qcow2c.storage.sources import Memory
+from qcow2c.storage.sources import Memory, opened
 from qcow2c.structs import MAGIC
 from tests.crash.recording import Kind, Recorder, crash_states
 
@@ -71,3 +74,13 @@ def test_a_raw_image_has_whole_sectors_and_its_space(tmp_path: Path, preallocati
 def test_a_raw_image_has_no_metadata_to_preallocate() -> None:
     with pytest.raises(UsageError, match="does not accept value 'metadata'"):
         require_raw_preallocation("metadata")
+
+
+def test_a_volume_is_there_with_its_key_slot_and_its_size(tmp_path: Path) -> None:
+    create_volume(tmp_path / "v.luks", 5000, Encryption("luks", "pass", iter_time_ms=1))
+    with opened(tmp_path / "v.luks", writable=True) as store:
+        volume = open_volume(store, Secret(b"pass"))
+        assert volume.size() == 5120
+        volume.pwrite(b"text" * 256, 512)
+    with opened(tmp_path / "v.luks") as store:
+        assert open_volume(store, Secret(b"pass")).pread(8, 512) == b"texttext"
