@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from qcow2c.errors import UsageError
+from qcow2c.format.layout import stored_integer
 from qcow2c.light import NamedTuple, Protocol, frozen
 from qcow2c.storage.store import Progress
 
@@ -156,4 +157,4 @@ class Content:
 
 
 def _number(value: int) -> bytes:
-    return value.to_bytes(_NUMBER_BYTES, "big")
+    return stored_integer(value, _NUMBER_BYTES)

@@ -41,7 +41,7 @@ def test_values_come_by_name(lists: list[str], found: dict[str, Any]) -> None:
         ("bits=-1", "'bits' expects a number"),
         ("bits=1k", "'bits' expects a number"),
         ("lazy=perhaps", "'lazy' expects 'on' or 'off'"),
-        ("encrypt.format=luks", "images cannot be encrypted"),
+        ("encrypt.format=luks", "Invalid parameter 'encrypt.format'"),
     ],
 )
 def test_what_is_no_value_is_refused(words: str, complaint: str) -> None:
