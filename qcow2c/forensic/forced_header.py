@@ -9,7 +9,7 @@ from qcow2c.constants import MAGIC, V2_REFCOUNT_ORDER, Limit, Version
 from qcow2c.errors import UsageError
 from qcow2c.format.derived import HEADER_V2, HEADER_V3_TAIL
 from qcow2c.format.header import V2_LENGTH, V3_LENGTH
-from qcow2c.format.layout import integer
+from qcow2c.format.layout import integer, stored_integer
 from qcow2c.storage.patched import PatchedBytes
 from qcow2c.storage.store import Store
 
@@ -43,7 +43,7 @@ def forced_store(store: Store, *, force: bool = False, cluster_bits: int | None 
         wanted["cluster_bits"] = cluster_bits
     for name, value in wanted.items():
         at, size = _place(name)
-        patches[at] = value.to_bytes(size, "big")
+        patches[at] = stored_integer(value, size)
     return PatchedBytes(store, patches) if patches else store
 
 
