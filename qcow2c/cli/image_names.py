@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from qcow2c.cli import arguments, option_list, pipes, text
 from qcow2c.cli.option_list import Option
+from qcow2c.constants import CryptMethod
 from qcow2c.errors import UnsupportedFeature, UsageError, doing
 from qcow2c.light import TYPE_CHECKING, NamedTuple
 from qcow2c.storage import file_names
@@ -27,7 +28,9 @@ _SNAPSHOT_PREFIX = "snapshot."
 _SNAPSHOT_OPTIONS = (Option("snapshot.id", "str", ""), Option("snapshot.name", "str", ""))
 _FORMATS = ("qcow2", "raw", "luks")
 _PROTOCOLS = ("file", "host_device")
-_KEY_SECRET, _BACKING = "encrypt.key-secret", "backing."
+_ENCRYPT, _BACKING = "encrypt.", "backing."
+_KEY_SECRET = f"{_ENCRYPT}key-secret"
+_METHODS = {method.value: method.name.lower() for method in CryptMethod}
 _TRUE, _FALSE = (True, "on", "yes", "true", "y"), (False, "off", "no", "false", "n")
 
 
@@ -144,6 +147,7 @@ def _from_options(
         given["encrypt.key-secret"] = given.pop("key-secret")
     part = _part(given) if driver == "raw" else None
     filename, inner = _file(given, "file")
+    _require_encryption(given.pop(f"{_ENCRYPT}format", None), filename, inner)
     data_file = _data_file(given)
     with doing("Could not open backing file"):
         keys = _keys(given, secrets)
@@ -159,6 +163,26 @@ def _from_options(
     return NamedImage(
         word, filename, driver, options, share in _TRUE, backing_format, _inside(filename, inner, part), lower
     )
+
+
+def _require_encryption(stated: object, filename: str, part: PartOfFile | None) -> None:
+    """Raise UsageError where an image is not encrypted as an option says; what is no image is told by others."""
+    if stated is None or pipes.is_pipe(filename):
+        return
+    from qcow2c.format.detection import detect_format
+    from qcow2c.format.header import field_span
+    from qcow2c.storage.sources import opened
+
+    span = field_span("crypt_method")
+    with source_of(NamedImage("", filename, None, {}, part=part)) as source, opened(source) as store:
+        if detect_format(store) != "qcow2":
+            return
+        method = int.from_bytes(store.pread(span.length, span.offset), "big")
+    if not method:
+        raise UsageError(f"No encryption in image header, but options specified format '{stated}'")
+    if _METHODS.get(method, stated) != stated:
+        message = f"Header reported '{_METHODS[method]}' encryption format but options specify"
+        raise UsageError(f"{message} '{stated}'")
 
 
 def _keys(given: dict[str, Any], secrets: Secrets | None) -> dict[int, Callable[[str], bytes]]:

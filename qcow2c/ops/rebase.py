@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcow2c.constants import ExtensionType, Limit, Version
-from qcow2c.errors import ChainError, Qcow2Error, UnsupportedFeature, UsageError, doing
+from qcow2c.errors import ChainError, MissingKey, Qcow2Error, UnsupportedFeature, UsageError, doing
 from qcow2c.format.derived import AUTOCLEAR_FEATURES
 from qcow2c.format.detection import Format, known_format
 from qcow2c.format.header import Header
@@ -205,6 +205,8 @@ def _opened(overlay: Overlay, new: NewBacking, gate: str | Gate, *, share: bool)
                 place = any_file(GateRequest("backing file", new.name, path))
             disk = stack.enter_context(open_disk(place, image_format=new.format, key=new.key, gate=gate, share=share))
             _require_other(disk, overlay)
+            if disk.layer.needs_key:
+                raise MissingKey("Parameter 'encrypt.key-secret' is required for cipher", spec="Data encryption")
         yield disk
 
 

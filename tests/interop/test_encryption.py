@@ -408,3 +408,59 @@ def test_what_volumes_cannot_is_told_in_the_words_of_qemu(
         err = err.removeprefix(prefix)
     assert err == (theirs.stderr.removeprefix("qemu-img: "))
     assert not out or out == theirs.stdout
+
+
+@pytest.mark.parametrize("stated", ["luks", "aes", "zz", ""])
+def test_the_stated_encryption_is_compared_with_the_header(
+    stated: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    qcow2c.create("luks.qcow2", SIZE, encryption="luks", key=PASSPHRASE, iter_time_ms=1)
+    qcow2c.create("aes.qcow2", SIZE, encryption="aes", key=PASSPHRASE)
+    qcow2c.create("plain.qcow2", SIZE)
+    for name in ("luks", "aes", "plain"):
+        image = f"driver=qcow2,encrypt.format={stated},encrypt.key-secret=s,file.filename={name}.qcow2"
+        for words in (("convert", *SECRET, "--image-opts", image, "out.raw"), ("info", *SECRET, "--image-opts", image)):
+            theirs = qemu(tmp_path, "qemu-img", *words)
+            capfd.readouterr()
+            status = main(list(words))
+            told = capfd.readouterr().err.removeprefix("qcow2c: ").removeprefix(f"{image}: ")
+            assert (status, told) == (theirs.returncode, theirs.stderr.removeprefix("qemu-img: "))
+
+
+def test_a_new_backing_file_is_opened_with_the_key_that_its_options_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("old.raw").write_bytes(b"old!" * (SIZE // 4))
+    qcow2c.create("sealed.qcow2", SIZE, encryption="luks", key=PASSPHRASE, iter_time_ms=1)
+    with qcow2c.open("sealed.qcow2", "r+", key=PASSPHRASE) as image:
+        image.pwrite(b"old!" * (SIZE // 8), 0)
+    name = 'json:{"driver":"qcow2","encrypt.key-secret":"s","file.filename":"sealed.qcow2"}'
+    headers = []
+    for program in ("qemu-img", "qcow2c"):
+        qcow2c.create("top.qcow2", SIZE, backing_file="old.raw", backing_fmt="raw")
+        refused = ("rebase", "-F", "qcow2", "-b", "sealed.qcow2", "top.qcow2")
+        without = ("rebase", *SECRET, "-b", name, "top.qcow2")
+        words = ("rebase", *SECRET, "-F", "qcow2", "-b", name, "top.qcow2")
+        if program == "qemu-img":
+            told = [qemu(tmp_path, program, *line).stderr.removeprefix("qemu-img: ") for line in (refused, without)]
+            assert qemu(tmp_path, program, *words).returncode == 0
+        else:
+            for line, wanted in zip((refused, without), told, strict=True):
+                capfd.readouterr()
+                assert main(list(line)) == 1
+                assert capfd.readouterr().err.removeprefix("qcow2c: ") == wanted
+            assert main(list(words)) == 0
+        with qcow2c.open("top.qcow2", key={1: PASSPHRASE}) as image:
+            headers.append((image.header.backing_file, image.header.backing_format))
+            assert image.pread(SIZE, 0) == b"old!" * (SIZE // 4)
+        compared = (
+            "compare",
+            *SECRET,
+            "--image-opts",
+            "driver=qcow2,file.filename=top.qcow2",
+            "driver=raw,file.filename=old.raw",
+        )
+        assert qemu(tmp_path, "qemu-img", *compared).returncode == 0
+    assert headers[0] == headers[1]

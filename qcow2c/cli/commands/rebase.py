@@ -6,6 +6,8 @@ backing file is seen from the directory of the image. Options, messages and exit
 
 examples:
   qcow2c rebase -p -b new-base.qcow2 -F qcow2 overlay.qcow2
+  qcow2c rebase --object secret,id=s,file=key -F qcow2 -b \\
+    'json:{"driver":"qcow2","encrypt.key-secret":"s","file.filename":"sealed.qcow2"}' overlay.qcow2
   qcow2c rebase -c -b "" overlay.qcow2
   qcow2c rebase -u -b ../images/base.raw -F raw overlay.qcow2
 """
@@ -17,7 +19,12 @@ from contextlib import ExitStack
 
 from qcow2c.cli import arguments, image_names, interrupts, progress, text
 from qcow2c.errors import Qcow2Error, UnsupportedFeature, UsageError
+from qcow2c.light import TYPE_CHECKING
+from qcow2c.storage.file_names import JSON_PREFIX
 from qcow2c.storage.store import Progress
+
+if TYPE_CHECKING:
+    from qcow2c.crypto.secrets import Key
 
 _HINT = "qcow2c rebase --help"
 
@@ -83,7 +90,7 @@ def _rebase(chosen: Namespace, report: Progress | None) -> None:
         if named.backing_format not in (None, overlay.backing_format):
             raise UnsupportedFeature("Could not open backing file: the image says that it has another format")
         try:
-            new = NewBacking(chosen.backing, chosen.backing_format)
+            new = NewBacking(chosen.backing, chosen.backing_format, key=_new_key(chosen))
             rebase_overlay(
                 overlay,
                 new,
@@ -95,3 +102,16 @@ def _rebase(chosen: Namespace, report: Progress | None) -> None:
         except Qcow2Error:
             chosen.image = ""  # What went wrong is told in QEMU's words, which name the file.
             raise
+
+
+def _new_key(chosen: Namespace) -> Key:
+    """Return the keys that the options of the new backing file name, None for a plain name. Raises UsageError."""
+    word = chosen.backing
+    if chosen.unsafe or not (word or "").startswith(JSON_PREFIX):
+        return None
+    named = image_names.named_image(word, secrets=chosen.secrets)
+    if named.options.keys() - {"key"} or named.part is not None or named.lower is not None:
+        message = "only its file, its format and its key can be given, for what lies below it names itself"
+        raise UnsupportedFeature(f"Could not open new backing file '{word}': {message}")
+    key: Key = named.options.get("key")
+    return key
