@@ -170,14 +170,13 @@ def _require_encryption(stated: object, filename: str, part: PartOfFile | None) 
     if stated is None or pipes.is_pipe(filename):
         return
     from qcow2c.format.detection import detect_format
-    from qcow2c.format.header import field_span
+    from qcow2c.format.header import Header
     from qcow2c.storage.sources import opened
 
-    span = field_span("crypt_method")
     with source_of(NamedImage("", filename, None, {}, part=part)) as source, opened(source) as store:
         if detect_format(store) != "qcow2":
             return
-        method = int.from_bytes(store.pread(span.length, span.offset), "big")
+        method = Header.load(store).crypt_method
     if not method:
         raise UsageError(f"No encryption in image header, but options specified format '{stated}'")
     if _METHODS.get(method, stated) != stated:

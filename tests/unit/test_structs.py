@@ -140,8 +140,11 @@ SCHEMA_FILES = {
     "sector_cipher.py",
     "splitter.py",
     "nbd_messages.py",
+    "signatures.py",
+    "ninep_messages.py",
+    "ninep.py",
 }
-"""Of the format; of `struct flock` of the operating system; ciphers, whose blocks are numbers; a protocol."""
+"""Of the format; of `struct flock` of the operating system; ciphers, whose blocks are numbers; protocols; other formats."""
 
 
 def offences(source: str) -> list[str]:
