@@ -9,6 +9,7 @@ Look
     info               what an image is: sizes, features, snapshots
     map                which bytes of a disk hold data, and where
     check              whether every reference and refcount is right
+    report             a page about an image, for people
     hash_image         what a disk holds, the same in every format
     verify_image       whether it holds what a manifest says
     inspect            one verdict on a file from a stranger
@@ -136,6 +137,7 @@ if TYPE_CHECKING:
     from qcow2c.ops.recover import recover as recover
     from qcow2c.ops.repair import repair as repair
     from qcow2c.ops.repair import undo_repair as undo_repair
+    from qcow2c.ops.report import report as report
     from qcow2c.ops.resize import resize as resize
     from qcow2c.storage.store import Store as Store
 
@@ -198,6 +200,7 @@ _HOMES = {
     "remove_key": "qcow2c.ops.keys:remove_key",
     "recover": "qcow2c.ops.recover:recover",
     "repair": "qcow2c.ops.repair:repair",
+    "report": "qcow2c.ops.report:report",
     "resize": "qcow2c.ops.resize:resize",
     "snapshots": "qcow2c.ops.snapshots",
     "structs": "qcow2c.structs",

@@ -46,6 +46,7 @@ COMMANDS = {
     "recover": "disks out of what is left of a damaged image, and what each byte stands on",
     "serve": "let other programs use a disk, over NBD",
     "mount": "show a disk, its snapshots and bitmaps as files of a directory",
+    "report": "a page about an image for people: findings and maps, as HTML",
     "hash": "hashes of a disk, its snapshots and its file; compare with a manifest",
     "inspect": "a verdict on a file from a stranger: accept, reject, unsure",
     "dump": "every structure, field by field",

@@ -10,7 +10,8 @@ from qcow2c.format.findings import Severity
 SECTIONS = ("map", "findings")
 """The sections of the dump that an overview is made from."""
 
-_VERDICTS = {0: "nothing is wrong", 2: "errors were found", 3: "clusters are leaked, and nothing else is wrong"}
+VERDICTS = {0: "nothing is wrong", 2: "errors were found", 3: "clusters are leaked, and nothing else is wrong"}
+"""By the exit status of a dump."""
 
 _GRAVE_FIRST = tuple(severity.name.lower() for severity in sorted(Severity, reverse=True))
 
@@ -40,7 +41,7 @@ class Overview:
 
     def lines(self, exit_code: int) -> Iterator[str]:
         """Yield lines of text, each with its newline; `exit_code` is that of the dump."""
-        yield f"verdict: {_VERDICTS.get(exit_code, 'unknown')}\n"
+        yield f"verdict: {VERDICTS.get(exit_code, 'unknown')}\n"
         found = ", ".join(f"{count} {name}" for name, count in self.findings.items() if count)
         yield f"findings: {found or 'none'}\n"
         total = sum(self.kinds.values())
