@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qcow2c.constants import ENTRY_BYTES, MAGIC, SECTOR_SIZE, Limit
+from qcow2c.constants import ENTRY_BYTES, MAGIC, SECTOR_SIZE, UINT32, Limit
 from qcow2c.format import layout
 from qcow2c.format.tables import (
     L2_COMPRESSED,
@@ -160,7 +160,7 @@ def _record_like(rows: U64Array, size: int) -> NDArray[np.bool_]:
     found &= (entries > 0) & (entries <= np.uint64(Limit.L1_ENTRIES))
     id_size = (second >> np.uint64(16)) & np.uint64(0xFFFF)
     found &= (id_size > 0) & (id_size <= np.uint64(64)) & ((second & np.uint64(0xFFFF)) <= np.uint64(1024))
-    found &= (last & np.uint64(0xFFFFFFFF)) <= np.uint64(Limit.SNAPSHOT_EXTRA_BYTES)
+    found &= (last & np.uint64(UINT32.stop - 1)) <= np.uint64(Limit.SNAPSHOT_EXTRA_BYTES)
     return np.asarray(found)
 
 

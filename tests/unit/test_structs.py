@@ -144,7 +144,7 @@ SCHEMA_FILES = {
     "ninep_messages.py",
     "ninep.py",
 }
-"""Of the format; of `struct flock` of the operating system; ciphers, whose blocks are numbers; protocols; other formats."""
+"""Of the format; of `struct flock` of the operating system; ciphers, whose blocks are numbers; protocols; others."""
 
 
 def offences(source: str) -> list[str]:
