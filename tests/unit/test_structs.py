@@ -143,6 +143,7 @@ SCHEMA_FILES = {
     "signatures.py",
     "ninep_messages.py",
     "ninep.py",
+    "ninep_files.py",
 }
 """Of the format; of `struct flock` of the operating system; ciphers, whose blocks are numbers; protocols; others."""
 
