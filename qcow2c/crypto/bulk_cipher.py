@@ -23,6 +23,8 @@ _WORD = np.dtype("<u8")
 _WORDS = SECTOR_SIZE // 8
 _BLOCKS = SECTOR_SIZE // BLOCK
 _LOW_32 = np.uint64((1 << 32) - 1)
+_INDEXES = np.arange(_BLOCKS, dtype=_WORD)
+_UP_TO_64 = np.uint64(64) - _INDEXES
 
 _Context = Any
 """A context of the library; it has no name to import that would not import the library."""
@@ -103,7 +105,7 @@ class BulkCipher:
         count = len(data) // _WORDS
         assert self._tweaks is not None
         first = _apply(self._tweaks.encryption, self._ivs(sector, count))
-        _multiples(first, masks.reshape(count, _BLOCKS, 2))
+        _multiples(first, masks.reshape(count, _BLOCKS, 2), work)
         np.bitwise_xor(data, masks, out=work)
         np.bitwise_xor(_blocks(context, work), masks, out=data)
 
@@ -161,18 +163,25 @@ def _apply(context: _Context, vectors: U64Array) -> U64Array:
     return np.frombuffer(context.update(vectors.tobytes()), dtype=_WORD).reshape(vectors.shape)
 
 
-def _multiples(first: U64Array, out: U64Array) -> None:
+def _multiples(first: U64Array, out: U64Array, work: U64Array) -> None:
     """Fill `out`, shape (sectors, 32, 2), with the tweaks of all blocks: `first` times x to the block's index.
 
-    Twice as many in each step: what is known already, times a power of x.
+    Both words move up by the index; what leaves the high one comes back times x^7 + x^2 + x + 1. All is computed in
+    `work`, shape (sectors * 64,), with adjacent words, and `out`, whose words alternate, is written but once.
     """
-    out[:, 0] = first
-    known = 1
-    while known < _BLOCKS:
-        shift, back = np.uint64(known), np.uint64(64 - known)
-        low, high = out[:, :known, 0], out[:, :known, 1]
-        over = high >> back
-        out[:, known : 2 * known, 1] = high << shift | low >> back
-        over ^= over << np.uint64(1) ^ over << np.uint64(2) ^ over << np.uint64(7)
-        out[:, known : 2 * known, 0] = low << shift ^ over
-        known *= 2
+    shape = len(first), _BLOCKS
+    half = len(work) // 2
+    part, over = work[:half].reshape(shape), work[half:].reshape(shape)
+    low, high = first[:, :1], first[:, 1:]
+    np.right_shift(high, _UP_TO_64, out=over)  # By 64 it is 0, as numpy has it.
+    np.left_shift(low, _INDEXES, out=part)
+    np.bitwise_xor(part, over, out=part)
+    np.left_shift(over, np.uint64(1), out=over)
+    np.bitwise_xor(part, over, out=part)
+    np.left_shift(over, np.uint64(1), out=over)
+    np.bitwise_xor(part, over, out=part)
+    np.left_shift(over, np.uint64(5), out=over)
+    np.bitwise_xor(part, over, out=out[:, :, 0])
+    np.right_shift(low, _UP_TO_64, out=over)
+    np.left_shift(high, _INDEXES, out=part)
+    np.bitwise_or(part, over, out=out[:, :, 1])
