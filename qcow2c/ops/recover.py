@@ -282,7 +282,7 @@ def _write(store: Store, pieces: Iterator[GuestPiece], size: int, output_format:
     for at, slab in _slabs(pieces):
         for start in range(0, len(slab), _OUTPUT_CLUSTER):
             cluster = slab[start : start + _OUTPUT_CLUSTER]
-            if any(cluster):
+            if cluster.count(0) != len(cluster):
                 if builder is None:
                     store.pwrite(cluster[: max(0, size - at - start)], at + start)
                 else:

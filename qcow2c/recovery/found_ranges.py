@@ -7,6 +7,7 @@ which a table lies, is the data of neither. Reads only; memory: eight bytes for 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from qcow2c.references.walk import Owner, Walk
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from qcow2c.format.array_types import I64Array
+    from qcow2c.format.array_types import I64Array, U64Array
 
 _L1_SECTOR = SECTOR_SIZE // ENTRY_BYTES
 _OTHER_OWNERS = (Owner.BITMAP_DIRECTORY, Owner.BITMAP_TABLE, Owner.BITMAP_DATA, Owner.ENCRYPTION_HEADER)
@@ -37,6 +38,8 @@ BEYOND = "beyond the end of the file"
 BROKEN = "the entry breaks a rule"
 BESIDE = "no table names it, but the external data file holds it at its place"
 SHARED = "the entry names a cluster that another entry or a table has"
+
+_REASONS = ("", MAY_BE_LOST, SHARED, BROKEN)
 
 
 class FoundRange(NamedTuple):
@@ -213,27 +216,24 @@ class DiskRanges:
         if table.blank.all() and self._doubtful:
             yield FoundRange(start, length, Kind.UNALLOCATED, 0, Level.LOST, TABLE_LOST)
             return
-        of_subclusters = kinds(table.entries, table.bitmaps, geometry).reshape(len(table.entries), -1)
-        lost = self._lost(table)
-        size, step = geometry.cluster_size, geometry.subcluster_size
-        for row in range(-(-length // size)):
-            guest = start + row * size
-            room = min(size, length - row * size)
-            reason = lost.get(row, "")
-            if reason:
-                yield FoundRange(guest, room, Kind.UNALLOCATED, 0, Level.LOST, reason)
+        count = -(-length // geometry.cluster_size)
+        of_subclusters = kinds(table.entries, table.bitmaps, geometry).reshape(len(table.entries), -1)[:count]
+        lost = self._lost(table)[:count]
+        mixed = (of_subclusters != of_subclusters[:, :1]).any(axis=1)
+        hosts = table.entries[:count] & np.uint64(L2_OFFSET)
+        for first, end in itertools.pairwise(_edges(of_subclusters[:, 0], lost, mixed, hosts, geometry.cluster_size)):
+            guest = start + (first << geometry.cluster_bits)
+            room = min(length, end << geometry.cluster_bits) - (first << geometry.cluster_bits)
+            if lost[first]:
+                yield FoundRange(guest, room, Kind.UNALLOCATED, 0, Level.LOST, _REASONS[int(lost[first])])
                 continue
-            entry = int(table.entries[row])
-            row_kinds = of_subclusters[row]
-            if (row_kinds == row_kinds[0]).all():
-                yield from self._cluster(guest, room, Kind(int(row_kinds[0])), entry, 0, level)
+            entry, step = int(table.entries[first]), geometry.subcluster_size
+            if not mixed[first]:
+                yield from self._cluster(guest, room, Kind(int(of_subclusters[first, 0])), entry, 0, level)
                 continue
-            for sub in range(geometry.subclusters):
-                if sub * step < room:
-                    part = min(step, room - sub * step)
-                    yield from self._cluster(
-                        guest + sub * step, part, Kind(int(row_kinds[sub])), entry, sub * step, level
-                    )
+            for sub in range(-(-room // step)):
+                part, kind = min(step, room - sub * step), Kind(int(of_subclusters[first, sub]))
+                yield from self._cluster(guest + sub * step, part, kind, entry, sub * step, level)
 
     def _cluster(
         self, guest: int, length: int, kind: Kind, entry: int, inside: int, level: Level
@@ -254,19 +254,30 @@ class DiskRanges:
             if there < length:
                 yield FoundRange(guest + there, length - there, Kind.UNALLOCATED, 0, Level.LOST, BEYOND)
 
-    def _lost(self, table: L2Table) -> dict[int, str]:
-        """Return which entries say nothing that can be believed, and why."""
-        found: dict[int, str] = dict.fromkeys(np.flatnonzero(table.broken).tolist(), BROKEN)
+    def _lost(self, table: L2Table) -> NDArray[np.uint8]:
+        """Return for each entry why it cannot be believed, as an index of `_REASONS`; 0 where it can."""
+        found = np.zeros(len(table.entries), dtype=np.uint8)
         if self._doubtful:
-            found |= dict.fromkeys(np.flatnonzero(table.blank & ~table.broken).tolist(), MAY_BE_LOST)
-        plain = ~table.broken & ~_packed(table)
+            found[table.blank] = _REASONS.index(MAY_BE_LOST)
+        named = (table.entries & np.uint64(L2_OFFSET)) != 0
+        plain = named & ~table.broken & ~_packed(table)
         clusters = ((table.entries & np.uint64(L2_OFFSET)) >> np.uint64(self.geometry.cluster_bits)).astype(np.int64)
-        plain &= (table.entries & np.uint64(L2_OFFSET)) != 0
         bad = np.isin(clusters, self._twice)
         if not self.geometry.external_data:
             bad |= np.isin(clusters, self._belongings.metadata)
-        found |= dict.fromkeys(np.flatnonzero(plain & bad).tolist(), SHARED)
+        found[plain & bad] = _REASONS.index(SHARED)
+        found[table.broken] = _REASONS.index(BROKEN)
         return found
+
+
+def _edges(
+    kind: NDArray[np.uint8], lost: NDArray[np.uint8], mixed: NDArray[np.bool_], hosts: U64Array, size: int
+) -> list[int]:
+    """Return where runs of entries begin that are one range, and the end: 0, ..., len(kind)."""
+    new = (kind[1:] != kind[:-1]) | (lost[1:] != lost[:-1]) | mixed[1:] | mixed[:-1]
+    follows = hosts[1:] == hosts[:-1] + np.uint64(size)
+    new |= (kind[1:] == Kind.COMPRESSED) | ((kind[1:] == Kind.DATA) & ~follows)
+    return [0, *(np.flatnonzero(new) + 1).tolist(), len(kind)]
 
 
 def _continues(last: FoundRange, piece: FoundRange) -> bool:

@@ -65,7 +65,7 @@ class RangeData:
         else:
             for part in _parts(found):
                 data = self._below(part.length, part.guest)
-                yield GuestPiece(part, data if any(data) else None)
+                yield GuestPiece(part, None if data.count(0) == len(data) else data)
 
     def _compressed(self, found: FoundRange) -> GuestPiece:
         where = compressed_extent(found.host, self._geometry)
@@ -94,7 +94,7 @@ class RangeData:
             if found.reason == BESIDE:
                 for piece in _grains(part, data):
                     yield piece if piece.data is not None else GuestPiece(_unmapped(piece.found), None)
-            elif any(memoryview(data)[:1]) or data.count(0) != len(data):
+            elif data.count(0) != len(data):
                 yield from self._with_doubt(part, data)
             else:
                 yield GuestPiece(_lost(part, ZEROED) if self._doubt_zeros else part, None)
