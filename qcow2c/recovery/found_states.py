@@ -79,7 +79,10 @@ class FoundStates:
         self.doubts: list[str] = []
         self.records, records_are_the_headers = self._snapshot_records()
         starts = {record.l1_table_offset for _, record in self.records}
-        self.runs = found.l1_runs(starts | {self.header.l1_table_offset}, may_share=refcounts.may_share())
+        size = self.geometry.cluster_size
+        ends = {record.l1_table_offset + -(-record.l1_size * ENTRY_BYTES // size) * size for _, record in self.records}
+        known = starts | ends | {self.header.l1_table_offset}
+        self.runs = found.l1_runs(known, refcounts.at, may_share=not self.records and refcounts.may_share())
         self.snapshots = [self._snapshot(record) for record in self._distinct(records_are_the_headers)]
         self.active = self._active()
         self.stale = [disk for disk in self._others() if disk.l1.any()]

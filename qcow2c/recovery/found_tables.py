@@ -7,6 +7,7 @@ tables.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _SHARE_OF_L2 = 0.5
 """Of the tables that an L1 table names, and that are in the file, so many look like L2 tables, at least."""
 _MOST_RECORDS = 65536
+_WIDEST_GAP = 4096
+"""Clusters of zeros within an L1 table."""
 LARGE_DISK = 1 << 42
 """Bytes of a disk that is taken for impossible if nothing but a cluster beside another one speaks for it."""
 
@@ -135,8 +138,11 @@ class FoundTables:
         size = self.geometry.cluster_size
         return sum(self.scan.used(offset, offset + size) for offset in offsets.tolist())
 
-    def l1_runs(self, starts: set[int], *, may_share: bool) -> list[L1Run]:
+    def l1_runs(self, starts: set[int], in_use: Callable[[int], int | None], *, may_share: bool) -> list[L1Run]:
         """Return the L1 tables found. `starts` are offsets where another table is known to begin: a run ends there.
+
+        `in_use` returns the refcount of the cluster at an offset. Clusters of zeros between two parts of a table belong
+        to it where they are in use, and no entry names them.
 
         With `may_share` there may be snapshots, whose tables may lie side by side. What two tables share has one index
         in both, and says where the second one begins.
@@ -152,10 +158,12 @@ class FoundTables:
         stretches: list[tuple[int, list[U64Array]]] = []
         for offset in sorted(like):
             last = stretches[-1] if stretches else None
-            follows = last is not None and offset == last[0] + len(last[1]) * size
-            if last is None or not follows or offset in starts or (is_large and may_share):
+            gap = None if last is None else range(last[0] + len(last[1]) * size, offset, size)
+            apart = gap is None or starts.intersection([*gap[:_WIDEST_GAP], offset]) or (is_large and may_share)
+            if last is None or gap is None or apart or not self._is_table_of_zeros(gap, in_use):
                 stretches.append((offset, [like[offset]]))
             else:
+                last[1].extend([np.zeros(self.geometry.words_per_cluster, dtype=np.uint64)] * len(gap))
                 last[1].append(like[offset])
         runs: list[L1Run] = []
         for begin, part in stretches:
@@ -163,6 +171,23 @@ class FoundTables:
             for first, end in itertools.pairwise([0, *edges, len(part)]):
                 self._add(runs, begin + first * size, part[first:end], may_share=may_share)
         return runs
+
+    def _is_table_of_zeros(self, gap: range, in_use: Callable[[int], int | None]) -> bool:
+        """Return whether clusters can only be the part of a table that names nothing; there may be none of them."""
+        if not gap:
+            return True
+        if len(gap) > _WIDEST_GAP or self.scan.used(gap.start, gap.stop) or gap.stop > self.scan.size:
+            return False
+        if not all(in_use(offset) == 1 for offset in gap):
+            return False
+        bits = self.geometry.cluster_bits
+        return not any(self._names(table, gap.start >> bits, gap.stop >> bits) for table in self.l2.tolist())
+
+    def _names(self, table: int, first: int, end: int) -> bool:
+        """Return whether an L2 table names one of some clusters."""
+        found = read_l2(self.store, table, self.geometry).entries & np.uint64(L2_OFFSET)
+        clusters = found >> np.uint64(self.geometry.cluster_bits)
+        return bool(((clusters >= np.uint64(first)) & (clusters < np.uint64(end))).any())
 
     def _edges(self, part: list[U64Array]) -> list[int]:
         """Return the clusters of a stretch where another table begins: what it shares with one before says so."""
@@ -174,7 +199,7 @@ class FoundTables:
                 continue
             for key in [(word & L1_OFFSET, -1), *self.keys(word & L1_OFFSET)]:
                 other = places.setdefault(key, at)
-                begin = at - other - max((edge * words for edge in edges if edge * words <= other), default=0) * -1
+                begin = at - other + max((edge * words for edge in edges if edge * words <= other), default=0)
                 if other != at and begin % words == 0 and 0 < begin <= at:
                     edges.add(begin // words)
         return sorted(edges)
