@@ -241,7 +241,7 @@ class FoundStates:
         A cluster of zeros before it may be the beginning of the table: not where such a disk would be out of all
         proportion, nor where the cluster is known not to be in use, or where a disk begins at the first word.
         """
-        if run.certain_start or not run.is_whole or not run.words[0]:
+        if run.certain_start or not run.is_whole:
             return run.certain_start
         before = run.offset - self.geometry.cluster_size
         covered = self.geometry.words_per_cluster << self.geometry.l2_coverage_bits
@@ -249,6 +249,8 @@ class FoundStates:
 
     def _begins_a_disk(self, run: L1Run) -> bool:
         """Return whether the first cluster that a run names has the signature of a disk's first sector."""
+        if not run.words[0]:
+            return False
         table = read_l2(self._found.store, int(run.words[0]) & L1_OFFSET, self.geometry)
         entry = int(table.entries[0])
         if entry & L2_COMPRESSED or not entry & L2_OFFSET:

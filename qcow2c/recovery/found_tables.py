@@ -231,7 +231,7 @@ class FoundTables:
         known = before <= 0 or self.scan.used(before, begin)
         seams = [bool(after[0]) and not one[-1] for one, after in itertools.pairwise(part)]
         is_whole = not (may_share and any(seams))
-        runs.append(L1Run(begin, words, bool(words[0]) and known and is_whole, is_whole))
+        runs.append(L1Run(begin, words, known and is_whole, is_whole))
 
     # --- snapshot records ---
 

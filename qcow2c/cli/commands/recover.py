@@ -19,6 +19,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import qcow2c
 from qcow2c.cli import arguments, interrupts, progress, sizes, text
 from qcow2c.errors import UsageError
 
@@ -71,6 +72,7 @@ def run(chosen: Namespace) -> int:
             share=chosen.force_share,
             progress=report,
         )
+    found.tool = f"qcow2c {qcow2c.__version__}"
     found.command = shlex.join(["qcow2c", *sys.argv[1:]])
     if chosen.report is not None:
         _write_report(found, chosen.report)
