@@ -394,6 +394,10 @@ JOBS = {
     "pread": Job("random reads of 4 KiB", random_reads),
     **{name: changing(change) for name, change in changes.CHANGES.items()},
     **{name: in_folder(one.what, one.aim, partial(encryption.runners, one)) for name, one in encryption.COPIES.items()},
+    **{
+        name: in_folder(one.what, None, partial(encryption.random_runners, one))
+        for name, one in encryption.RANDOM.items()
+    },
     **{name: in_folder(one.what, one.aim, partial(doors.runners, one)) for name, one in doors.DOORS.items()},
     **{name: writing(job) for name, job in writes.JOBS.items()},
 }
