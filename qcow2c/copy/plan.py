@@ -13,7 +13,7 @@ from qcow2c.constants import SECTOR_SIZE
 from qcow2c.copy.buffers import SLAB_BYTES
 from qcow2c.disk.disk import Disk
 from qcow2c.disk.map import DATA, OFFSET, PRESENT, ZERO
-from qcow2c.errors import ImageLocked, StoreError
+from qcow2c.errors import ImageLocked, Span, StoreError
 from qcow2c.format.geometry import ByteRange
 from qcow2c.layers.chain import files_of, layers_of
 from qcow2c.layers.compressed import read_compressed
@@ -140,6 +140,22 @@ class PlannedDisk:
         image = self.disk.image
         ranges = image.salvaged if image is not None else ()
         return sorted([*self._lost, *((lost.guest.offset, lost.error) for lost in ranges)], key=lambda lost: lost[0])
+
+    def lost_ranges(self) -> list[tuple[Span, Exception]]:
+        """Return the ranges of the target that are zeros because they could not be read, in order, merged, and why."""
+        image = self.disk.image
+        ranges = image.salvaged if image is not None else ()
+        parts = [(Span(offset, SECTOR_SIZE), error) for offset, error in self._lost]
+        parts += [(lost.guest, lost.error) for lost in ranges]
+        found: list[tuple[Span, Exception]] = []
+        for span, error in sorted(parts, key=lambda part: part[0]):
+            at = Span(self.start + span.offset, span.length)
+            if found and found[-1][0].end >= at.offset and str(found[-1][1]) == str(error):
+                first = found[-1][0]
+                found[-1] = Span(first.offset, max(first.end, at.end) - first.offset), found[-1][1]
+            else:
+                found.append((at, error))
+        return found
 
 
 def plan(

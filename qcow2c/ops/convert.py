@@ -19,7 +19,7 @@ from qcow2c.copy.send import is_built, send
 from qcow2c.copy.targets import Pipe
 from qcow2c.copy.transfer import DiskCopy, StreamCopy
 from qcow2c.disk.disk import Disk, open_disk
-from qcow2c.errors import MissingKey, UsageError
+from qcow2c.errors import MissingKey, Span, UsageError
 from qcow2c.format.detection import LUKS, detect_format
 from qcow2c.light import TYPE_CHECKING
 from qcow2c.storage.descriptors import DescriptorFile
@@ -97,11 +97,14 @@ def copy_disks(
     *,
     progress: Progress | None = None,
     warn: Callable[[str], object] | None = None,
+    lost: Callable[[Span, Exception], object] | None = None,
     gate: str | Gate = "directory",
     target_key: Key | KeyRing = None,
     **create: Unpack[NewImageOptions],
 ) -> None:
-    """Copy open disks; see `convert`. The target may be a `Pipe`, too; `warn` is told what could not be copied."""
+    """Copy open disks; see `convert`. The target may be a `Pipe`, too; `warn` is told what could not be copied, and
+    `lost` which ranges of the target are zeros for that, each with the reason.
+    """
     judge(len(disks), output_format, how, create)
     warn = warn or (lambda _message: None)
     bitmaps = _bitmaps(disks, output_format, how, create, warn) if how.bitmaps else None
@@ -117,6 +120,9 @@ def copy_disks(
     for planned in placed:
         for offset, error in planned.salvaged():
             warn(f"error while reading offset {offset}: {error}")
+        if lost is not None:
+            for span, reason in planned.lost_ranges():
+                lost(span, reason)
 
 
 def copy_stream(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -221,6 +222,10 @@ def test_salvage_tells_what_is_lost(run: Run) -> None:
     assert err.startswith("qcow2c: warning: error while reading offset 4096: ") and err.count("\n") == 1
     assert Path("copy").read_bytes() == b"kept".ljust(4 * CLUSTER, b"\0")
     assert run("-q", "--salvage", "broken.qcow2", "copy") == (0, "", "")
+    assert run("-q", "--salvage", "--lost", "lost.json", "broken.qcow2", "copy") == (2, "", "")
+    (lost,) = json.loads(Path("lost.json").read_text())
+    assert (lost["start"], lost["length"]) == (4096, 4096) and "past the end of the file" in lost["reason"]
+    assert run("--lost", "lost.json", "broken.qcow2", "copy")[0] == 1
 
 
 # --- progress -------------------------------------------------------------------------------------------------------

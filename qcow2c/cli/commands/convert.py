@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from qcow2c.disk.disk import Disk, SnapshotKey
 
 _LEVEL = Option("compression_level", "num", "Compression level: 1 to 9 for zlib, 1 to 22 for zstd")
+_LOST = 2
+"""Exit status with --lost, where something is."""
+
 _STREAM = pipes.STREAM
 
 
@@ -73,6 +76,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--target-is-zero", action="store_true", help="a target that is there reads as zeros (with -n)")
     parser.add_argument("--salvage", action="store_true", help="go on where the source cannot be read: zeros")
+    parser.add_argument("--lost", metavar="FILE", help="with --salvage: list what is lost as JSON; then exit status 2")
     parser.add_argument("--bitmaps", action="store_true", help="copy persistent bitmaps, too")
     parser.add_argument("--skip-broken-bitmaps", action="store_true", help="leave out bitmaps that are in use")
     parser.add_argument("-p", "--progress", action="store_true", help="show progress")
@@ -126,8 +130,21 @@ def run(chosen: Namespace) -> int:
         stack.enter_context(interrupts.handled())
         # The line of the progress ends before an error is told.
         report = stack.enter_context(progress.shown(wanted=chosen.progress and not chosen.quiet))
-        _copy(chosen, sources, target, output_format, how, create, report)
+        lost = _copy(chosen, sources, target, output_format, how, create, report)
+    if chosen.lost is not None:
+        _list_lost(lost, chosen.lost)
+        return _LOST if lost else 0
     return 0
+
+
+def _list_lost(lost: list[dict[str, Any]], place: str) -> None:
+    """Write the ranges of the target that are zeros because they could not be read."""
+    words = text.pretty_json(lost) + "\n"
+    try:
+        with open(place, "w", encoding="ascii") as file:
+            file.write(words)
+    except OSError as exc:
+        raise UsageError(f"Could not write {place!r}: {exc.strerror}") from exc
 
 
 def _known(output_format: str) -> tuple[Option, ...]:
@@ -146,6 +163,7 @@ def _judge(chosen: Namespace) -> None:
         (chosen.target_image_opts and not chosen.existing, "--target-image-opts requires use of -n flag"),
         (chosen.existing and chosen.options, "-o has no effect when skipping image creation"),
         (chosen.target_is_zero and not chosen.existing, "--target-is-zero requires use of -n flag"),
+        (chosen.lost is not None and not chosen.salvage, "--lost requires use of --salvage flag"),
         (len(chosen.images) < 2, "Must specify image file name"),
         (chosen.source_cache not in arguments.CACHE_MODES, f"Invalid source cache option: {chosen.source_cache}"),
         (chosen.cache not in arguments.CACHE_MODES, f"Invalid cache option: {chosen.cache}"),
@@ -202,7 +220,9 @@ def _copy(
     how: dict[str, Any],
     create: dict[str, Any],
     report: Progress | None,
-) -> None:
+) -> list[dict[str, Any]]:
+    """Copy, and return what is lost."""
+    lost: list[dict[str, Any]] = []
     from qcow2c.copy.options import How
     from qcow2c.copy.targets import Pipe
     from qcow2c.ops.convert import copy_disks, copy_stream, format_of
@@ -228,7 +248,7 @@ def _copy(
     if len(sources) == 1 and pipes.is_pipe(sources[0]) and snapshot is None and not chosen.image_opts:
         piped = pipes.opened(sources[0], "rb")
         copy_stream(piped, place, output_format, made, image_format=chosen.format, gate=chosen.gate, **create)
-        return
+        return lost
     if _STREAM in sources:
         if sources != [_STREAM] or snapshot is not None or chosen.image_opts:
             raise UsageError("standard input can only be the one source, without snapshots and --image-opts")
@@ -236,7 +256,7 @@ def _copy(
             chosen.image = target
             piped = output.unbuffered(sys.stdin, "input")
             copy_stream(piped, place, output_format, made, image_format=chosen.format, gate=chosen.gate, **create)
-            return
+            return lost
     with ExitStack() as stack:
         disks = [stack.enter_context(_opened(chosen, word, snapshot)) for word in sources]
         chosen.image = target
@@ -248,10 +268,12 @@ def _copy(
             made,
             progress=report,
             warn=warn,
+            lost=lambda span, why: lost.append({"start": span.offset, "length": span.length, "reason": str(why)}),
             gate=chosen.gate,
             target_key=target_key,
             **create,
         )
+    return lost
 
 
 def _opened(chosen: Namespace, word: str, snapshot: str | SnapshotKey | None) -> AbstractContextManager[Disk]:
