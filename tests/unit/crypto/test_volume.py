@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dissect.fve.luks import LUKS
 
 import qcow2c
 from qcow2c.crypto.new_encryption import Encryption
@@ -84,7 +85,6 @@ def test_copies_go_from_volumes_and_to_them(tmp_path: Path) -> None:
     [
         {},
         {"encryption": Encryption("aes", "k")},
-        {"encryption": Encryption("luks", "k"), "existing": True},
         {"encryption": Encryption("luks", "k"), "cluster_size": 4096},
         {"encryption": Encryption("luks", "k"), "compressed": True},
     ],
@@ -97,3 +97,48 @@ def test_what_a_volume_cannot_be_is_refused(options: dict[str, Any], tmp_path: P
         qcow2c.convert(raw, tmp_path / "no.luks", output_format="luks", image_format="raw", **options)
     assert isinstance(found.value, UsageError)
     assert not (tmp_path / "no.luks").exists()
+
+
+@pytest.mark.parametrize(
+    ("cipher", "hash_name"),
+    [
+        ("aes-256-xts-plain64", "sha256"),
+        ("aes-128-xts-plain", "sha1"),
+        ("aes-256-cbc-essiv:sha256", "sha512"),
+        ("aes-128-ecb-plain64", "sha256"),
+    ],
+)
+def test_another_library_reads_our_volumes_and_opens_our_key_slots(cipher: str, hash_name: str, tmp_path: Path) -> None:
+    content = random.Random(cipher).randbytes(300_000).ljust(1 << 19, b"\0")
+    wanted = Encryption("luks", "one", cipher, hash_name, iter_time_ms=1)
+    qcow2c.convert(content, tmp_path / "v", image_format="raw", output_format="luks", encryption=wanted)
+    assert qcow2c.add_key(tmp_path / "v", "one", "two", iter_time_ms=1) == 1
+    assert qcow2c.remove_key(tmp_path / "v", key="one") == (0,)
+    with (tmp_path / "v").open("rb") as file:
+        other = LUKS(file)
+        with pytest.raises(ValueError, match="No valid keyslot"):
+            other.unlock_with_passphrase("one")
+        other.unlock_with_passphrase("two")
+        assert other.open().read(len(content)) == content
+
+
+def test_a_volume_that_is_there_is_filled_with_its_key_and_keeps_its_slots(tmp_path: Path) -> None:
+    data = bytes(4096) + b"text" * 1024
+    path = tmp_path / "v.luks"
+    wanted = Encryption("luks", "k", iter_time_ms=1)
+    qcow2c.convert(bytes(16384), path, image_format="raw", output_format="luks", encryption=wanted)
+    header = path.read_bytes()[:4096]
+
+    def fill(source: bytes, **options: Any) -> None:
+        qcow2c.convert(source, path, image_format="raw", output_format="luks", existing=True, **options)
+
+    with pytest.raises(MissingKey, match="'key-secret' is required"):
+        fill(data)
+    with pytest.raises(WrongKey):
+        fill(data, target_key="j")
+    with pytest.raises(UsageError, match="output file is smaller"):
+        fill(bytes(20480), target_key="k")
+    fill(data, target_key="k")
+    assert path.read_bytes()[:4096] == header
+    qcow2c.convert(path, tmp_path / "out.raw", key="k")
+    assert (tmp_path / "out.raw").read_bytes() == data.ljust(16384, b"\0")
