@@ -127,7 +127,8 @@ def test_the_same_words_do_the_same(folders: tuple[Path, Path], run_ours: RunOur
         expected, found = run_qemu_img(theirs, *words), run_ours(ours, *words)
         assert (found.status, said(found, name)) == (expected.status, said(expected, name)), line
         assert shown(ours, name) == shown(theirs, name), line
-        if line == "{} 2M" and not found.status:
+        # Of a raw data file QEMU calls holes zeros or data by how much space its last cluster takes.
+        if line == "{} 2M" and not found.status and name != "raw_outside":
             assert decided(ours, name) == decided(theirs, name)
         if data_file and not found.status:
             assert (ours / data_file).stat().st_size == shown(ours, name)[0]
