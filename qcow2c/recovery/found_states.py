@@ -20,13 +20,14 @@ from qcow2c.format.tables import L1_COPIED, L1_OFFSET, L2_COMPRESSED, L2_COPIED,
 from qcow2c.recovery.found_header import FoundHeader
 from qcow2c.recovery.found_refcounts import FoundRefcounts
 from qcow2c.recovery.found_tables import LARGE_DISK, FoundTables, L1Run, read_l2
-from qcow2c.recovery.rival_tables import Slots, clusters_of, is_part, text_of, weight
+from qcow2c.recovery.rival_tables import Slots, are_in_order, clusters_of, is_part, text_of, weight
 from qcow2c.recovery.table_scan import read_words
 
 if TYPE_CHECKING:
     from qcow2c.format.array_types import U64Array
 
 
+_MOST_FILLED = 1 << 16
 _BOOT_SIGNATURE = b"\x55\xaa"
 
 
@@ -281,7 +282,11 @@ class FoundStates:
         known = np.concatenate(named) if named else np.zeros(0, dtype=np.uint64)
         loose = self._found.l2[~np.isin(self._found.l2.astype(np.uint64), known)]
         pointers = {offset for run in self.runs for offset in clusters_of(run, self.geometry.cluster_size)}
-        pointers.add(self.header.snapshots_offset)
+        pointers |= {
+            self.header.snapshots_offset,
+            self.header.refcount_table_offset,
+            *self._refcounts.blocks().tolist(),
+        }
         return [at for at in loose.tolist() if at not in pointers and self._refcounts.at(at) != 0]
 
     @staticmethod
@@ -306,6 +311,7 @@ class FoundStates:
             placed[index] = placed[index][0], Level.INFERRED
         self._add_shared(placed)
         needed = geometry.l1_entries(self.header.size) if self._believed.size_is_known else 0
+        self._fill_up(placed, [at for at in loose if at not in {place for place, _ in placed.values()}], needed)
         entries = min(max([needed, *(index + 1 for index in placed)]), Limit.L1_ENTRIES)
         l1 = np.zeros(entries, dtype=np.uint64)
         levels = [Level.LOST] * entries
@@ -316,6 +322,17 @@ class FoundStates:
         if placed:
             disk.evidence.append("L2 tables whose place other tables, or their own entries, fix")
         return self._sized(disk)
+
+    def _fill_up(self, placed: dict[int, tuple[int, Level]], rest: list[int], needed: int) -> None:
+        """Place as many tables as there are indices left: the only one where it must be, several if in order."""
+        free = [index for index in range(needed) if index not in placed] if rest and needed <= _MOST_FILLED else []
+        if not free or len(free) != len(rest):
+            return
+        is_active = self._refcounts.usable and self.header.nb_snapshots <= len(self.records)
+        if len(free) == 1:
+            placed[free[0]] = rest[0], Level.COPY if is_active else Level.INFERRED
+        elif are_in_order(self._found, rest):
+            placed.update((index, (at, Level.INFERRED)) for index, at in zip(free, sorted(rest), strict=True))
 
     def _by_offset(self, at: int) -> int | None:
         """Return the index of an L2 table whose entries name the place of their data in the external data file."""

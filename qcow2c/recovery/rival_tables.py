@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcow2c.constants import ENTRY_BYTES
-from qcow2c.format.tables import L1_COPIED, L1_OFFSET
-from qcow2c.recovery.found_tables import FoundTables, L1Run
+from qcow2c.format.tables import L1_COPIED, L1_OFFSET, L2_COMPRESSED, L2_OFFSET
+from qcow2c.recovery.found_tables import FoundTables, L1Run, read_l2
 
 if TYPE_CHECKING:
     from qcow2c.format.array_types import U64Array
@@ -56,3 +56,16 @@ def is_part(run: L1Run, other: L1Run) -> bool:
 def text_of(data: bytes) -> str:
     """Return a name as text, what is no text escaped."""
     return data.decode("utf-8", "backslashreplace")
+
+
+def are_in_order(found: FoundTables, tables: list[int]) -> bool:
+    """Return whether L2 tables, by their place, name data in the same order, as where a disk was filled in order."""
+    last = -1
+    for at in sorted(tables):
+        entries = read_l2(found.store, at, found.geometry).entries
+        plain = entries[(entries & np.uint64(L2_COMPRESSED)) == 0] & np.uint64(L2_OFFSET)
+        plain = plain[plain != 0].astype(np.int64)
+        if not len(plain) or int(plain[0]) <= last or (np.diff(plain) < 0).any():
+            return False
+        last = int(plain[-1])
+    return True

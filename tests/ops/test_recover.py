@@ -140,3 +140,10 @@ def test_bitmaps_whose_header_is_lost_are_not_taken_for_lost_data(tmp_path: Path
     result = qcow2c.recover(path)
     assert result.images[0].unplaced == 0
     assert result.exit_status == 0
+
+
+def test_the_only_table_has_the_only_index_where_the_l1_table_is_lost(tmp_path: Path) -> None:
+    made = sample("64k v2", tmp_path)
+    _result, scores = cell(made, "L1 lost", tmp_path)
+    assert scores[""].right == len(made.truth[""])
+    assert scores[""].wrong == scores[""].inferred_wrong == scores[""].lost == 0
