@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 
 from qcow2c.cli import arguments, option_list, pipes, text
 from qcow2c.cli.option_list import Option
-from qcow2c.constants import CryptMethod
 from qcow2c.errors import UnsupportedFeature, UsageError, doing
 from qcow2c.light import TYPE_CHECKING, NamedTuple
 from qcow2c.storage import file_names
@@ -30,7 +29,6 @@ _FORMATS = ("qcow2", "raw", "luks")
 _PROTOCOLS = ("file", "host_device")
 _ENCRYPT, _BACKING = "encrypt.", "backing."
 _KEY_SECRET = f"{_ENCRYPT}key-secret"
-_METHODS = {method.value: method.name.lower() for method in CryptMethod}
 _TRUE, _FALSE = (True, "on", "yes", "true", "y"), (False, "off", "no", "false", "n")
 
 
@@ -169,6 +167,7 @@ def _require_encryption(stated: object, filename: str, part: PartOfFile | None) 
     """Raise UsageError where an image is not encrypted as an option says; what is no image is told by others."""
     if stated is None or pipes.is_pipe(filename):
         return
+    from qcow2c.constants import CryptMethod
     from qcow2c.format.detection import detect_format
     from qcow2c.format.header import Header
     from qcow2c.storage.sources import opened
@@ -179,8 +178,9 @@ def _require_encryption(stated: object, filename: str, part: PartOfFile | None) 
         method = Header.load(store).crypt_method
     if not method:
         raise UsageError(f"No encryption in image header, but options specified format '{stated}'")
-    if _METHODS.get(method, stated) != stated:
-        message = f"Header reported '{_METHODS[method]}' encryption format but options specify"
+    found = {known.value: known.name.lower() for known in CryptMethod}.get(method, stated)
+    if found != stated:
+        message = f"Header reported '{found}' encryption format but options specify"
         raise UsageError(f"{message} '{stated}'")
 
 
