@@ -260,3 +260,44 @@ def test_a_killed_one_leaves_what_was_synced_and_leaks_at_most(seed: int, image:
     assert qcow2c.check(image).exit_code in (0, 3)
     with qcow2c.open(image) as disk:
         assert disk.readall() == model
+
+
+_WRITER = """
+import os, random, subprocess, sys
+path, number, size = sys.argv[1], int(sys.argv[2]), 4 << 20
+chooser, model, file = random.Random(number), bytearray(b'\\t' * size), os.open(path, os.O_RDWR)
+for step in range(60):
+    at, length = chooser.randrange(size), chooser.randrange(1, 300_000)
+    length = min(length, size - at)
+    if step % 6 == 5:
+        words = ["fallocate", "--punch-hole", "-o", str(number * size + at), "-l", str(length), path]
+        subprocess.run(words, check=True)
+        model[at : at + length] = bytes(length)
+    else:
+        model[at : at + length] = data = chooser.randbytes(length)
+        assert os.pwrite(file, data, number * size + at) == length
+    if step % 20 == 7:
+        os.fsync(file)
+    at = chooser.randrange(size)
+    assert os.pread(file, 70_000, number * size + at)[: size - at] == model[at : at + 70_000]
+sys.stdout.buffer.write(model)
+"""
+
+
+def test_several_programs_at_once_write_each_its_own_part(image: Path) -> None:
+    run("qemu-io", "-c", "write -P 9 0 16M", image)
+    run("qemu-img", "snapshot", "-c", "before", image)
+    with mounted(image, "--rw") as place:
+        writers = [
+            subprocess.Popen([sys.executable, "-c", _WRITER, place / "disk", str(number)], stdout=subprocess.PIPE)
+            for number in range(4)
+        ]
+        before = (place / "snapshots" / "before").read_bytes()
+        parts = [writer.communicate(timeout=120)[0] for writer in writers]
+        assert [writer.returncode for writer in writers] == [0] * 4
+        with open(place / "disk", "rb") as file:
+            assert file.read(16 * MIB) == b"".join(parts)
+    assert before == (b"\x09" * (16 * MIB)).ljust(SIZE, b"\0")
+    with qcow2c.open(image) as disk:
+        assert disk.pread(16 * MIB, 0) == b"".join(parts)
+    sound(image)
