@@ -79,6 +79,7 @@ class Qcow2FileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         self.mode = mode
         self._given = (target_protocol, target_options)
         self._snapshots: dict[str, Snapshot[Image]] = {}
+        self._states: dict[str, Image] = {}
         self._opened = ExitStack()
         with self._opened as opened, _os_errors():
             source = _source(fo, target_protocol, target_options, opened)
@@ -118,7 +119,7 @@ class Qcow2FileSystem(AbstractArchiveFileSystem):  # type: ignore[misc]
         if path == DISK:
             return self._image
         if path in self._snapshots:
-            return self._snapshots[path].open()
+            return self._states.get(path) or self._states.setdefault(path, self._snapshots[path].open())
         number = errno.EISDIR if path in ("", SNAPSHOTS) else errno.ENOENT
         raise OSError(number, os.strerror(number), path)
 

@@ -74,21 +74,26 @@ class Answers:
         folder: Folder,
         *,
         changed_at: int | None = None,
+        directory: int | None = None,
         ready: Callable[[], None] = lambda: None,
         complain: Callable[[str], object] = lambda _message: None,
     ) -> None:
-        """`changed_at`, when the image was changed, is in nanoseconds since 1970; `ready` is called once mounted."""
+        """`changed_at`, when the image was changed, is in nanoseconds since 1970; `ready` is called once mounted.
+
+        `directory` is a descriptor of the working directory, which libfuse leaves: images may have relative names.
+        """
         self._folder = folder
         self._ready = ready
         self.complain = complain
         self._time = time.time_ns() if changed_at is None else changed_at
-        self._directory = os.getcwd()
+        self._directory = directory
         self._open: dict[int, OpenEntry] = {}
         self._numbers = itertools.count(1)
         self.mounted = False
 
     def init(self, _path: str) -> None:
-        os.chdir(self._directory)  # libfuse has gone to the root, and images may have relative names.
+        if self._directory is not None:  # Not by its name, which may be that of what is being mounted.
+            os.fchdir(self._directory)
         self.mounted = True
         self._ready()
 

@@ -37,6 +37,11 @@ def test_what_makes_no_sense_is_refused(
     assert reason in capsys.readouterr().err
 
 
+def test_an_image_is_not_hidden_by_its_own_files(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mount", str(path), str(path.parent)]) == 1
+    assert "would be hidden" in capsys.readouterr().err
+
+
 def test_a_directory_where_nothing_is_mounted_is_not_unmounted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -49,7 +54,8 @@ def test_a_missing_library_is_named(
 ) -> None:
     monkeypatch.setenv("FUSE_LIBRARY_PATH", "libnothing.so")
     monkeypatch.setitem(__import__("sys").modules, "mfusepy", None)
-    assert main(["mount", str(path), str(tmp_path)]) == 1
+    (tmp_path / "mnt").mkdir()
+    assert main(["mount", str(path), str(tmp_path / "mnt")]) == 1
     assert "pip install 'qcow2c[fuse]'" in capsys.readouterr().err
 
 

@@ -68,6 +68,9 @@ def _judge(chosen: Namespace) -> None:
         raise UsageError("--rw and --read-only exclude each other")
     if not os.path.isdir(chosen.directory):
         raise UsageError(f"{chosen.directory!r} is no directory")
+    place = os.path.realpath(chosen.directory)
+    if os.path.commonpath([place, os.path.realpath(chosen.image)]) == place:  # It would wait for itself.
+        raise UsageError(f"the image lies in {chosen.directory!r}, and would be hidden there: choose another directory")
 
 
 def _log(chosen: Namespace, stack: ExitStack) -> Callable[[str], object]:
@@ -98,6 +101,8 @@ def _mounted(chosen: Namespace, background: Background, complain: Callable[[str]
     if chosen.rw and named.share:
         raise UsageError("--rw and -U exclude each other: what is written cannot be shared")
     with ExitStack() as stack:
+        here = os.open(os.curdir, os.O_RDONLY)
+        stack.callback(os.close, here)
         source: Any = named.filename if chosen.rw else stack.enter_context(image_names.source_of(named))
         folder = open_folder(
             source,
@@ -119,7 +124,8 @@ def _mounted(chosen: Namespace, background: Background, complain: Callable[[str]
                         text.note(f"qcow2c: {text.printable(chosen.image)}, {mode}, is at {where}")
                     background.ready()
 
-                answers = mount.Answers(found, changed_at=_changed_at(named.place), ready=ready, complain=complain)
+                changed = _changed_at(named.place)
+                answers = mount.Answers(found, changed_at=changed, directory=here, ready=ready, complain=complain)
                 stack.enter_context(process.pid_file(chosen.pid_file))
                 mount.run(
                     answers, chosen.directory, name=chosen.image, writable=chosen.rw, allow_other=chosen.allow_other

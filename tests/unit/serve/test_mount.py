@@ -144,9 +144,11 @@ def test_errors_have_numbers_and_are_told(error: Exception, number: int, folder:
 
 def test_it_is_ready_once_it_is_mounted(folder: Folder) -> None:
     said: list[str] = []
-    answers = Answers(folder, ready=lambda: said.append("ready"))
+    here = os.open(os.curdir, os.O_RDONLY)
+    answers = Answers(folder, directory=here, ready=lambda: said.append("ready"))
     assert not answers.mounted
     answers.init("/")
+    os.close(here)
     assert answers.mounted and said == ["ready"]
 
 
