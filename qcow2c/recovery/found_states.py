@@ -328,10 +328,7 @@ class FoundStates:
         free = [index for index in range(needed) if index not in placed] if rest and needed <= _MOST_FILLED else []
         if not free or len(free) != len(rest):
             return
-        is_active = self._refcounts.usable and self.header.nb_snapshots <= len(self.records)
-        if len(free) == 1:
-            placed[free[0]] = rest[0], Level.COPY if is_active else Level.INFERRED
-        elif are_in_order(self._found, rest):
+        if len(free) == 1 or are_in_order(self._found, rest):
             placed.update((index, (at, Level.INFERRED)) for index, at in zip(free, sorted(rest), strict=True))
 
     def _by_offset(self, at: int) -> int | None:
