@@ -1,4 +1,4 @@
-"""The copy itself: slabs of disks, or of a stream, to a target; threads help where a codec has work to do."""
+"""The copy itself: slabs of disks, or of a stream, to a target; threads share the work."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ _PATIENCE_SECONDS = 0.5
 
 _TELL_SECONDS = 0.1
 """How often it is told how far a copy is."""
+
+_ALONE_SLABS = 32
+"""Slabs that are copied before it is worth to start threads."""
+
+_PLAIN_THREADS = 2
+"""One reads while the other writes: a file takes one write at a time."""
 
 _DATA = Scope()
 
@@ -63,11 +69,12 @@ class Copying(ABC):
     def run(self, target: Target, scope: Scope = _DATA) -> None:
         """Copy everything that is in the scope. Raises as reading and the target.
 
-        As long as no codec has work to do, slabs are read and written in this thread, through one buffer that stays
-        in the processor's cache. From the first slab on that needs a codec, threads share the work.
+        Each thread reads a slab and writes it through one buffer, which stays in the processor's cache. A small disk is
+        copied in this thread; two overlap the reading and the writing of a large one; from the first slab on that
+        needs a codec, there is a thread a processor.
         """
         line = _Line(self, target, scope, Buffers(self._workers + 1, target.slab_bytes))
-        if not line.work_alone(self._tell, with_codecs=self._workers == 1):
+        if not line.work_alone(self._tell, alone=self._workers == 1):
             line.work_in_threads(self._tell, self._workers)
         target.finish(self.size)
         self._tell(self.size)
@@ -97,12 +104,13 @@ class _Line:
         self._done = 0
         """Bytes of the disk that the target has taken."""
         self._failure: BaseException | None = None
+        self._met_codec = False
 
-    def work_alone(self, tell: Callable[[int], None], *, with_codecs: bool) -> bool:
-        """Copy in this thread, up to a slab that needs a codec, unless `with_codecs`; return whether all is done."""
+    def work_alone(self, tell: Callable[[int], None], *, alone: bool) -> bool:
+        """Copy in this thread, all if it is to be alone, else what is little; return whether all is done."""
         told = time.monotonic()
         for number, (slab, buffer) in self._slabs:
-            if not with_codecs and (self._target.uses_codec or slab.needs_codec):
+            if not alone and (number >= _ALONE_SLABS or self._target.uses_codec or slab.needs_codec):
                 self._slabs = chain([(number, (slab, buffer))], self._slabs)
                 return False
             self._hand_over(slab, *self._prepared(slab, buffer))
@@ -112,17 +120,23 @@ class _Line:
         return True
 
     def work_in_threads(self, tell: Callable[[int], None], count: int) -> None:
-        """Copy the rest, and tell how far it is from time to time. Raises what a thread raised."""
+        """Copy the rest in up to `count` threads, and tell how far it is from time to time. Raises what one raised."""
         started: list[threading.Thread] = []
-        try:
-            for _ in range(count):
+
+        def start(most: int) -> None:
+            while len(started) < most:
                 worker = threading.Thread(target=self._work, daemon=True)
                 worker.start()
                 started.append(worker)
+
+        try:
+            start(count if self._target.uses_codec else min(count, _PLAIN_THREADS))
             for worker in started:
                 while worker.is_alive():
                     worker.join(_TELL_SECONDS)
                     tell(self._done)
+                    if self._met_codec:
+                        start(count)
         except BaseException as exc:
             self._fail(exc)
             # An interrupt does not wait for a pipe without a writer or a reader: such a thread stays behind.
@@ -157,6 +171,7 @@ class _Line:
             number, (slab, buffer) = next(self._slabs, _NOTHING)
         if slab is None:
             return False
+        self._met_codec = self._met_codec or slab.needs_codec
         buffer, prepared = self._prepared(slab, buffer)
         with self._turn:
             self._turn.wait_for(lambda: self._next == number or self._stopped())
